@@ -1,0 +1,52 @@
+"""weakaudio: a CNN learns sound events from weakly labelled clips, and yields embeddings with time stamps."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Nothing is imported before it is asked for.
+_HOME = {
+    "ClipDataModule": "weakaudio.data.dataset",
+    "Corpus": "weakaudio.data.corpus",
+    "Embedder": "weakaudio.inference.embedding",
+    "EmbeddingTransformer": "weakaudio.transfer.features",
+    "LogMelStatistics": "weakaudio.transfer.features",
+    "Model": "weakaudio.networks.model",
+    "Tagger": "weakaudio.training.tagger",
+    "WeakAudioError": "weakaudio.errors",
+    "WeakCNN": "weakaudio.networks",
+    "cross_validate_folds": "weakaudio.transfer.folds",
+    "load_model": "weakaudio.pretrained",
+    "read_audio": "weakaudio.audio.io",
+    "save_model": "weakaudio.pretrained",
+}
+
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from weakaudio.audio.io import read_audio as read_audio
+    from weakaudio.data.corpus import Corpus as Corpus
+    from weakaudio.data.dataset import ClipDataModule as ClipDataModule
+    from weakaudio.errors import WeakAudioError as WeakAudioError
+    from weakaudio.inference.embedding import Embedder as Embedder
+    from weakaudio.networks import WeakCNN as WeakCNN
+    from weakaudio.networks.model import Model as Model
+    from weakaudio.pretrained import load_model as load_model
+    from weakaudio.pretrained import save_model as save_model
+    from weakaudio.training.tagger import Tagger as Tagger
+    from weakaudio.transfer.features import EmbeddingTransformer as EmbeddingTransformer
+    from weakaudio.transfer.features import LogMelStatistics as LogMelStatistics
+    from weakaudio.transfer.folds import cross_validate_folds as cross_validate_folds
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'weakaudio' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,174 @@
+"""The one place that opens audio: any file libsndfile reads becomes mono float32 at the rate asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from weakaudio.errors import AudioError
+
+# What a folder is searched for. libsndfile decodes all of them.
+EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64"})
+
+# A declared length may exceed what decodes by encoder delay and padding (MP3: up to two frames of 1152 samples
+# at either end) before we call the file truncated.
+_DECODER_SLACK = 2 * 2 * 1152
+
+# libsndfile's log, e.g. "data : 264600 (should be 132278)": the header promises more bytes than the file has.
+_DATA_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Programs that write WAV into a pipe cannot know its size and declare a huge one; that is no truncation.
+_STREAMED_SIZE = 0x7FFF0000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header says of a recording."""
+
+    sample_rate: int
+    """Hz"""
+    channels: int
+    n_samples: int
+    """Samples of one channel, at `sample_rate`."""
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.sample_rate
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Rate, channels and length from the header, without decoding.
+
+    Raises
+    ------
+    AudioError
+        The file does not exist or libsndfile does not recognise it.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.samplerate, file.channels, file.frames)
+
+
+def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[NDArray[np.float32], int]:
+    """Decode a whole recording to mono and resample it.
+
+    Parameters
+    ----------
+    path
+        WAV, FLAC, OGG, MP3 or anything else libsndfile reads; any rate, channel count and bit depth.
+    sample_rate
+        Rate of the returned audio in Hz; None keeps the file's own.
+
+    Returns
+    -------
+    audio, sample_rate
+        float32 array of shape (N,), full scale at +-1 (channels averaged), and its rate in Hz.
+
+    Raises
+    ------
+    AudioError
+        No such file, not audio, no samples, fewer samples than the header declares, or NaN / infinite samples.
+    """
+    try:
+        with _open(path) as file:
+            _refuse_truncated_header(path, file.extra_info)
+            declared, file_rate = file.frames, file.samplerate
+            audio = file.read(dtype="float32", always_2d=True)
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
+    if len(audio) + _DECODER_SLACK < declared:
+        raise AudioError(
+            f"{path}: truncated: the header declares {declared} samples, {len(audio)} can be decoded"
+        )
+    mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1, dtype=np.float32)
+    check_samples(mono, str(path))
+    return resample(mono, file_rate, sample_rate or file_rate), sample_rate or file_rate
+
+
+def check_samples(audio: NDArray[np.float32], name: str) -> None:
+    """Refuse audio without samples or with NaN or infinite ones; `name` goes into the message.
+
+    Raises
+    ------
+    AudioError
+    """
+    if audio.size == 0:
+        raise AudioError(f"{name}: has no samples; at least one is needed")
+    if not np.isfinite(audio).all():
+        bad = int((~np.isfinite(audio)).sum())
+        raise AudioError(f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording")
+
+
+def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
+    """Resample mono audio of shape (N,) from `source_rate` to `target_rate` (Hz) with soxr at high quality.
+
+    At least one sample comes back, so that the shortest clip stays a clip.
+    """
+    if source_rate == target_rate:
+        return np.ascontiguousarray(audio, dtype=np.float32)
+    resampled = soxr.resample(audio, source_rate, target_rate, quality="HQ").astype(np.float32, copy=False)
+    return resampled if resampled.size else np.ascontiguousarray(audio[:1], dtype=np.float32)
+
+
+def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
+    """Write mono float audio of shape (N,) in [-1, 1] as 16-bit WAV."""
+    sf.write(str(path), to_int16(audio), sample_rate, subtype="PCM_16", format="WAV")
+
+
+def to_int16(audio: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Full-scale float to 16 bit; what exceeds full scale is clipped, as it would be when played."""
+    return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_int16(audio: NDArray[np.int16]) -> NDArray[np.float32]:
+    """16 bit to float32 in [-1, 1); the inverse of `to_int16` inside full scale."""
+    return audio.astype(np.float32) / 32768.0
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """All audio files below a folder, hidden ones left out, sorted by their path as text.
+
+    Raises
+    ------
+    AudioError
+        The folder does not exist or holds no audio.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder")
+    files = sorted(
+        (
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
+        ),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+    if not files:
+        raise AudioError(f"{folder}: no audio below it (looked for {', '.join(sorted(EXTENSIONS))})")
+    return files
+
+
+def _open(path: str | Path) -> sf.SoundFile:
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: empty file (0 bytes)")
+    try:
+        return sf.SoundFile(str(path))
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{path}: not audio that libsndfile can read ({error})") from error
+
+
+def _refuse_truncated_header(path: str | Path, log: str) -> None:
+    """libsndfile reads truncated WAV, AIFF and OGG files without a word; its log of the header knows better."""
+    chunk = _DATA_CHUNK.search(log)
+    if chunk and int(chunk[2]) < int(chunk[1]) < _STREAMED_SIZE:
+        raise AudioError(f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there")
+    if "Last page lacks an end-of-stream bit" in log:
+        raise AudioError(f"{path}: truncated: the Ogg stream has no end")

@@ -1,0 +1,87 @@
+"""Integer geometry: samples to frames, frames to segments, segments to seconds. Numbers are computed here, never typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Coverage = Literal["all", "paper"]
+COVERAGES: tuple[Coverage, ...] = get_args(Coverage)
+
+
+def frame_count(n_samples: int, hop_length: int) -> int:
+    """Frames of a centred short-time transform of `n_samples` samples: one at each multiple of the hop."""
+    return 1 + n_samples // hop_length
+
+
+def frame_counts(n_samples: Tensor, hop_length: int) -> Tensor:
+    """`frame_count` for an integer tensor."""
+    return 1 + torch.div(n_samples, hop_length, rounding_mode="floor")
+
+
+def halve(length: int, coverage: Coverage) -> int:
+    """Frames left after one 2x pooling: all seen (ceiling), or trailing odd ones dropped (floor)."""
+    return -(-length // 2) if coverage == "all" else length // 2
+
+
+def halves(lengths: Tensor, coverage: Coverage) -> Tensor:
+    """`halve` for an integer tensor."""
+    return torch.div(lengths + 1 if coverage == "all" else lengths, 2, rounding_mode="floor")
+
+
+@dataclass(frozen=True)
+class SegmentGeometry:
+    """Where the segments of a network lie on its log-mel, in frames.
+
+    Segment k stands for frames [k * hop, k * hop + span). With coverage "all" every frame is in a segment and
+    the last one may reach past the end of the clip; with "paper" trailing frames that do not fill a segment
+    are dropped, as the release of arXiv 1711.01369 does.
+    """
+
+    span: int
+    """frames"""
+    hop: int
+    """frames"""
+    coverage: Coverage = "all"
+
+    def n_segments(self, n_frames: int) -> int:
+        """Segments of a clip of `n_frames` frames; at least one."""
+        extra = self.span // self.hop - 1
+        steps = -(-n_frames // self.hop) if self.coverage == "all" else n_frames // self.hop
+        return max(steps - extra, 1)
+
+    def segment_counts(self, n_frames: Tensor) -> Tensor:
+        """`n_segments` for an integer tensor."""
+        extra = self.span // self.hop - 1
+        rounded = n_frames + (self.hop - 1) if self.coverage == "all" else n_frames
+        return (torch.div(rounded, self.hop, rounding_mode="floor") - extra).clamp(min=1)
+
+    def times(self, n_samples: int, sample_rate: int, hop_length: int) -> NDArray[np.float64]:
+        """Start and end of each segment of a clip.
+
+        Parameters
+        ----------
+        n_samples
+            Length of the clip at `sample_rate`.
+        sample_rate
+            Hz
+        hop_length
+            Samples from one frame to the next.
+
+        Returns
+        -------
+        Array of shape (S, 2): seconds from the start of the clip, never past its end.
+        """
+        starts = np.arange(self.n_segments(frame_count(n_samples, hop_length))) * self.hop
+        seconds = np.stack([starts, starts + self.span], axis=1) * (hop_length / sample_rate)
+        return np.minimum(seconds, n_samples / sample_rate)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """True where a position lies inside its row: (B,) lengths to a (B, size) bool mask."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

@@ -1,0 +1,84 @@
+"""A corpus as data_prep writes it: one folder with manifest, class list, clip store and, where known, strong truth.
+
+    labels.txt     class names, one a line, in the order of a network's outputs
+    manifest.csv   path, labels and split or fold of each clip
+    events.csv     path, label, onset, offset (seconds): the strong truth, where it is known
+    store/         the clip store; its keys are the manifest's paths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from weakaudio.data.labels import LabelSet
+from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.data.store import ClipStore
+from weakaudio.errors import ManifestError, StoreError
+
+LABELS, MANIFEST, EVENTS, STORE, FAILURES = "labels.txt", "manifest.csv", "events.csv", "store", "failures.csv"
+
+
+class Corpus:
+    """Read-only view of a prepared corpus.
+
+    Raises
+    ------
+    ManifestError
+        The folder is not a prepared corpus, or its manifest is malformed.
+    StoreError
+        Its clip store is missing or damaged.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not (self.root / LABELS).is_file():
+            raise ManifestError(f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
+        self.label_set = LabelSet((self.root / LABELS).read_text(encoding="utf-8").splitlines())
+        self.manifest: Manifest = read_manifest(self.root / MANIFEST, self.label_set, check_files=False)
+        self.store = ClipStore(self.root / STORE)
+        self._position = {key: n for n, key in enumerate(self.store.keys)}
+
+    def select(self, where: Mapping[str, object]) -> list[int]:
+        """Positions in the store of the clips whose manifest columns have these values, in the manifest's order.
+
+        Clips that packing could not read (listed in failures.csv) are left out.
+
+        Raises
+        ------
+        ManifestError
+            No such column, or no such clip.
+        StoreError
+            None of the clips is in the store.
+        """
+        paths = self.manifest.where(**where).table["path"]
+        positions = [self._position[path] for path in paths if path in self._position]
+        if not positions:
+            raise StoreError(f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store")
+        return positions
+
+    def targets(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """(len(positions), C) weak labels."""
+        return np.stack([self.label_set.multi_hot(self.store.labels[n]) for n in positions])
+
+    def events(self) -> pd.DataFrame:
+        """The strong truth: path, label, onset, offset (seconds).
+
+        Raises
+        ------
+        ManifestError
+            The corpus has none.
+        """
+        if not (self.root / EVENTS).is_file():
+            raise ManifestError(f"{self.root}: no {EVENTS}: onset and offset of its events are not known")
+        return pd.read_csv(self.root / EVENTS)
+
+
+def write_labels(label_set: LabelSet, root: str | Path) -> None:
+    """Write a corpus' class list."""
+    Path(root).mkdir(parents=True, exist_ok=True)
+    (Path(root) / LABELS).write_text("".join(f"{name}\n" for name in label_set.names), encoding="utf-8")

@@ -1,0 +1,131 @@
+"""The clip table: one row a clip, in a CSV beside the audio; read, written and validated here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from weakaudio.data.labels import LabelSet
+from weakaudio.errors import LabelError, ManifestError
+
+SEPARATOR = ";"  # between the labels of a clip
+
+
+@dataclass
+class Manifest:
+    """Clips and their weak labels.
+
+    `table` has the columns `path` (relative to `root`, unique) and `labels` (a list of class names), and may
+    have `fold` (int), `split` (str) and `source` (the recording a clip was cut from).
+    """
+
+    table: pd.DataFrame
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where each clip is on disk."""
+        return [self.root / path for path in self.table["path"]]
+
+    @property
+    def label_set(self) -> LabelSet:
+        """All class names that occur, sorted."""
+        return LabelSet(sorted({label for labels in self.table["labels"] for label in labels}))
+
+    def where(self, **values: object) -> Manifest:
+        """The clips whose columns have these values, e.g. `where(split="train")` or `where(fold=[1, 2])`.
+
+        Raises
+        ------
+        ManifestError
+            No such column, or no such clip.
+        """
+        keep = pd.Series(True, index=self.table.index)
+        for column, value in values.items():
+            if column not in self.table:
+                raise ManifestError(f"{self.root}: its manifest has no column {column!r}")
+            keep &= self.table[column].isin(value if isinstance(value, list) else [value])
+        if not keep.any():
+            raise ManifestError(f"{self.root}: no clip with {values}")
+        return Manifest(self.table[keep].reset_index(drop=True), self.root)
+
+
+def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files: bool = True) -> Manifest:
+    """Read and validate a manifest CSV; paths are relative to its folder.
+
+    Parameters
+    ----------
+    path
+        CSV with columns `path` and `labels` (class names, ";" between them).
+    labels
+        If given, every label must be in it.
+    check_files
+        Whether the clips must exist as files; not so where a clip store holds them.
+
+    Raises
+    ------
+    ManifestError
+        Unreadable, columns missing, a path that is empty or there twice, files that do not exist.
+    LabelError
+        A label outside `labels`.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype={"path": str, "labels": str, "split": str, "source": str})
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such manifest") from None
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+        raise ManifestError(f"{path}: not a CSV table ({error})") from error
+    missing = {"path", "labels"} - set(table.columns)
+    if missing:
+        raise ManifestError(f"{path}: column {' and '.join(sorted(missing))} missing; has {', '.join(table.columns)}")
+    table["labels"] = [
+        [label for label in cell.split(SEPARATOR) if label] if isinstance(cell, str) else []
+        for cell in table["labels"]
+    ]
+    manifest = Manifest(table, path.parent)
+    _validate(manifest, path, labels, check_files)
+    return manifest
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write a manifest CSV, byte-equal for equal content; beside first and then renamed into place."""
+    table = manifest.table.copy()
+    table["labels"] = [SEPARATOR.join(labels) for labels in table["labels"]]
+    write_table(table, path)
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV without its index; beside first and then renamed into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    table.to_csv(beside, index=False, lineterminator="\n")
+    os.replace(beside, path)
+
+
+def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_files: bool) -> None:
+    table = manifest.table
+    if table.empty:
+        raise ManifestError(f"{path}: no rows")
+    if table["path"].isna().any():
+        row = int(table["path"].isna().to_numpy().argmax()) + 2
+        raise ManifestError(f"{path}: line {row} has no path")
+    doubled = table["path"][table["path"].duplicated()]
+    if len(doubled):
+        raise ManifestError(f"{path}: {doubled.iloc[0]!r} is there more than once ({len(doubled)} such rows)")
+    absent = [str(clip) for clip in manifest.paths if not clip.is_file()] if check_files else []
+    if absent:
+        raise ManifestError(f"{path}: {len(absent)} of {len(table)} clips do not exist, the first: {absent[0]}")
+    if labels is not None:
+        for clip, names in zip(table["path"], table["labels"], strict=True):
+            try:
+                labels.indices(names)
+            except LabelError as error:
+                raise LabelError(f"{path}: clip {clip!r}: {error}") from error

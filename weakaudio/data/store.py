@@ -1,0 +1,242 @@
+"""The clip store: a folder of HDF5 shards with 16-bit audio of any length and its labels.
+
+A shard is written beside its final name and renamed when it is complete, so what is in the folder is whole: a
+run that is killed loses the clips of one open shard, and the next run writes them again. Shards are never
+changed afterwards; readers in loader workers open them by themselves.
+
+One shard holds
+    audio    (samples of all its clips,) int16, one clip after the other
+    offsets  (clips + 1,) int64, where each clip begins
+    keys     (clips,) the clips' names, unique in the store
+    labels   (clips,) class names of each, as JSON
+    crc32    (clips,) uint32 of each clip's samples
+and as attributes format_version, sample_rate (Hz), complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from weakaudio.audio.io import from_int16, to_int16
+from weakaudio.errors import StoreError
+
+FORMAT_VERSION = 1
+_SHARD_NAME = "shard-{:05d}.h5"
+_SHARD_GLOB = "shard-[0-9][0-9][0-9][0-9][0-9].h5"
+_SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
+
+
+class StoreWriter:
+    """Appends clips to a store; use it in a `with` block.
+
+    Parameters
+    ----------
+    folder
+        Made if it does not exist. What whole shards it has stays; `keys` says which clips those are.
+    sample_rate
+        Hz, of all clips.
+    shard_samples
+        A shard is closed when it holds this many samples.
+
+    Raises
+    ------
+    StoreError
+        The folder holds a store of another rate or format.
+    """
+
+    def __init__(self, folder: str | Path, sample_rate: int, shard_samples: int = _SHARD_SAMPLES) -> None:
+        self.folder = Path(folder)
+        self.sample_rate = sample_rate
+        self.shard_samples = shard_samples
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shards = sorted(self.folder.glob(_SHARD_GLOB))
+        self.keys: set[str] = set()
+        if shards:
+            store = ClipStore(self.folder)
+            if store.sample_rate != sample_rate:
+                raise StoreError(f"{folder}: a store at {store.sample_rate} Hz; {sample_rate} Hz cannot be added")
+            self.keys = set(store.keys)
+        self._next = int(shards[-1].stem.split("-")[1]) + 1 if shards else 0
+        self._open = _Shard()
+
+    def add(self, key: str, audio: NDArray[np.float32] | NDArray[np.int16], labels: Sequence[str]) -> None:
+        """Append one clip of shape (N,), N > 0, at the store's rate.
+
+        Raises
+        ------
+        StoreError
+            A key that is there already, or a clip without samples.
+        """
+        if key in self.keys:
+            raise StoreError(f"{self.folder}: clip {key!r} is there already")
+        if audio.ndim != 1 or not audio.size:
+            raise StoreError(f"{self.folder}: clip {key!r} must have shape (N,), N > 0, has {audio.shape}")
+        samples = audio if audio.dtype == np.int16 else to_int16(audio)
+        self.keys.add(key)
+        self._open.add(key, samples, list(labels))
+        if self._open.n_samples >= self.shard_samples:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is open as a whole shard."""
+        if not self._open.keys:
+            return
+        path = self.folder / _SHARD_NAME.format(self._next)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._open.write(beside, self.sample_rate)
+        os.replace(beside, path)
+        self._next += 1
+        self._open = _Shard()
+
+    def __enter__(self) -> StoreWriter:
+        for leftover in self.folder.glob(".shard-*.part"):  # of a run that was killed
+            leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+
+class ClipStore:
+    """Read-only view of a store: `len(store)`, `store.audio(n)`, `store.labels[n]`, `store.n_samples[n]`.
+
+    Cheap to pickle, and safe in loader workers: each process opens its own files, on first use.
+
+    Raises
+    ------
+    StoreError
+        No store there; a shard that is damaged, cut short, of another format or rate; a clip that is twice there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._paths = sorted(self.folder.glob(_SHARD_GLOB))
+        if not self._paths:
+            raise StoreError(f"{self.folder}: no clip store (no shard-*.h5 in it)")
+        self.keys: list[str] = []
+        self.labels: list[list[str]] = []
+        rates, shards, starts, lengths, checks = set(), [], [], [], []
+        for number, path in enumerate(self._paths):
+            head = _read_head(path)
+            rates.add(head.sample_rate)
+            self.keys += head.keys
+            self.labels += head.labels
+            shards.append(np.full(len(head.keys), number))
+            starts.append(head.offsets[:-1])
+            lengths.append(np.diff(head.offsets))
+            checks.append(head.crc32)
+        if len(rates) > 1:
+            raise StoreError(f"{self.folder}: shards of different rates: {sorted(rates)} Hz")
+        if len(set(self.keys)) < len(self.keys):
+            raise StoreError(f"{self.folder}: a clip is there twice; shards of two runs were mixed")
+        self.sample_rate: int = rates.pop()
+        self.n_samples: NDArray[np.int64] = np.concatenate(lengths)
+        self._shard = np.concatenate(shards)
+        self._start = np.concatenate(starts)
+        self._crc32 = np.concatenate(checks)
+        self._files: dict[int, h5py.File] = {}
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def audio(self, n: int) -> NDArray[np.float32]:
+        """Samples of clip n: (N,) float32 at `sample_rate`, full scale at +-1."""
+        return from_int16(self._samples(n))
+
+    def verify(self) -> list[str]:
+        """Keys of clips whose samples are not what was written; empty if all is well."""
+        return [key for n, key in enumerate(self.keys) if not self._intact(n)]
+
+    def _intact(self, n: int) -> bool:
+        try:
+            return zlib.crc32(self._samples(n).tobytes()) == self._crc32[n]
+        except OSError:
+            return False
+
+    def _samples(self, n: int) -> NDArray[np.int16]:
+        start = self._start[n]
+        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][start : start + self.n_samples[n]]
+        return samples
+
+    def _file(self, number: int) -> h5py.File:
+        if self._pid != os.getpid():  # HDF5 handles must not cross a fork
+            self._files, self._pid = {}, os.getpid()
+        if number not in self._files:
+            self._files[number] = h5py.File(self._paths[number], "r")
+        return self._files[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+
+@dataclass
+class _Shard:
+    """Clips that wait to be written together."""
+
+    keys: list[str] = field(default_factory=list)
+    samples: list[NDArray[np.int16]] = field(default_factory=list)
+    labels: list[list[str]] = field(default_factory=list)
+    n_samples: int = 0
+
+    def add(self, key: str, samples: NDArray[np.int16], labels: list[str]) -> None:
+        self.keys.append(key)
+        self.samples.append(samples)
+        self.labels.append(labels)
+        self.n_samples += len(samples)
+
+    def write(self, path: Path, sample_rate: int) -> None:
+        text = h5py.string_dtype()
+        with h5py.File(path, "w") as file:
+            file["audio"] = np.concatenate(self.samples)
+            file["offsets"] = np.cumsum([0] + [len(s) for s in self.samples], dtype=np.int64)
+            file["crc32"] = np.array([zlib.crc32(s.tobytes()) for s in self.samples], dtype=np.uint32)
+            file.create_dataset("keys", data=self.keys, dtype=text)
+            file.create_dataset("labels", data=[json.dumps(names) for names in self.labels], dtype=text)
+            file.attrs.update(format_version=FORMAT_VERSION, sample_rate=sample_rate, complete=True)
+
+
+@dataclass
+class _Head:
+    sample_rate: int
+    keys: list[str]
+    labels: list[list[str]]
+    offsets: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+
+
+def _read_head(path: Path) -> _Head:
+    try:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("format_version")
+            if version != FORMAT_VERSION:
+                raise StoreError(f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}")
+            if not file.attrs.get("complete"):
+                raise StoreError(f"{path}: not complete; delete it and prepare the corpus again")
+            head = _Head(
+                int(file.attrs["sample_rate"]),
+                list(file["keys"].asstr()[:]),
+                [json.loads(names) for names in file["labels"].asstr()[:]],
+                file["offsets"][:],
+                file["crc32"][:],
+            )
+            if len(head.offsets) != len(head.keys) + 1 or head.offsets[-1] != file["audio"].shape[0]:
+                raise StoreError(f"{path}: its tables do not fit its audio; delete it and prepare the corpus again")
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise StoreError(
+            f"{path}: damaged or cut short ({error}); delete it and prepare the corpus again: whole shards are kept"
+        ) from error
+    return head

@@ -1,0 +1,36 @@
+"""A log-mel becomes segment and clip scores: plain torch networks under one contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Network, Output
+from weakaudio.networks.weakcnn import WeakCNN
+from weakaudio.networks.windowed import WindowedCNN
+
+NETWORKS: dict[str, type[Network]] = {"weakcnn": WeakCNN, "windowed-cnn": WindowedCNN}
+
+
+def build_network(name: str, **config: Any) -> Network:
+    """A network by name, with its constructor's arguments.
+
+    Raises
+    ------
+    WeakAudioError
+        No network of that name, or arguments it does not take.
+    """
+    if name not in NETWORKS:
+        raise WeakAudioError(f"network {name!r}: unknown; there are {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[name](**config)
+    except TypeError as error:
+        raise WeakAudioError(f"network {name!r}: {error}") from error
+
+
+def network_name(network: Network) -> str:
+    """The name under which `build_network` builds networks of this class."""
+    return next(name for name, cls in NETWORKS.items() if cls is type(network))
+
+
+__all__ = ["NETWORKS", "Network", "Output", "WeakCNN", "WindowedCNN", "build_network", "network_name"]

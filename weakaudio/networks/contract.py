@@ -1,0 +1,81 @@
+"""The contract every network keeps, so that embeddings, transfer and training need no surgery."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weakaudio.audio.segments import SegmentGeometry
+from weakaudio.networks.pooling import build_pooling
+
+
+class Output(NamedTuple):
+    """What a network says of a batch."""
+
+    segment_logits: Tensor
+    """(B, S, C)"""
+    clip_probs: Tensor
+    """(B, C) float32 in [0, 1]"""
+    embeddings: Tensor
+    """(B, S, D)"""
+    mask: Tensor
+    """(B, S) bool: True where a segment belongs to its clip"""
+
+
+class Network(nn.Module):
+    """A log-mel becomes segment and clip scores; plain torch.
+
+    A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, writes
+    `forward_features`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must not
+    depend on what else is in its batch, nor on how far it is padded.
+    """
+
+    n_features: int
+    geometry: SegmentGeometry
+    config: dict[str, Any]
+    classifier: nn.Linear
+
+    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Segment embeddings.
+
+        Parameters
+        ----------
+        logmel
+            (B, T, F); what lies past a clip's length is ignored.
+        lengths
+            (B,) frames of each clip; None means all T.
+
+        Returns
+        -------
+        embeddings, mask
+            (B, S, D), and (B, S) bool: True where a segment belongs to its clip.
+        """
+        raise NotImplementedError
+
+    def forward_head(self, embeddings: Tensor) -> Tensor:
+        """Segment logits (B, S, C) of segment embeddings (B, S, D)."""
+        logits: Tensor = self.classifier(embeddings)
+        return logits
+
+    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
+        """Everything at once; pooling acts on segment probabilities, in float32 also inside autocast."""
+        embeddings, mask = self.forward_features(logmel, lengths)
+        logits = self.forward_head(embeddings)
+        with torch.autocast(logits.device.type, enabled=False):
+            clip_probs = self.pooling(logits.float().sigmoid(), mask, embeddings.float())
+        return Output(logits, clip_probs, embeddings, mask)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        """Replace classifier and pooling by fresh ones for `n_classes` classes."""
+        self.config["n_classes"] = n_classes
+        self.classifier = nn.Linear(self.n_features, n_classes)
+        self.pooling = build_pooling(self.config["pooling"], n_classes, self.n_features)
+
+    def fuse(self) -> Network:
+        """Make this network faster at inference, in place, without changing what it computes; returns itself.
+
+        The network cannot be trained or saved afterwards. Networks that have nothing to fuse do nothing.
+        """
+        return self.eval()

@@ -1,0 +1,68 @@
+"""A model: front end, network and class names together, so that no caller repeats a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from weakaudio.audio.logmel import FrontEnd, LogMel
+from weakaudio.errors import LabelError
+from weakaudio.networks.contract import Network, Output
+
+
+class Model(nn.Module):
+    """Waveforms (B, N) to segment and clip scores.
+
+    Parameters
+    ----------
+    network
+        Any network under the contract.
+    front_end
+        The log-mel that it was, or will be, trained on; a preset's name or a `FrontEnd`.
+    labels
+        Class names in the order of the network's outputs.
+    notes
+        Free facts that travel in the checkpoint: training data, metrics, licence.
+
+    Raises
+    ------
+    LabelError
+        There are not as many labels as the network has classes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        front_end: FrontEnd | str,
+        labels: Sequence[str],
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(labels) != network.classifier.out_features:
+            raise LabelError(f"{len(labels)} labels for a network of {network.classifier.out_features} classes")
+        self.logmel = LogMel(front_end)
+        self.network = network
+        self.labels = list(labels)
+        self.notes = dict(notes or {})
+
+    @property
+    def front_end(self) -> FrontEnd:
+        return self.logmel.front_end
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.front_end.sample_rate
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Output:
+        """Scores of waveforms (B, N) at `sample_rate`, of which clip b has `lengths[b]` samples (None: all N)."""
+        output: Output = self.network(*self.logmel(waveform, lengths))
+        return output
+
+    def segment_times(self, n_samples: int) -> NDArray[np.float64]:
+        """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        return self.network.geometry.times(n_samples, self.sample_rate, self.front_end.hop_length)

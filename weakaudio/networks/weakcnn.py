@@ -1,0 +1,152 @@
+"""N_S: the CNN for weak labels of Kumar, Khadkevich and Fuegen (arXiv 1711.01369)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from weakaudio.audio.segments import COVERAGES, Coverage, SegmentGeometry, halve, halves, length_mask
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Network
+
+_CHANNELS = (16, 32, 64, 128, 256, 512)  # blocks B1 .. B6 at width 1
+_EMBEDDING = 1024  # F1 at width 1
+
+
+class WeakCNN(Network):
+    """Six blocks of 3x3 convolutions and 2x2 poolings (B1..B6), a 2x2 convolution (F1), a linear classifier (F2).
+
+    One embedding stands for 128 frames, hop 64. After each convolution what lies past the end of a clip is
+    set back to 0, which is also what the convolutions see at the border of a clip that is alone; so batch
+    mates and padding never change a clip's output. Only batch normalisation in training, as everywhere,
+    sees the whole batch.
+
+    Parameters
+    ----------
+    n_classes
+        C. `WeakCNN(527)` has the paper's 5,002,047 parameters.
+    n_mels
+        F, a multiple of 64; F1 spans all of the F / 64 rows that are left of them.
+    width
+        Multiplies all channel counts.
+    depth
+        Convolutions in each of B1..B5 (the paper: 2).
+    pooling
+        A name from `weakaudio.networks.pooling.POOLINGS`.
+    coverage
+        "all" sees every frame; "paper" floors at each pooling as the release does, and so drops up to 63
+        trailing frames and needs at least 128 (shorter clips are padded with 0).
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        n_mels: int = 128,
+        width: float = 1.0,
+        depth: int = 2,
+        pooling: str = "mean",
+        coverage: Coverage = "all",
+    ) -> None:
+        super().__init__()
+        shrink = 2 ** len(_CHANNELS)
+        if n_mels % shrink:
+            raise WeakAudioError(f"WeakCNN: n_mels must be a multiple of {shrink}, got {n_mels}")
+        if coverage not in COVERAGES:
+            raise WeakAudioError(f"WeakCNN: coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
+        if depth < 1 or width * _CHANNELS[0] < 1:
+            raise WeakAudioError(f"WeakCNN: no channels or layers left at width {width} and depth {depth}")
+        self.config = {
+            "n_classes": n_classes,
+            "n_mels": n_mels,
+            "width": width,
+            "depth": depth,
+            "pooling": pooling,
+            "coverage": coverage,
+        }
+        self.coverage: Coverage = coverage
+        self.geometry = SegmentGeometry(span=2 * shrink, hop=shrink, coverage=coverage)
+        self.n_features = round(_EMBEDDING * width)
+
+        channels = [round(c * width) for c in _CHANNELS]
+        depths = [depth] * (len(channels) - 1) + [1]
+        inputs = [1, *channels[:-1]]
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(_ConvNorm(i if n == 0 else o, o, kernel=3, padding=1) for n in range(layers))
+            for i, o, layers in zip(inputs, channels, depths, strict=True)
+        )
+        self.f1 = _ConvNorm(channels[-1], self.n_features, kernel=(2, n_mels // shrink), padding=0)
+        self.reset_classifier(n_classes)
+
+    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if lengths is None:
+            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        x = _clear(logmel[:, None], _ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
+        if self.coverage == "paper":  # short clips are zeros up to one segment, and then count as that long
+            x = F.pad(x, (0, 0, 0, max(self.geometry.span - x.shape[2], 0)))
+            lengths = lengths.clamp(min=self.geometry.span)
+        mask = length_mask(self.geometry.segment_counts(lengths), self.geometry.n_segments(x.shape[2]))
+        inner = _ragged(lengths, x.shape[2])
+        x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            for n, layer in enumerate(block):
+                x = layer(x)
+                if n + 1 < len(block):
+                    x = _clear(x.relu_(), inner)
+            # ReLU after the maximum is the same as before it, on a quarter of the values; and what is cleared
+            # to 0 before the maximum cannot survive the ReLU.
+            x = _halve(_clear(x, inner), self.coverage).relu_()
+            if inner is not None:
+                inner = halves(inner, self.coverage)
+                if self.coverage == "paper":  # a row whose frames were half inside the clip is dropped, too
+                    x = _clear(x, inner)
+        if x.shape[2] < 2:
+            x = F.pad(x, (0, 0, 0, 2 - x.shape[2]))
+        embeddings = self.f1(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
+        return embeddings, mask
+
+    def fuse(self) -> Network:
+        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
+        self.eval()
+        for layer in self.modules():
+            if isinstance(layer, _ConvNorm):
+                layer.fold()
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class _ConvNorm(nn.Module):
+    """Convolution and batch normalisation; the one folds into the other for inference."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], padding: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
+    def fold(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+def _ragged(lengths: Tensor, size: int) -> Tensor | None:
+    """None if all clips fill their rows: clearing costs a pass over memory, so they go without."""
+    return None if bool((lengths == size).all()) else lengths
+
+
+def _clear(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Set what lies past the end of each clip to 0; x is (B, channels, T, F)."""
+    return x if lengths is None else x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :, None], 0.0)
+
+
+def _halve(x: Tensor, coverage: Coverage) -> Tensor:
+    """2x2 maximum. Time rounds up or down with the coverage; an odd last frame meets a row of zeros."""
+    frames = 2 * halve(x.shape[2], coverage)
+    if frames > x.shape[2]:
+        x = F.pad(x, (0, 0, 0, 1))
+    x = torch.maximum(x[:, :, 0:frames:2], x[:, :, 1:frames:2])
+    return torch.maximum(x[..., 0::2], x[..., 1::2])

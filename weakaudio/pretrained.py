@@ -1,0 +1,140 @@
+"""Models by path or name: a safetensors file that says by itself what network, front end and classes it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from weakaudio.audio.logmel import FrontEnd
+from weakaudio.errors import CheckpointError, WeakAudioError
+from weakaudio.networks import build_network, network_name
+from weakaudio.networks.model import Model
+
+FORMAT_VERSION = 1
+_KEY = "weakaudio"
+
+# Models that need no file: the paper's network with random weights of a fixed seed, to try things out and as
+# the floor that any trained network has to beat.
+_UNTRAINED = {
+    "untrained-44k": {"front_end": "paper-44k", "n_mels": 128},
+    "untrained-16k": {"front_end": "16k", "n_mels": 64},
+}
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Write a model to one self-describing safetensors file, beside first and then renamed into place.
+
+    The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes.
+    """
+    path = Path(path)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "network": network_name(model.network),
+        "config": model.network.config,
+        "front_end": model.front_end.to_dict(),
+        "labels": model.labels,
+        "notes": model.notes,
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        for name, tensor in model.network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
+    os.replace(beside, path)
+
+
+def load_model(name_or_path: str | Path) -> Model:
+    """A model ready for inference (in eval mode, on the CPU), by the name `weakaudio models` lists or by path.
+
+    Raises
+    ------
+    CheckpointError
+        No such name or file; a pickle; a file cut short, of another format version, or whose tensors do not
+        fit the network it names.
+    """
+    name = str(name_or_path)
+    if name in _UNTRAINED:
+        return _untrained(name)
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(model_names())
+        raise CheckpointError(f"{name}: neither a file nor a model's name; the names are: {known}")
+    header = read_header(path)
+    try:
+        network = build_network(header["network"], **header["config"])
+        front_end = FrontEnd(**header["front_end"])
+        network.load_state_dict(_read_tensors(path), strict=True)
+        model = Model(network, front_end, header["labels"], header["notes"])
+    except (WeakAudioError, RuntimeError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: its tensors or metadata do not fit together: {reason}") from error
+    return model.eval()
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a model file says of itself: format_version, network, config, front_end, labels, notes.
+
+    Raises
+    ------
+    CheckpointError
+        Not a weakaudio safetensors file of a version that this release reads.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(
+            f"{path}: a pickle (torch.save or a training checkpoint), which could run code when opened; "
+            "weakaudio opens its own .safetensors files"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[_KEY])
+        version = header["format_version"]
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a weakaudio model, or cut short ({error})") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}; "
+            "open it with the release that wrote it, or export it again"
+        )
+    return dict(header)
+
+
+def model_checksum(model: Model) -> str:
+    """SHA-256 over all that decides a model's output: network, front end, labels, tensors."""
+    digest = hashlib.sha256()
+    description = [network_name(model.network), model.network.config, model.front_end.to_dict(), model.labels]
+    digest.update(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_names() -> list[str]:
+    """Names that `load_model` knows."""
+    return sorted(_UNTRAINED)
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _untrained(name: str) -> Model:
+    spec = _UNTRAINED[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network("weakcnn", n_classes=527, n_mels=spec["n_mels"])
+    labels = [f"untrained class {n}" for n in range(527)]
+    return Model(network, str(spec["front_end"]), labels, {"training": "none: random weights"}).eval()

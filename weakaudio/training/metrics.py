@@ -1,0 +1,101 @@
+"""How good clip scores are. Averages are over classes (macro), as the field reports AudioSet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
+
+from weakaudio.errors import ProtocolError
+
+Scores = NDArray[np.floating]
+
+
+class TaggingMetrics(NamedTuple):
+    """Clip-level quality over all classes that have both positive and negative clips."""
+
+    mean_ap: float
+    """mean over classes of average precision, in [0, 1] (mAP)"""
+    mean_auc: float
+    """mean over classes of the area under the ROC curve, in [0, 1] (mAUC)"""
+    d_prime: float
+    """sqrt(2) * inverse normal CDF of mean_auc"""
+    lwlrap: float
+    """label-weighted label-ranking average precision, in [0, 1]"""
+    prevalence: float
+    """mean over classes of the part of clips that is positive: the mAP of scores that know nothing"""
+    n_classes: int
+    """classes that entered the means"""
+    n_clips: int
+
+
+def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
+    """Average precision, ROC AUC and positives of each class.
+
+    Parameters
+    ----------
+    targets
+        (clips, C), 0 or 1.
+    scores
+        (clips, C), larger where the class is more likely.
+
+    Returns
+    -------
+    Columns `ap`, `auc` (NaN where a class has no positive or no negative clip) and `positives`, one row a class.
+
+    Raises
+    ------
+    ProtocolError
+        Shapes differ, or scores are NaN.
+    """
+    targets, scores = np.asarray(targets), np.asarray(scores)
+    if targets.shape != scores.shape or targets.ndim != 2:
+        raise ProtocolError(f"targets {targets.shape} and scores {scores.shape} must be (clips, classes) alike")
+    if np.isnan(scores).any():
+        raise ProtocolError(f"scores of {int(np.isnan(scores).any(1).sum())} clips are NaN")
+    positives = targets.sum(0)
+    rows = []
+    for n in range(targets.shape[1]):
+        defined = 0 < positives[n] < len(targets)
+        rows.append(
+            {
+                "ap": average_precision_score(targets[:, n], scores[:, n]) if defined else np.nan,
+                "auc": roc_auc_score(targets[:, n], scores[:, n]) if defined else np.nan,
+                "positives": int(positives[n]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def tagging_metrics(targets: Scores, scores: Scores) -> TaggingMetrics:
+    """Metrics of clip scores (clips, C) against weak labels (clips, C).
+
+    lwlrap is scikit-learn's label-ranking average precision with each clip weighted by its number of labels.
+
+    Raises
+    ------
+    ProtocolError
+        Shapes differ, scores are NaN, or no class has both positive and negative clips.
+    """
+    table = per_class_metrics(targets, scores)
+    defined = table["ap"].notna().to_numpy()
+    if not defined.any():
+        raise ProtocolError("no class has both positive and negative clips: nothing to measure")
+    mean_auc = float(table["auc"].mean())
+    labelled = np.asarray(targets).sum(1) > 0
+    lwlrap = label_ranking_average_precision_score(
+        targets[labelled], scores[labelled], sample_weight=targets[labelled].sum(1)
+    )
+    return TaggingMetrics(
+        mean_ap=float(table["ap"].mean()),
+        mean_auc=mean_auc,
+        d_prime=float(np.sqrt(2) * norm.ppf(mean_auc)),
+        lwlrap=float(lwlrap),
+        prevalence=float(np.asarray(targets)[:, defined].mean()),
+        n_classes=int(defined.sum()),
+        n_clips=len(targets),
+    )
