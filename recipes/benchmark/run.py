@@ -1,0 +1,76 @@
+"""Speed against plain references in the same run.
+
+    python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
+    python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from recipes.benchmark import front_end, inference, packing, training
+from recipes.benchmark.compare import QUICK, Comparison, Scale
+from recipes.results import Row, record
+
+SPEED, RATIO = "audio s/s", "times the reference"
+_COMMAND = "python -m recipes.benchmark.run"
+_PARTS = (front_end, inference, training, packing)
+
+
+def measure(scale: Scale) -> list[Row]:
+    """Rows for `recipes.results`, of all parts in turn, with `scale.threads` threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(scale.threads)
+    try:
+        return [row for part in _PARTS for comparison in part.measure(scale) for row in rows(comparison)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """Speed (median) of reference and systems, and ratio (median, half the interquartile range as spread)."""
+    facts = {"what": comparison.what, "data": comparison.data, "command": _COMMAND}
+    found: list[Row] = [
+        {
+            **facts,
+            "system": f"{comparison.reference} (reference)",
+            "metric": SPEED,
+            "value": comparison.reference_speed,
+        }
+    ]
+    for system, speed in comparison.speeds.items():
+        low, ratio, high = np.percentile(comparison.ratios[system], [25, 50, 75])
+        found.append({**facts, "system": system, "metric": SPEED, "value": speed})
+        ratios = {"value": float(ratio), "spread": float(high - low) / 2, "n": len(comparison.ratios[system])}
+        found.append({**facts, "system": system, "metric": RATIO, **ratios})
+    return found
+
+
+def show(found: Sequence[Row]) -> None:
+    """A table on standard output."""
+    table = Table("what", "system", "metric", "value", "spread")
+    for row in found:
+        spread = f"{row['spread']:.2f}" if "spread" in row else ""
+        table.add_row(row["what"], row["system"], row["metric"], f"{row['value']:.4g}", spread)
+    Console().print(table)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(_COMMAND, description="Speed against plain references in the same run.")
+    parser.add_argument("--quick", action="store_true", help="everything once, tiny; records nothing")
+    quick = parser.parse_args(args).quick
+    found = measure(QUICK if quick else Scale())
+    show(found)
+    if not quick:
+        record("benchmark", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""One training step from waveforms: front end, forward, loss, backward, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.transforms import AmplitudeToDB, MelSpectrogram  # type: ignore[import-untyped]
+
+from recipes.benchmark.compare import Comparison, Job, Scale, compare, waveforms
+from recipes.benchmark.reference import PlainNS
+from weakaudio.audio.logmel import get_front_end
+from weakaudio.networks import Network, WeakCNN, WindowedCNN
+from weakaudio.networks.model import Model
+from weakaudio.training.losses import LOSSES
+
+_CLASSES = 527  # of AudioSet
+
+
+def measure(scale: Scale) -> list[Comparison]:
+    """N_S on weak labels and SLAT's network, as the library trains them, against the plain network."""
+    torch.manual_seed(0)
+    audio = waveforms(scale, get_front_end("paper-44k").sample_rate)
+    targets = (torch.rand(scale.clips, _CLASSES) < 0.005).float()
+    plain = PlainTagger(scale.width)
+    weak, slat = (kind(_CLASSES, width=scale.width) for kind in (WeakCNN, WindowedCNN))
+    systems = {
+        "WeakCNN, weak loss": _ours(weak, "weak", audio, targets),
+        "WindowedCNN, SLAT loss": _ours(slat, "slat", audio, targets),
+    }
+    reference = _step(plain, lambda: F.binary_cross_entropy(plain(audio), targets))
+    return [compare("training step", scale, ("torchaudio + plain network", reference), systems)]
+
+
+class PlainTagger(nn.Module):
+    """torchaudio's log-mel and the plain network."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        fe = get_front_end("paper-44k")
+        self.mel = MelSpectrogram(
+            fe.sample_rate,
+            n_fft=fe.n_fft,
+            hop_length=fe.hop_length,
+            n_mels=fe.n_mels,
+            pad_mode="constant",
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.level = AmplitudeToDB(top_db=80.0)
+        self.network = PlainNS(_CLASSES, width)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Clip probabilities (B, C) of waveforms (B, N)."""
+        with torch.no_grad():
+            frames = self.level(self.mel(waveform)).transpose(1, 2).contiguous()  # (B, T, F)
+        probs: Tensor = self.network(frames)
+        return probs
+
+
+def _ours(network: Network, loss: str, audio: Tensor, targets: Tensor) -> Job:
+    model = Model(network, "paper-44k", [f"class {n}" for n in range(_CLASSES)])
+    return _step(model, lambda: LOSSES[loss](model(audio), targets))
+
+
+def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Job:
+    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step

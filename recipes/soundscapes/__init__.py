@@ -1,0 +1,1 @@
+"""N_S against strong label assumption training on soundscapes whose truth is known."""

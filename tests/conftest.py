@@ -1,0 +1,105 @@
+"""What all tests share: settings of hypothesis and torch, where real recordings are, a few makers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from hypothesis import HealthCheck, Phase, settings
+from numpy.typing import NDArray
+from torch import nn
+
+from weakaudio.networks import Network
+
+settings.register_profile(
+    "weakaudio",
+    deadline=None,  # no test depends on the clock
+    derandomize=True,
+    max_examples=50,
+    phases=[Phase.explicit, Phase.generate],  # a failure is seeded; shrinking it costs minutes on networks
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("weakaudio")
+torch.set_num_threads(1)  # networks here are tiny: more threads wait for each other, up to 30 times as long
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real recordings named by WEAKAUDIO_DATA."""
+    folder = os.environ.get("WEAKAUDIO_DATA")
+    if not folder:
+        pytest.skip("WEAKAUDIO_DATA is not set: it names the folder with the real recordings")
+    if not Path(folder).is_dir():
+        pytest.fail(f"WEAKAUDIO_DATA names {folder}, which is no folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[Network], Network]:
+    """Draw weights and batch-norm statistics under which every layer carries signal, and set to eval.
+
+    Convolutions keep the level (Kaiming) and statistics are of order one, so that float32 rounding stays near
+    1e-6 and a difference of 1e-5 is a fault.
+    """
+
+    def apply(network: Network) -> Network:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight)
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight, 0.7, 1.2)
+                    nn.init.normal_(module.bias, std=0.2)
+                    nn.init.normal_(module.running_mean, std=0.2)
+                    nn.init.uniform_(module.running_var, 0.8, 1.5)
+            for parameter in network.pooling.parameters():
+                nn.init.normal_(parameter)
+        return network.eval()
+
+    return apply
+
+
+@pytest.fixture
+def make_wavs(tmp_path: Path) -> Callable[[dict[str, NDArray[np.float32]]], Path]:
+    """Write 16-bit WAVs at 8 kHz below a fresh folder: {relative path: samples}."""
+
+    def make(files: dict[str, NDArray[np.float32]], sample_rate: int = 8000) -> Path:
+        root = tmp_path / "wavs"
+        for name, audio in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            sf.write(root / name, audio, sample_rate, subtype="PCM_16")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def event_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of single-label sounds for soundscapes: 6 classes, 5 folds, 2 sounds in each, 2205 Hz.
+
+    Class "long" lasts 31 s, more than any soundscape. 2205 Hz: few sample times are round decimal numbers.
+    """
+    root = tmp_path_factory.mktemp("events")
+    rng = np.random.default_rng(1)
+    rows = []
+    for label in ("bell", "dog", "drip", "long", "rain", "saw"):
+        for fold in range(1, 6):
+            for take in range(2):
+                name = f"{label}-{fold}-{take}.wav"
+                seconds = 31.0 if label == "long" else rng.uniform(0.1, 1.5)
+                sf.write(root / name, 0.3 * rng.standard_normal(int(seconds * 2205)).clip(-3, 3), 2205)
+                rows.append({"path": name, "labels": label, "fold": fold, "source": f"{label}{fold}{take}"})
+    pd.DataFrame(rows).to_csv(root / "manifest.csv", index=False)
+    return root

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from weakaudio.data.corpus import EVENTS, LABELS, MANIFEST, STORE, Corpus, write_labels
+from weakaudio.data.labels import LabelSet
+from weakaudio.data.store import StoreWriter
+from weakaudio.errors import LabelError, ManifestError, StoreError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Clips a, b, c in the manifest; only a and c, in the other order, in the store."""
+    with StoreWriter(tmp_path / STORE, 8000) as writer:
+        writer.add("c.wav", np.full(30, 3, dtype=np.int16), ["rain"])
+        writer.add("a.wav", np.full(10, 1, dtype=np.int16), ["dog", "rain"])
+    (tmp_path / MANIFEST).write_text("path,labels,fold\na.wav,dog;rain,1\nb.wav,dog,2\nc.wav,rain,1\n")
+    write_labels(LabelSet(["rain", "dog"]), tmp_path)
+    return tmp_path
+
+
+def test_selected_clips_come_in_the_order_of_the_manifest(root: Path) -> None:
+    corpus = Corpus(root)
+    positions = corpus.select({"fold": [1, 2]})
+    assert [corpus.store.keys[n] for n in positions] == ["a.wav", "c.wav"]
+    assert corpus.targets(positions).tolist() == [
+        [1.0, 1.0],
+        [1.0, 0.0],
+    ]  # rain, dog: the order of labels.txt
+
+
+def test_a_selection_without_any_packed_clip_is_refused(root: Path) -> None:
+    with pytest.raises(StoreError, match="none of the 1 clips"):
+        Corpus(root).select({"fold": 2})
+
+
+def test_a_folder_that_is_no_corpus_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=f"{tmp_path.name}: not a prepared corpus"):
+        Corpus(tmp_path)
+
+
+def test_a_corpus_without_store_or_manifest_is_refused(root: Path) -> None:
+    shutil.rmtree(root / STORE)
+    with pytest.raises(StoreError, match="no clip store"):
+        Corpus(root)
+    (root / MANIFEST).unlink()
+    with pytest.raises(ManifestError, match="no such manifest"):
+        Corpus(root)
+
+
+def test_a_label_outside_the_class_list_is_refused(root: Path) -> None:
+    (root / LABELS).write_text("rain\n")
+    with pytest.raises(LabelError, match="'dog'"):
+        Corpus(root)
+
+
+def test_events_are_read_or_refused(root: Path) -> None:
+    with pytest.raises(ManifestError, match=EVENTS):
+        Corpus(root).events()
+    truth = pd.DataFrame({"path": ["a.wav"], "label": ["None"], "onset": [0.25], "offset": [1.0]})
+    truth.to_csv(root / EVENTS, index=False)
+    pd.testing.assert_frame_equal(Corpus(root).events(), truth, check_dtype=False)

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from weakaudio.data.store import ClipStore, StoreWriter
+from weakaudio.errors import StoreError
+
+
+def clip(n: int) -> NDArray[np.int16]:
+    """Clip n: 100 to 1099 samples, different in each."""
+    rng = np.random.default_rng(n)
+    return rng.integers(-32768, 32768, 100 + int(rng.integers(1000)), dtype=np.int16)
+
+
+def write_clips(folder: Path, count: int = 20, shard_samples: int = 3000) -> None:
+    with StoreWriter(folder, 8000, shard_samples) as writer:
+        for n in range(count):
+            if f"clip {n}" not in writer.keys:
+                writer.add(f"clip {n}", clip(n), ["dog", "rain"][: n % 3])
+
+
+def assert_clip(store: ClipStore, n: int) -> None:
+    """Position n of the store holds clip number `store.keys[n]`."""
+    number = int(store.keys[n].split()[1])
+    np.testing.assert_array_equal(store.audio(n), clip(number) / np.float32(32768))
+    assert store.labels[n] == ["dog", "rain"][: number % 3]
+
+
+@settings(max_examples=30)
+@given(
+    clips=st.lists(
+        st.tuples(hnp.arrays(np.int16, st.integers(1, 300)), st.lists(st.text(max_size=5), max_size=3)),
+        min_size=1,
+        max_size=8,
+    ),
+    shard_samples=st.integers(1, 500),
+)
+def test_clips_come_back_as_they_went_in(
+    tmp_path_factory: pytest.TempPathFactory,
+    clips: list[tuple[NDArray[np.int16], list[str]]],
+    shard_samples: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    with StoreWriter(folder, 22050, shard_samples) as writer:
+        for n, (samples, labels) in enumerate(clips):
+            writer.add(f"é/{n}.wav", samples, labels)
+    store = ClipStore(folder)
+    assert (len(store), store.sample_rate) == (len(clips), 22050)
+    assert store.keys == [f"é/{n}.wav" for n in range(len(clips))]
+    assert store.labels == [labels for _, labels in clips]
+    assert store.n_samples.tolist() == [len(samples) for samples, _ in clips]
+    for n, (samples, _) in enumerate(clips):
+        audio = store.audio(n)
+        assert audio.dtype == np.float32
+        np.testing.assert_array_equal(audio * 32768, samples)
+    assert store.verify() == []
+
+
+def test_float_clips_are_stored_in_16_bit(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, 8000) as writer:
+        writer.add("a", np.array([0.0, 0.5, -1.0, 2.0], dtype=np.float32), [])
+    np.testing.assert_array_equal(ClipStore(tmp_path).audio(0) * 32768, [0, 16384, -32768, 32767])
+
+
+def test_a_key_that_is_there_is_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, 8000) as writer:
+        writer.add("a", clip(0), [])
+        with pytest.raises(StoreError, match="'a' is there already"):
+            writer.add("a", clip(1), [])
+    with StoreWriter(tmp_path, 8000) as writer, pytest.raises(StoreError, match="'a' is there already"):
+        writer.add("a", clip(1), [])
+    np.testing.assert_array_equal(ClipStore(tmp_path).audio(0) * 32768, clip(0))
+
+
+@pytest.mark.parametrize("audio", [np.zeros(0, np.int16), np.zeros((2, 5), np.int16)])
+def test_a_clip_without_samples_or_with_channels_is_refused(tmp_path: Path, audio: NDArray[np.int16]) -> None:
+    with StoreWriter(tmp_path, 8000) as writer, pytest.raises(StoreError, match="'a' must have shape"):
+        writer.add("a", audio, [])
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_loader_workers_read_what_the_main_process_reads(tmp_path: Path, start_method: str) -> None:
+    write_clips(tmp_path)
+    store = ClipStore(tmp_path)
+    expected = [store.audio(n) for n in range(len(store))]  # so files are open when the workers start
+    loader = DataLoader(
+        range(len(store)),  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=store.audio,
+        num_workers=2,
+        multiprocessing_context=start_method,
+    )
+    for audio, other in zip(loader, expected, strict=True):
+        np.testing.assert_array_equal(audio, other)
+    np.testing.assert_array_equal(store.audio(0), expected[0])
+
+
+def test_a_pickled_store_reads_the_same(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    store = ClipStore(tmp_path)
+    store.audio(0)
+    twin = pickle.loads(pickle.dumps(store))
+    for n in range(len(twin)):
+        assert_clip(twin, n)
+
+
+SLOW_WRITER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_store
+from weakaudio.data.store import StoreWriter
+
+class Slow(StoreWriter):
+    def add(self, *arguments):
+        super().add(*arguments)
+        time.sleep(0.004)
+
+test_store.StoreWriter = Slow
+print("writing", flush=True)
+test_store.write_clips(Path({folder!r}), count=60)
+"""
+
+
+def test_a_store_written_by_killed_runs_is_the_undisturbed_one(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    write_clips(tmp_path / "undisturbed", count=60)
+    folder = tmp_path / "killed"
+    code = SLOW_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder))
+    kills = 0
+    for attempt in range(6):
+        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"writing\n"
+        if attempt < 4:
+            time.sleep(rng.uniform(0.02, 0.1))
+            run.send_signal(signal.SIGKILL)
+        kills += run.wait() == -signal.SIGKILL
+        run.stdout.close()
+        if run.returncode == 0:
+            break
+    assert kills >= 2
+    shards = sorted(path.name for path in folder.iterdir())
+    assert shards == sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    for name in shards:
+        assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    store = ClipStore(folder)
+    assert store.keys == [f"clip {n}" for n in range(60)]
+    for n in range(60):
+        assert_clip(store, n)
+
+
+def test_a_run_killed_before_the_rename_leaves_no_shard_and_no_litter(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_store\n"
+        "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"test_store.write_clips(Path({str(tmp_path)!r}))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with pytest.raises(StoreError, match="no clip store"):
+        ClipStore(tmp_path)
+    write_clips(tmp_path)
+    assert all(path.name.startswith("shard-") for path in tmp_path.iterdir())
+    assert len(ClipStore(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+def test_a_shard_cut_short_is_named_and_the_others_are_whole(tmp_path: Path, kept: float) -> None:
+    write_clips(tmp_path)
+    shard = tmp_path / "shard-00001.h5"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(StoreError, match=r"shard-00001\.h5"):
+        ClipStore(tmp_path)
+    with pytest.raises(StoreError, match=r"shard-00001\.h5"):
+        StoreWriter(tmp_path, 8000)
+    shard.unlink()
+    store = ClipStore(tmp_path)
+    assert 0 < len(store) < 20
+    for n in range(len(store)):
+        assert_clip(store, n)
+    write_clips(tmp_path)  # as the message says: prepare again
+    whole = ClipStore(tmp_path)
+    assert sorted(whole.keys) == sorted(f"clip {n}" for n in range(20))
+    for n in range(20):
+        assert_clip(whole, n)
+
+
+def test_a_shard_of_another_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    with h5py.File(tmp_path / "shard-00000.h5", "a") as file:
+        file.attrs["format_version"] = 999
+    with pytest.raises(StoreError, match=r"shard-00000\.h5: written in format 999, .* format 1"):
+        ClipStore(tmp_path)
+
+
+def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    shard = next(path for path in sorted(tmp_path.iterdir()) if clip(7).tobytes() in path.read_bytes())
+    content = bytearray(shard.read_bytes())
+    content[content.index(clip(7).tobytes()) + 50] ^= 1
+    shard.write_bytes(content)
+    assert ClipStore(tmp_path).verify() == ["clip 7"]
+
+
+def test_two_rates_in_one_store_are_refused(tmp_path: Path) -> None:
+    write_clips(tmp_path / "a")
+    with pytest.raises(StoreError, match="8000 Hz; 16000 Hz"):
+        StoreWriter(tmp_path / "a", 16000)
+    with StoreWriter(tmp_path / "b", 16000) as writer:
+        writer.add("other", clip(0), [])
+    shutil.copy(tmp_path / "b" / "shard-00000.h5", tmp_path / "a" / "shard-00099.h5")
+    with pytest.raises(StoreError, match="rates"):
+        ClipStore(tmp_path / "a")
+
+
+def test_a_clip_in_two_shards_is_refused(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    shutil.copy(tmp_path / "shard-00000.h5", tmp_path / "shard-00099.h5")
+    with pytest.raises(StoreError, match="twice"):
+        ClipStore(tmp_path)
+
+
+def test_a_folder_without_a_store_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=tmp_path.name):
+        ClipStore(tmp_path)
+
+
+def test_reading_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    before = {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()}
+    store = ClipStore(tmp_path)
+    store.audio(3)
+    store.verify()
+    assert {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()} == before

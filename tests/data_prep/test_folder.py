@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.folder import prepare
+from weakaudio.data.corpus import Corpus
+from weakaudio.data.store import ClipStore
+from weakaudio.errors import DataPrepError, ManifestError
+
+MakeWavs = Callable[..., Path]
+
+
+def tone(n: int) -> np.ndarray:
+    return (0.1 * np.sin(np.arange(400 + n))).astype(np.float32)
+
+
+@pytest.fixture
+def class_folders(make_wavs: MakeWavs) -> Path:
+    return make_wavs({"dog/a.wav": tone(0), "dog/deep/er/b.wav": tone(1), "rain/a.wav": tone(2)})
+
+
+def test_class_folders_become_labels(class_folders: Path, tmp_path: Path) -> None:
+    summary = prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
+    corpus = Corpus(tmp_path / "out")
+    assert corpus.manifest.table["labels"].tolist() == [["dog"], ["dog"], ["rain"]]
+    assert [path.resolve() for path in corpus.manifest.paths] == [
+        (class_folders / name).resolve() for name in ("dog/a.wav", "dog/deep/er/b.wav", "rain/a.wav")
+    ]
+    assert corpus.store.n_samples.tolist() == [400, 401, 402]
+    assert (summary.n_clips, summary.n_classes, summary.failures) == (3, 2, [])
+    assert summary.seconds == pytest.approx(1203 / 8000)
+    assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+def test_a_csv_gives_labels_and_folds(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "clips.csv").write_text("path,labels,fold\nrain/a.wav,rain;wind,1\ndog/a.wav,dog,2\n")
+    summary = prepare(str(class_folders / "clips.csv"), str(tmp_path / "out"), sample_rate=16000)
+    corpus = Corpus(tmp_path / "out")
+    assert corpus.label_set.names == ["dog", "rain", "wind"]
+    assert corpus.targets(corpus.select({"fold": 1})).tolist() == [[0.0, 1.0, 1.0]]
+    assert corpus.store.n_samples.tolist() == [804, 800]
+    assert summary.groups == {"fold 1": 1, "fold 2": 1}
+
+
+@pytest.mark.parametrize("sample_rate", [None, 8000])
+def test_a_broken_file_is_listed_and_nothing_else_is_lost(
+    class_folders: Path, tmp_path: Path, sample_rate: int | None
+) -> None:
+    (class_folders / "dog" / "broken.wav").write_text("no audio")
+    (class_folders / "rain" / "empty.flac").touch()
+    summary = prepare(str(class_folders), str(tmp_path / "out"), sample_rate)
+    failures = pd.read_csv(tmp_path / "out" / "failures.csv")
+    assert [Path(path).name for path in failures["path"]] == ["broken.wav", "empty.flac"]
+    assert "not audio" in failures["reason"][0]
+    assert "empty file" in failures["reason"][1]
+    assert [Path(path).name for path, _ in summary.failures] == ["broken.wav", "empty.flac"]
+    table = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert [Path(path).name for path in table["path"]] == ["a.wav", "b.wav", "a.wav"]
+    if sample_rate:
+        assert len(ClipStore(tmp_path / "out" / "store")) == 3
+
+
+def test_a_truncated_file_is_listed_when_packed(class_folders: Path, tmp_path: Path) -> None:
+    path = class_folders / "dog" / "a.wav"
+    path.write_bytes(path.read_bytes()[:400])
+    prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
+    assert "truncated" in pd.read_csv(tmp_path / "out" / "failures.csv")["reason"][0]
+
+
+def test_a_mended_file_is_added_by_the_next_run(class_folders: Path, tmp_path: Path) -> None:
+    good = (class_folders / "dog" / "a.wav").read_bytes()
+    (class_folders / "dog" / "a.wav").write_text("no audio")
+    prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
+    assert (tmp_path / "out" / "failures.csv").exists()
+    (class_folders / "dog" / "a.wav").write_bytes(good)
+    summary = prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
+    assert (summary.n_clips, summary.failures) == (3, [])
+    assert not (tmp_path / "out" / "failures.csv").exists()
+    assert sorted(Corpus(tmp_path / "out").store.n_samples) == [400, 401, 402]
+
+
+def test_a_corrected_label_reaches_training(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "clips.csv").write_text("path,labels\ndog/a.wav,rain\nrain/a.wav,dog\n")
+    prepare(str(class_folders / "clips.csv"), str(tmp_path / "out"), sample_rate=8000)
+    (class_folders / "clips.csv").write_text("path,labels\ndog/a.wav,dog\nrain/a.wav,rain\n")
+    prepare(str(class_folders / "clips.csv"), str(tmp_path / "out"), sample_rate=8000)
+    corpus = Corpus(tmp_path / "out")
+    assert corpus.targets(corpus.select({})).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+KILLED = """
+import sys, time
+import data_prep.summary as summary
+
+class Slow(summary.StoreWriter):
+    def __init__(self, folder, sample_rate):
+        super().__init__(folder, sample_rate, shard_samples=2000)
+
+    def add(self, *arguments):
+        super().add(*arguments)
+        time.sleep({pause})
+
+summary.StoreWriter = Slow
+from data_prep.folder import prepare
+prepare({root!r}, {out!r}, sample_rate=8000)
+"""
+
+
+def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_path: Path) -> None:
+    root = make_wavs({f"{'dog' if n % 2 else 'rain'}/{n:02d}.wav": tone(n) for n in range(40)})
+    (root / "dog" / "broken.wav").write_text("no audio")
+
+    out = tmp_path / "out"  # the same folder for both, as failures.csv names it
+
+    def start(pause: float) -> subprocess.Popen[bytes]:
+        code = KILLED.format(root=str(root), out=str(out), pause=pause)
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+    assert start(0).wait() == 0
+    undisturbed = contents(out)
+    assert {"failures.csv", "labels.txt", "manifest.csv", "store/shard-00006.h5"} <= set(undisturbed)
+    shutil.rmtree(out)
+    for shards in (1, 4):
+        run = start(0.05)
+        while len(list(out.glob("store/shard-*.h5"))) < shards and run.poll() is None:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    assert start(0).wait() == 0
+    assert contents(out) == undisturbed
+
+
+def test_audio_outside_the_class_folders_is_refused_by_name(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "loose.wav").write_bytes((class_folders / "dog" / "a.wav").read_bytes())
+    with pytest.raises(DataPrepError, match=r"loose\.wav lies in no class folder"):
+        prepare(str(class_folders), str(tmp_path / "out"))
+
+
+def test_what_is_not_there_is_refused_by_name(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataPrepError, match="absent"):
+        prepare(str(tmp_path / "absent"), str(tmp_path / "out"))
+    (class_folders / "clips.csv").write_text("path,labels\ndog/a.wav,dog\nabsent.wav,dog\n")
+    with pytest.raises(ManifestError, match="1 of 2 clips do not exist"):
+        prepare(str(class_folders / "clips.csv"), str(tmp_path / "out"))

@@ -1,0 +1,110 @@
+"""Imports go one way, and importing the package does nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import weakaudio
+
+PACKAGE = Path(weakaudio.__file__).parent
+FLOORS = {  # a room may import rooms of lower floors, and itself
+    "errors": 0,
+    "audio": 1,
+    "data": 2,
+    "networks": 2,
+    "pretrained": 3,
+    "training": 4,
+    "inference": 5,
+    "transfer": 6,
+    "latency": 6,
+    "cli": 7,
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported(source: str, package: str = "weakaudio") -> set[str]:
+    """Dotted names of all that a module of `package` imports, inside functions and TYPE_CHECKING, too."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_of(path: Path) -> set[str]:
+    package = ".".join(("weakaudio", *path.relative_to(PACKAGE).parent.parts))
+    return imported(path.read_text(encoding="utf-8"), package)
+
+
+def room(name: str) -> str | None:
+    """The room of an imported name of this package; a public name of `weakaudio` counts where it lives."""
+    parts = name.split(".")
+    if len(parts) == 1 or parts[1] in ("__version__", "*"):
+        return None
+    return weakaudio._HOME.get(parts[1], name).split(".")[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_rooms_import_only_rooms_below_them(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert own in FLOORS, f"{own} is a new room: give it a floor"
+    rooms = {room(name) for name in imports_of(path) if name.split(".")[0] == "weakaudio"} - {None, own}
+    assert {other for other in rooms if FLOORS[other] >= FLOORS[own]} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_library_imports_neither_recipes_nor_data_prep_nor_tests(path: Path) -> None:
+    assert {name.split(".")[0] for name in imports_of(path)} & {"data_prep", "recipes", "tests"} == set()
+
+
+def test_imports_are_found_wherever_they_hide() -> None:
+    source = (
+        "def f():\n    from weakaudio.cli import main\n    import data_prep.esc50\nfrom ..data import store\n"
+    )
+    names = imported(source, "weakaudio.audio")
+    assert names == {"weakaudio.cli.main", "data_prep.esc50", "weakaudio.data.store"}
+    assert room("weakaudio.cli.main") == "cli"
+    assert room("weakaudio.Tagger") == "training"
+    assert room("weakaudio.__version__") is None
+
+
+def test_importing_the_package_loads_little_prints_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    heavy = {"torch", "librosa", "lightning", "pandas", "h5py"}
+    code = f"import sys, weakaudio; sys.exit(' '.join({heavy} & set(sys.modules)))"
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == ""
+    assert run.stderr.strip() == ""  # the modules that were loaded
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", weakaudio.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(weakaudio, name) is not None
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        weakaudio.no_such_name  # noqa: B018

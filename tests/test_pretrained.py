@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from weakaudio.errors import CheckpointError
+from weakaudio.networks import NETWORKS, Network, build_network
+from weakaudio.networks.model import Model
+from weakaudio.networks.pooling import POOLINGS
+from weakaudio.pretrained import load_model, model_checksum, model_names, read_header, save_model
+
+
+def tiny_model(name: str = "weakcnn", pooling: str = "mean", **config: object) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(
+            name, **{"n_classes": 3, "n_mels": 64, "width": 1 / 16, "pooling": pooling, **config}
+        )
+    return Model(network, "16k", ["dog", "rain", "Säge"], {"training": "none", "mAP": 0.1}).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_model(tiny_model(), tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def rewrite(saved: Path) -> Callable[..., Path]:
+    """Change entries of a saved model's header."""
+
+    def change(**entries: object) -> Path:
+        header = {**read_header(saved), **entries}
+        tensors = safetensors.torch.load_file(saved)
+        safetensors.torch.save_file(tensors, saved, metadata={"weakaudio": json.dumps(header)})
+        return saved
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "coverage"), list(itertools.product(NETWORKS, POOLINGS, ["all", "paper"]))
+)
+def test_loaded_model_gives_the_same_bits(
+    tmp_path: Path, randomise: Callable[..., Network], name: str, pooling: str, coverage: str
+) -> None:
+    model = tiny_model(name, pooling, coverage=coverage)
+    randomise(model.network)
+    save_model(model, tmp_path / "sub" / "a.safetensors")
+    loaded = load_model(tmp_path / "sub" / "a.safetensors")
+    audio, lengths = torch.randn(2, 30000), torch.tensor([30000, 500])
+    assert all(torch.equal(a, b) for a, b in zip(loaded(audio, lengths), model(audio, lengths), strict=True))
+    assert not loaded.training
+    assert (loaded.labels, loaded.notes, loaded.front_end) == (model.labels, model.notes, model.front_end)
+    assert model_checksum(loaded) == model_checksum(model)
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.safetensors"]
+
+
+def test_header_says_what_the_model_is(saved: Path) -> None:
+    header = read_header(saved)
+    assert header["format_version"] == 1
+    assert header["network"] == "weakcnn"
+    assert header["config"] == tiny_model().network.config
+    assert header["front_end"]["sample_rate"] == 16000
+    assert header["labels"] == ["dog", "rain", "Säge"]
+    assert header["notes"] == {"training": "none", "mAP": 0.1}
+
+
+def test_front_end_comes_from_the_file_not_from_the_preset_of_its_name(
+    tmp_path: Path,
+) -> None:
+    model = tiny_model()
+    own = replace(model.front_end, f_min=300.0)
+    save_model(Model(model.network, own, model.labels), tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors").front_end == own
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "model.safetensors"
+    torch.save(tiny_model().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: a pickle"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99])
+def test_a_file_cut_short_is_refused_by_name(saved: Path, kept: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors"):
+        load_model(saved)
+
+
+def test_tensors_without_our_header_are_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file(tiny_model().network.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: not a weakaudio model"):
+        load_model(tmp_path / "other.safetensors")
+
+
+def test_another_format_is_refused_with_both_versions(rewrite: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"format 999.*format 1"):
+        load_model(rewrite(format_version=999))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"config": {"n_classes": 3, "n_mels": 64, "width": 1 / 8}},
+        {"config": {"n_classes": 4, "n_mels": 64, "width": 1 / 16}},
+        {"config": {"n_classes": 3, "n_mels": 64, "width": 1 / 16, "pooling": "attention"}},
+        {"config": {"n_classes": 3, "n_mels": 64, "width": 1 / 16, "heads": 2}},
+        {"network": "resnet"},
+        {"labels": ["dog"]},
+        {"front_end": {"name": "16k"}},
+    ],
+)
+def test_a_header_that_does_not_fit_its_tensors_is_refused(
+    rewrite: Callable[..., Path], entries: dict[str, object]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors"):
+        load_model(rewrite(**entries))
+
+
+def test_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(CheckpointError, match=r"best-model.*untrained-16k"):
+        load_model("best-model")
+    assert {"untrained-16k", "untrained-44k"} <= set(model_names())
+
+
+def test_checksum_tells_models_apart() -> None:
+    checksums = {model_checksum(tiny_model())}
+    weight = tiny_model()
+    with torch.no_grad():
+        next(weight.network.parameters()).flatten()[0] += 1e-3
+    statistic = tiny_model()
+    statistic.network.f1.norm.running_mean[0] += 1e-3
+    label = tiny_model()
+    label.labels[0] = "cat"
+    front_end = Model(tiny_model().network, replace(tiny_model().front_end, f_min=30.0), tiny_model().labels)
+    others = [weight, statistic, label, front_end, tiny_model("windowed-cnn"), tiny_model(coverage="paper")]
+    checksums |= {model_checksum(other) for other in others}
+    assert len(checksums) == 1 + len(others)
+    assert model_checksum(tiny_model()) in checksums
+
+
+def test_untrained_model_is_the_same_each_time_and_leaves_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first = load_model("untrained-16k")
+    assert torch.equal(torch.rand(1), expected)
+    assert model_checksum(first) == model_checksum(load_model("untrained-16k"))
+    assert first.sample_rate == 16000
+    assert first(torch.zeros(1, 16000)).clip_probs.shape == (1, 527)
