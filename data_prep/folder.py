@@ -36,7 +36,7 @@ def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
     source, base = Path(root), Path(out)
     if source.is_file():
         manifest = read_manifest(source)
-        table = manifest.table.assign(path=manifest.paths)
+        table = manifest.table.assign(path=[str(path) for path in manifest.paths])
     elif source.is_dir():
         table = _read_class_folders(source)
     else:
@@ -50,5 +50,7 @@ def _read_class_folders(folder: Path) -> pd.DataFrame:
     paths = find_audio(folder)
     loose = [path for path in paths if path.parent == folder]
     if loose:
-        raise DataPrepError(f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/...")
+        raise DataPrepError(
+            f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/..."
+        )
     return pd.DataFrame({"path": paths, "labels": [[path.relative_to(folder).parts[0]] for path in paths]})

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.summary import Summary, progress
+from data_prep.summary import Summary
 from data_prep.synthetic import background as synthetic_background
 from weakaudio.audio.io import find_audio, read_audio, to_int16, write_wav
 from weakaudio.data.corpus import EVENTS, FAILURES, MANIFEST, STORE, write_labels
 from weakaudio.data.manifest import Manifest, read_manifest, write_manifest, write_table
 from weakaudio.data.store import StoreWriter
 from weakaudio.errors import DataPrepError
+from weakaudio.progress import progress
 
 Audio = NDArray[np.float32]
 
@@ -110,11 +111,13 @@ def prepare(
         for number, (split, (count, _)) in enumerate(plan.items()):
             sources = _load(tables[split], ambiences[split], sample_rate)
             for n in progress(range(count), count, f"mixing {split}"):
-                rng = np.random.default_rng([seed, number, n])  # type: ignore[list-item]
+                rng = np.random.default_rng([seed, number, n])
                 key = f"audio/{split}/{n:05d}.wav"
                 n_samples, events, bed = _draw(rng, sources, sample_rate)
                 labels = sorted({event.label for event in events})
-                rows.append({"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate})
+                rows.append(
+                    {"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate}
+                )
                 truth += _truth(key, events, sample_rate)
                 seconds += n_samples / sample_rate
                 path = base / key
@@ -153,7 +156,9 @@ def _split(
         table = manifest.where(fold=chosen).table
         clash = table[column].isin(taken)
         for path, recording in table.loc[clash, ["path", column]].itertuples(index=False):
-            left_out.append((path, f"not in split {split}: recording {recording} is in split {taken[recording]}"))
+            left_out.append(
+                (path, f"not in split {split}: recording {recording} is in split {taken[recording]}")
+            )
         table = table[~clash].reset_index(drop=True)
         missing = set(manifest.label_set.names) - {label for labels in table["labels"] for label in labels}
         if missing:
@@ -169,7 +174,9 @@ def _share_out(folder: str | None, splits: list[str], seed: int) -> dict[str, li
         return dict.fromkeys(splits)
     files = find_audio(folder)
     if len(files) < len(splits):
-        raise DataPrepError(f"{folder}: {len(files)} backgrounds for {len(splits)} splits that may not share any")
+        raise DataPrepError(
+            f"{folder}: {len(files)} backgrounds for {len(splits)} splits that may not share any"
+        )
     order = [files[n] for n in np.random.default_rng(seed).permutation(len(files))]
     quarter = max(len(order) // 4, 1)
     return {"val": order[:quarter], "test": order[quarter : 2 * quarter], "train": order[2 * quarter :]}
@@ -178,7 +185,7 @@ def _share_out(folder: str | None, splits: list[str], seed: int) -> dict[str, li
 def _load(manifest: Manifest, ambiences: list[Path] | None, sample_rate: int) -> _Sources:
     events: dict[str, list[tuple[str, Audio]]] = {}
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
-    for name, path, labels in progress(rows, len(rows), "reading events"):  # type: ignore[misc]
+    for name, path, labels in progress(rows, len(rows), "reading events"):
         audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
         events.setdefault(labels[0], []).append((name, audio))
     backgrounds = [read_audio(path, sample_rate)[0] for path in ambiences or ()]
@@ -227,7 +234,9 @@ def _mix(events: list[_Event], bed: Audio, sample_rate: int) -> Audio:
     floor = _rms(bed)
     for event in events:
         gain = floor * 10 ** (event.snr_db / 20) / (_rms(event.audio) + 1e-9)
-        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
+        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(
+            event.audio, sample_rate
+        )
     peak = float(np.abs(mixture).max())
     return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from weakaudio.audio.io import audio_info, read_audio
 from weakaudio.data.corpus import FAILURES, MANIFEST, STORE, write_labels
 from weakaudio.data.manifest import Manifest, write_manifest, write_table
 from weakaudio.data.store import ClipStore, StoreWriter
 from weakaudio.errors import AudioError
+from weakaudio.progress import progress
 
 
 @dataclass
@@ -40,13 +38,6 @@ class Summary:
         return f"{text} -> {self.out}"
 
 
-def progress(items: Iterable[object], total: int, what: str) -> Iterator[object]:
-    """Pass items on and show how far they are, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description=what)
-
-
 def finish(name: str, manifest: Manifest, out: Path, sample_rate: int | None) -> Summary:
     """Write manifest, class list and, if a rate is given, the clip store of clips that lie on disk as files.
 
@@ -64,7 +55,9 @@ def finish(name: str, manifest: Manifest, out: Path, sample_rate: int | None) ->
     write_labels(label_set, out)
     write_manifest(Manifest(table, out), out / MANIFEST)
     group = next((column for column in ("split", "fold") if column in table), None)
-    groups = {f"{group} {k}": int(v) for k, v in table[group].value_counts().sort_index().items()} if group else {}
+    groups = (
+        {f"{group} {k}": int(v) for k, v in table[group].value_counts().sort_index().items()} if group else {}
+    )
     return Summary(name, out, len(table), len(label_set), seconds, groups, failures)
 
 
@@ -72,7 +65,7 @@ def _pack(manifest: Manifest, out: Path, sample_rate: int) -> tuple[float, list[
     failures = []
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
     with StoreWriter(out / STORE, sample_rate) as writer:
-        for key, path, labels in progress(rows, len(rows), "packing"):  # type: ignore[misc]
+        for key, path, labels in progress(rows, len(rows), "packing"):
             if key in writer.keys:
                 continue
             try:

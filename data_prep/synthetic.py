@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
-from data_prep.summary import Summary, finish, progress
+from data_prep.summary import Summary, finish
 from weakaudio.audio.io import write_wav
 from weakaudio.data.manifest import Manifest
+from weakaudio.progress import progress
 
 Audio = NDArray[np.float32]
 Rng = np.random.Generator
@@ -32,11 +33,15 @@ def _phase(frequency: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
 
 
 def _band(noise: NDArray[np.float64], low: float, high: float, rate: int) -> NDArray[np.float64]:
-    filtered: NDArray[np.float64] = sosfilt(butter(2, [low, min(high, 0.49 * rate)], "band", fs=rate, output="sos"), noise)
+    filtered: NDArray[np.float64] = sosfilt(
+        butter(2, [low, min(high, 0.49 * rate)], "band", fs=rate, output="sos"), noise
+    )
     return filtered
 
 
-def _repeat(rng: Rng, hit: Callable[[], NDArray[np.float64]], seconds: float, gap: tuple[float, float], rate: int) -> NDArray[np.float64]:
+def _repeat(
+    rng: Rng, hit: Callable[[], NDArray[np.float64]], seconds: float, gap: tuple[float, float], rate: int
+) -> NDArray[np.float64]:
     """One hit after another, `gap` seconds (drawn between its two) apart with some jitter."""
     audio = np.zeros(int(seconds * rate))
     step, at = rng.uniform(*gap), 0.0
@@ -55,7 +60,9 @@ def _beep(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
 def _bell(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
     t, base = _time(seconds, rate), rng.uniform(300, 900)
     partials = (0.56, 0.92, 1.19, 1.71, 2.0, 2.74, 3.0, 3.76)  # of a bell, after Risset
-    return sum(np.exp(-t * k * rng.uniform(1.0, 1.6)) * np.sin(2 * np.pi * base * k * t) / k for k in partials)  # type: ignore[return-value]
+    return sum(
+        np.exp(-t * k * rng.uniform(1.0, 1.6)) * np.sin(2 * np.pi * base * k * t) / k for k in partials
+    )  # type: ignore[return-value]
 
 
 def _bird(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
@@ -165,7 +172,11 @@ def background(rng: Rng, n_samples: int, sample_rate: int) -> Audio:
 
 
 def prepare(
-    out: str, per_class: int = 40, sample_rate: int = 16000, seconds: tuple[float, float] = (0.8, 2.5), seed: int = 0
+    out: str,
+    per_class: int = 40,
+    sample_rate: int = 16000,
+    seconds: tuple[float, float] = (0.8, 2.5),
+    seed: int = 0,
 ) -> Summary:
     """Write a corpus of synthetic sounds: WAV files in a folder for each kind, and a manifest with five folds.
 
@@ -185,11 +196,12 @@ def prepare(
     base = Path(out)
     jobs = [(kind, n) for kind in KINDS for n in range(per_class)]
     rows = []
-    for job in progress(jobs, len(jobs), "synthesising"):
-        kind, n = job  # type: ignore[misc]
+    for kind, n in progress(jobs, len(jobs), "synthesising"):
         rng = np.random.default_rng([seed, list(KINDS).index(kind), n])
         path = base / kind / f"{n:04d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, synthesise(kind, rng, rng.uniform(*seconds), sample_rate), sample_rate)
-        rows.append({"path": f"{kind}/{n:04d}.wav", "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"})
+        rows.append(
+            {"path": f"{kind}/{n:04d}.wav", "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"}
+        )
     return finish("synthetic sounds", Manifest(pd.DataFrame(rows), base), base, None)

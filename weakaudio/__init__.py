@@ -19,12 +19,13 @@ _HOME = {
     "WeakAudioError": "weakaudio.errors",
     "WeakCNN": "weakaudio.networks",
     "cross_validate_folds": "weakaudio.transfer.folds",
+    "embed_folder": "weakaudio.inference.folder",
     "load_model": "weakaudio.pretrained",
     "read_audio": "weakaudio.audio.io",
     "save_model": "weakaudio.pretrained",
 }
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
     from weakaudio.audio.io import read_audio as read_audio
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from weakaudio.data.dataset import ClipDataModule as ClipDataModule
     from weakaudio.errors import WeakAudioError as WeakAudioError
     from weakaudio.inference.embedding import Embedder as Embedder
+    from weakaudio.inference.folder import embed_folder as embed_folder
     from weakaudio.networks import WeakCNN as WeakCNN
     from weakaudio.networks.model import Model as Model
     from weakaudio.pretrained import load_model as load_model

@@ -1,7 +1,7 @@
 """Speed against plain references in the same run.
 
-    python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
-    python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
+python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
+python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
 """
 
 from __future__ import annotations

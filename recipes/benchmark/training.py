@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.transforms import AmplitudeToDB, MelSpectrogram  # type: ignore[import-untyped]
+from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
 from recipes.benchmark.compare import Comparison, Job, Scale, compare, waveforms
 from recipes.benchmark.reference import PlainNS

@@ -26,9 +26,7 @@ def cross_entropy(p: float, y: float) -> float:
 
 def test_weak_loss_equals_its_formula() -> None:
     out = output()
-    terms = [
-        cross_entropy(float(out.clip_probs[b, c]), float(TARGETS[b, c])) for b in range(3) for c in range(4)
-    ]
+    terms = [cross_entropy(float(out.clip_probs[b, c]), float(TARGETS[b, c])) for b in range(3) for c in range(4)]
     assert float(weak_loss(out, TARGETS)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 

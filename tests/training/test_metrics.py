@@ -87,8 +87,7 @@ def test_classes_without_positives_or_negatives_are_left_out() -> None:
     assert metrics.prevalence == expected.prevalence
     assert metrics.n_classes == 6
     assert (
-        per_class_metrics(wider, np.column_stack([scores, noise]))["ap"].isna().tolist()
-        == [False] * 6 + [True] * 2
+        per_class_metrics(wider, np.column_stack([scores, noise]))["ap"].isna().tolist() == [False] * 6 + [True] * 2
     )
 
 

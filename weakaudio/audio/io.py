@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from weakaudio.errors import AudioError
 
 # What a folder is searched for. libsndfile decodes all of them.
-EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64"})
+EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64"}
+)
 
 # A declared length may exceed what decodes by encoder delay and padding (MP3: up to two frames of 1152 samples
 # at either end) before we call the file truncated.
@@ -100,7 +102,9 @@ def check_samples(audio: NDArray[np.float32], name: str) -> None:
         raise AudioError(f"{name}: has no samples; at least one is needed")
     if not np.isfinite(audio).all():
         bad = int((~np.isfinite(audio)).sum())
-        raise AudioError(f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording")
+        raise AudioError(
+            f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording"
+        )
 
 
 def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
@@ -169,6 +173,8 @@ def _refuse_truncated_header(path: str | Path, log: str) -> None:
     """libsndfile reads truncated WAV, AIFF and OGG files without a word; its log of the header knows better."""
     chunk = _DATA_CHUNK.search(log)
     if chunk and int(chunk[2]) < int(chunk[1]) < _STREAMED_SIZE:
-        raise AudioError(f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there")
+        raise AudioError(
+            f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there"
+        )
     if "Last page lacks an end-of-stream bit" in log:
         raise AudioError(f"{path}: truncated: the Ogg stream has no end")

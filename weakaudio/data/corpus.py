@@ -1,9 +1,9 @@
 """A corpus as data_prep writes it: one folder with manifest, class list, clip store and, where known, strong truth.
 
-    labels.txt     class names, one a line, in the order of a network's outputs
-    manifest.csv   path, labels and split or fold of each clip
-    events.csv     path, label, onset, offset (seconds): the strong truth, where it is known
-    store/         the clip store; its keys are the manifest's paths
+labels.txt     class names, one a line, in the order of a network's outputs
+manifest.csv   path, labels and split or fold of each clip
+events.csv     path, label, onset, offset (seconds): the strong truth, where it is known
+store/         the clip store; its keys are the manifest's paths
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import ManifestError, StoreError
 
-LABELS, MANIFEST, EVENTS, STORE, FAILURES = "labels.txt", "manifest.csv", "events.csv", "store", "failures.csv"
+LABELS, MANIFEST, EVENTS, STORE, FAILURES = (
+    "labels.txt",
+    "manifest.csv",
+    "events.csv",
+    "store",
+    "failures.csv",
+)
 
 
 class Corpus:
@@ -37,7 +43,9 @@ class Corpus:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not (self.root / LABELS).is_file():
-            raise ManifestError(f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
+            raise ManifestError(
+                f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`"
+            )
         self.label_set = LabelSet((self.root / LABELS).read_text(encoding="utf-8").splitlines())
         self.manifest: Manifest = read_manifest(self.root / MANIFEST, self.label_set, check_files=False)
         self.store = ClipStore(self.root / STORE)
@@ -58,7 +66,9 @@ class Corpus:
         paths = self.manifest.where(**where).table["path"]
         positions = [self._position[path] for path in paths if path in self._position]
         if not positions:
-            raise StoreError(f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store")
+            raise StoreError(
+                f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store"
+            )
         return positions
 
     def targets(self, positions: Sequence[int]) -> NDArray[np.float32]:

@@ -34,7 +34,9 @@ from weakaudio.errors import StoreError
 FORMAT_VERSION = 1
 _SHARD_NAME = "shard-{:05d}.h5"
 _SHARD_GLOB = "shard-[0-9][0-9][0-9][0-9][0-9].h5"
-_SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
+_SHARD_SAMPLES = (
+    2**27
+)  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
 
 
 class StoreWriter:
@@ -65,13 +67,15 @@ class StoreWriter:
         if shards:
             store = ClipStore(self.folder)
             if store.sample_rate != sample_rate:
-                raise StoreError(f"{folder}: a store at {store.sample_rate} Hz; {sample_rate} Hz cannot be added")
+                raise StoreError(
+                    f"{folder}: a store at {store.sample_rate} Hz; {sample_rate} Hz cannot be added"
+                )
             self.keys = set(store.keys)
         self._next = int(shards[-1].stem.split("-")[1]) + 1 if shards else 0
         self._open = _Shard()
 
-    def add(self, key: str, audio: NDArray[np.float32] | NDArray[np.int16], labels: Sequence[str]) -> None:
-        """Append one clip of shape (N,), N > 0, at the store's rate.
+    def add(self, key: str, audio: NDArray[Any], labels: Sequence[str]) -> None:
+        """Append one clip of shape (N,), N > 0, float32 or int16, at the store's rate.
 
         Raises
         ------
@@ -82,7 +86,7 @@ class StoreWriter:
             raise StoreError(f"{self.folder}: clip {key!r} is there already")
         if audio.ndim != 1 or not audio.size:
             raise StoreError(f"{self.folder}: clip {key!r} must have shape (N,), N > 0, has {audio.shape}")
-        samples = audio if audio.dtype == np.int16 else to_int16(audio)
+        samples = audio if audio.dtype == np.int16 else to_int16(np.asarray(audio, dtype=np.float32))
         self.keys.add(key)
         self._open.add(key, samples, list(labels))
         if self._open.n_samples >= self.shard_samples:
@@ -169,7 +173,9 @@ class ClipStore:
 
     def _samples(self, n: int) -> NDArray[np.int16]:
         start = self._start[n]
-        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][start : start + self.n_samples[n]]
+        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][
+            start : start + self.n_samples[n]
+        ]
         return samples
 
     def _file(self, number: int) -> h5py.File:
@@ -223,7 +229,9 @@ def _read_head(path: Path) -> _Head:
         with h5py.File(path, "r") as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
-                raise StoreError(f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}")
+                raise StoreError(
+                    f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}"
+                )
             if not file.attrs.get("complete"):
                 raise StoreError(f"{path}: not complete; delete it and prepare the corpus again")
             head = _Head(
@@ -234,7 +242,9 @@ def _read_head(path: Path) -> _Head:
                 file["crc32"][:],
             )
             if len(head.offsets) != len(head.keys) + 1 or head.offsets[-1] != file["audio"].shape[0]:
-                raise StoreError(f"{path}: its tables do not fit its audio; delete it and prepare the corpus again")
+                raise StoreError(
+                    f"{path}: its tables do not fit its audio; delete it and prepare the corpus again"
+                )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise StoreError(
             f"{path}: damaged or cut short ({error}); delete it and prepare the corpus again: whole shards are kept"

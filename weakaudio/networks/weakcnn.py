@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from weakaudio.audio.segments import COVERAGES, Coverage, SegmentGeometry, halve, halves, length_mask
+from weakaudio.audio.segments import COVERAGES, Coverage, SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
 
@@ -51,8 +51,10 @@ class WeakCNN(Network):
     ) -> None:
         super().__init__()
         shrink = 2 ** len(_CHANNELS)
-        if n_mels % shrink:
+        if n_mels < shrink or n_mels % shrink:
             raise WeakAudioError(f"WeakCNN: n_mels must be a multiple of {shrink}, got {n_mels}")
+        if n_classes < 1:
+            raise WeakAudioError(f"WeakCNN: n_classes must be at least 1, got {n_classes}")
         if coverage not in COVERAGES:
             raise WeakAudioError(f"WeakCNN: coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
         if depth < 1 or width * _CHANNELS[0] < 1:
@@ -90,6 +92,7 @@ class WeakCNN(Network):
         inner = _ragged(lengths, x.shape[2])
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
+            assert isinstance(block, nn.ModuleList)
             for n, layer in enumerate(block):
                 x = layer(x)
                 if n + 1 < len(block):
@@ -112,7 +115,7 @@ class WeakCNN(Network):
         for layer in self.modules():
             if isinstance(layer, _ConvNorm):
                 layer.fold()
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _ConvNorm(nn.Module):
@@ -144,9 +147,5 @@ def _clear(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _halve(x: Tensor, coverage: Coverage) -> Tensor:
-    """2x2 maximum. Time rounds up or down with the coverage; an odd last frame meets a row of zeros."""
-    frames = 2 * halve(x.shape[2], coverage)
-    if frames > x.shape[2]:
-        x = F.pad(x, (0, 0, 0, 1))
-    x = torch.maximum(x[:, :, 0:frames:2], x[:, :, 1:frames:2])
-    return torch.maximum(x[..., 0::2], x[..., 1::2])
+    """2x2 maximum. Time rounds up or down with the coverage; an odd last frame is its own maximum."""
+    return F.max_pool2d(x, 2, ceil_mode=coverage == "all")

@@ -2,65 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning
+import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
 
 from weakaudio import __version__
-from weakaudio.data.dataset import ClipDataModule
+from weakaudio.data.dataset import Batch, BucketBatchSampler, ClipDataModule
+from weakaudio.data.manifest import write_table
+from weakaudio.errors import ProtocolError
 from weakaudio.pretrained import save_model
 from weakaudio.training.tagger import Tagger
 
+CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
+
+# What decides a run's result; a run cannot be resumed with other values.
+_DECISIVE = (
+    "seed_everything",
+    "model.",
+    "data.train.",
+    "data.val.",
+    "data.batch_seconds",
+    "data.seed",
+    "trainer.max_epochs",
+)
+
 
 class TrainCLI(LightningCLI):
-    """`model`, `data`, `trainer` and `seed_everything` as in any LightningCLI, and `out`, the folder of the run."""
+    """`model`, `data`, `trainer`, `seed_everything` as in any LightningCLI, and `out`, the run's folder."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", type=str, required=True, help="folder of the run; a run found there is resumed")
         parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        out = str(self.config["out"])
-        trainer = self.config["trainer"]
-        trainer["default_root_dir"] = out
-        if trainer["logger"] is None:
-            trainer["logger"] = [CSVLogger(out, name="", version="log"), TensorBoardLogger(out, name="", version="tb")]
+        self.config["trainer"]["default_root_dir"] = self.config["out"]
 
 
 def train(args: ArgsType = None) -> Path:
     """Train as the command line says; returns the path of the exported model.
 
-    The run's folder holds `config.yaml`, `log/metrics.csv`, `tb/` (TensorBoard), `checkpoints/` (`best.ckpt` by
-    validation mAP, `last.ckpt` of the newest whole epoch) and at the end `model.safetensors`, the best model. If
-    there is a `last.ckpt`, the run goes on from it and ends as if it had never stopped.
+    The run's folder holds `config.yaml`, `log/metrics.csv` (one row an epoch), `tb/` (TensorBoard),
+    `checkpoints/` (`best.ckpt` by validation mAP, `last.ckpt` of the newest whole epoch) and at the end
+    `model.safetensors`, the best model. If there is a `last.ckpt`, the run goes on from it and ends as if it
+    had never stopped.
+
+    Raises
+    ------
+    ProtocolError
+        The run found in the folder has another configuration, or the corpus another rate than the front end.
     """
     cli = TrainCLI(
         Tagger,
-        ClipDataModule,
+        _Data,
         args=args,
         run=False,
         seed_everything_default=0,
-        save_config_callback=SaveConfigCallback,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"benchmark": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
+        parser_kwargs={"allow_abbrev": False},
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={
+            "benchmark": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_checkpointing": False,  # Lightning's own; ours are below
+        },
     )
     out = Path(cli.config["out"])
-    checkpoint = ModelCheckpoint(
-        out / "checkpoints", filename="best", monitor="val_mAP", mode="max", save_last=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    callbacks: Sequence[Callback] = (checkpoint, LearningRateMonitor("epoch"), TQDMProgressBar())
-    cli.trainer.callbacks.extend(callbacks)
-    last = out / "checkpoints" / "last.ckpt"
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
-    return export(cli.trainer, cli.model, checkpoint, out / "model.safetensors")
+    trainer = cli.trainer
+    if cli.config["trainer.logger"] is None:
+        trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
+    trainer.strategy.checkpoint_io = _WholeFiles()
+    best = _Best(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **_EVERY_EPOCH)
+    last = ModelCheckpoint(out / "checkpoints", filename="last", **_EVERY_EPOCH)
+    callbacks: list[Callback] = [LearningRateMonitor("epoch")] if trainer.loggers else []
+    # `last` comes last, so that it holds the rows of the log and the state of `best`.
+    trainer.callbacks.extend([*callbacks, _EpochLog(out / METRICS), best, last])  # type: ignore[attr-defined]
+    resumed = out / "checkpoints" / "last.ckpt"
+    if resumed.is_file():
+        _refuse_other_run(cli, out)
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
+    return export(trainer, cli.model, best, out / MODEL)
 
 
 def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoint, path: Path) -> Path:
@@ -82,3 +115,110 @@ def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoi
     )
     save_model(tagger.model, path)
     return path
+
+
+_EVERY_EPOCH: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+
+
+class _Data(ClipDataModule):
+    """Knows which epoch a resumed run begins with: Lightning tells it only once the batches are drawn."""
+
+    _epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch + 1}  # checkpoints are written at the end of an epoch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epoch = state_dict["epoch"]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        loader = super().train_dataloader()
+        assert isinstance(loader.batch_sampler, BucketBatchSampler)
+        loader.batch_sampler.set_epoch(self._epoch)
+        return loader
+
+
+class _Best(ModelCheckpoint):
+    """Remembers the best epoch also when the run's folder has moved since (Lightning would forget it)."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        path = self.format_checkpoint_name({})
+        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict({**state_dict, **here, "best_k_models": {path: state_dict["best_model_score"]}})
+
+
+class _EpochLog(Callback):
+    """A table of epochs; its rows travel in the checkpoints, so resuming neither loses nor doubles one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self._begun = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._begun = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            **{name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+            "seconds": time.monotonic() - self._begun,
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_table(pd.DataFrame(self.rows), self.path)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes beside and renames. Lightning writes into the system's temporary folder and moves; if that is on
+    another file system, the move is a copy, and a kill leaves half of it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.part")
+        torch.save(checkpoint, beside)
+        os.replace(beside, path)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the configuration into the run's folder, not into that of a logger."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+
+
+def _refuse_other_run(cli: TrainCLI, out: Path) -> None:
+    if not (out / CONFIG).is_file():
+        return
+    saved = _decisive((out / CONFIG).read_text(encoding="utf-8"))
+    now = _decisive(cli.parser.dump(cli.config, skip_none=False))
+    for name in sorted(saved.keys() | now.keys()):
+        if saved.get(name) != now.get(name):
+            raise ProtocolError(
+                f"{out}: holds a run with {name} {saved.get(name)}, now it is {now.get(name)}; resume it "
+                f"with the configuration it was started with ({out / CONFIG}), or give another folder"
+            )
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    """Dotted names and values of what decides a run's result, from a configuration as YAML."""
+
+    def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from flatten(f"{name}.{key}" if name else key, item)
+        else:
+            yield name, value
+
+    return {name: value for name, value in flatten("", yaml.safe_load(text)) if name.startswith(_DECISIVE)}

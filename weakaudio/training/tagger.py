@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from weakaudio.audio.logmel import get_front_end
@@ -65,11 +66,15 @@ class Tagger(lightning.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ClipDataModule) and data.sample_rate != self.model.sample_rate:
             raise ProtocolError(
-                f"{data.corpus.root}: clips at {data.sample_rate} Hz, front end {self.model.front_end.name!r} "
-                f"takes {self.model.sample_rate} Hz; prepare the corpus at that rate or choose another front end"
+                f"{data.corpus.root}: clips at {data.sample_rate} Hz, front end "
+                f"{self.model.front_end.name!r} takes {self.model.sample_rate} Hz; prepare the corpus at "
+                "that rate or choose another front end"
             )
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
+        # A single segment has no statistics to normalise with: such a batch goes with those of the others.
+        alone = len(batch.lengths) == 1 and len(self.model.segment_times(int(batch.lengths[0]))) == 1
+        self.model.train(not alone)
         loss = self.loss(self.model(batch.waveform, batch.lengths), batch.targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.targets))
         return loss
@@ -89,8 +94,10 @@ class Tagger(lightning.LightningModule):
         self.log("val_mAP", metrics.mean_ap, prog_bar=True)
         self.log_dict({"val_mAUC": metrics.mean_auc, "val_lwlrap": metrics.lwlrap})
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             self.learning_rate,

@@ -1,0 +1,1 @@
+"""`make demo`: the whole job on sounds whose truth is known."""

@@ -1,0 +1,171 @@
+"""What the demo found, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from weakaudio import Corpus, Model, __version__
+from weakaudio.inference import report
+from weakaudio.training.evaluation import SEGMENT_SECONDS, Evaluation
+from weakaudio.transfer.folds import FoldScores
+
+_CLIPS = 3  # to look at and listen to
+_SECONDS = 8.0  # those of at least this length
+
+
+@dataclass
+class Result:
+    """One system, trained and measured."""
+
+    model: Model
+    log: pd.DataFrame
+    """of its training, one row an epoch"""
+    evaluation: Evaluation
+    """on the test split"""
+
+
+def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
+    """One row a system, and one for scores that know nothing."""
+    rows = []
+    for system, result in results.items():
+        clip, segment = result.evaluation.clip, result.evaluation.segment
+        rows.append(
+            {
+                "system": system,
+                "clip mAP": clip.mean_ap,
+                "clip mAUC": clip.mean_auc,
+                "segment F1": segment.micro if segment else float("nan"),
+                "training (s)": round(float(result.log["seconds"].sum())),
+            }
+        )
+    prevalence = next(iter(results.values())).evaluation.clip.prevalence
+    rows.append({"system": "knows nothing", "clip mAP": prevalence, "clip mAUC": 0.5})
+    return pd.DataFrame(rows).astype({"training (s)": "Int64"})
+
+
+def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, command: str) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    corpus
+        The soundscapes.
+    results
+        By system; the first is the one that is looked at closely.
+    folds
+        Scores of the five-fold transfer.
+    command
+        That made all this.
+    """
+    first = next(iter(results))
+    table = report.Table(results_table(results), _TABLE)
+    curves = report.training_curves({system: result.log for system, result in results.items()})
+    return report.page(
+        "weakaudio: the demo",
+        [
+            report.Section("Results", [_INTRODUCTION, _numbers(results, folds), table]),
+            report.Section(f"What {first} heard", [_HEARD, *_clips(corpus, results[first].model)]),
+            report.Section("Class by class", [report.Picture(_bars(results), _BARS)]),
+            report.Section("Training", [report.Picture(curves, _CURVES)]),
+            report.Section("Transfer to other recordings", [_TRANSFER, *_transfer(folds)]),
+            report.Section("How it was made", [_origin(corpus, command)]),
+        ],
+    )
+
+
+def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.Figures:
+    clips = {system: result.evaluation.clip for system, result in results.items()}
+    chance = 1 / len(folds.classes)
+    return report.Figures(
+        [
+            *((f"{clip.mean_ap:.2f}", f"clip mAP of {system}") for system, clip in clips.items()),
+            (f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of scores that know nothing"),
+            (f"{folds.mean:.0%}", f"accuracy in transfer, where chance is {chance:.0%}"),
+        ]
+    )
+
+
+def _clips(corpus: Corpus, model: Model) -> list[report.Picture]:
+    """The first long clips of the test split: none is picked for its looks."""
+    rate, store = model.sample_rate, corpus.store
+    long = [n for n in corpus.select({"split": "test"}) if store.n_samples[n] >= _SECONDS * rate]
+    return [
+        report.Picture(
+            _clip_figure(corpus, model, n),
+            f"{store.keys[n]}, labelled {', '.join(store.labels[n])}.",
+            report.Sound(store.audio(n), rate),
+        )
+        for n in long[:_CLIPS]
+    ]
+
+
+def _clip_figure(corpus: Corpus, model: Model, n: int) -> Figure:
+    audio, events = corpus.store.audio(n), corpus.events()
+    with torch.inference_mode():
+        logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
+        output = model.network(logmel, n_frames)
+    return report.clip_figure(
+        logmel[0].numpy(),
+        model.front_end,
+        model.segment_times(len(audio)),
+        output.segment_logits[0].sigmoid().numpy(),
+        model.labels,
+        events[events["path"] == corpus.store.keys[n]],
+    )
+
+
+def _bars(results: Mapping[str, Result]) -> Figure:
+    tables = {system: result.evaluation.per_class.set_index("class") for system, result in results.items()}
+    columns = {system: table["ap"] for system, table in tables.items()}
+    first = next(iter(results))
+    columns["prevalence"] = tables[first]["positives"] / results[first].evaluation.clip.n_clips
+    return report.per_class_bars(pd.DataFrame(columns))
+
+
+def _transfer(folds: FoldScores) -> list[report.Table | report.Picture]:
+    names = [str(fold) for fold in folds.accuracies]
+    rows = pd.DataFrame({"fold left out": names, "accuracy on it": list(folds.accuracies.values())})
+    spread = f"Mean {folds.mean:.3f}, sample standard deviation {folds.std:.3f}."
+    matrix = report.confusion_matrix(folds.confusion, [str(name) for name in folds.classes])
+    return [report.Table(rows, spread), report.Picture(matrix, _CONFUSION)]
+
+
+def _origin(corpus: Corpus, command: str) -> str:
+    splits = corpus.manifest.table.groupby("split")["seconds"].agg(["size", "sum"])
+    parts = [f"{n} for {split} ({seconds / 60:.0f} min)" for split, (n, seconds) in splits.iterrows()]
+    return (
+        f"weakaudio {__version__}, torch {torch.__version__}; {command}. Soundscapes: {', '.join(parts)}. No sound "
+        "of one split is in another. Configurations, logs, checkpoints and models lie beside this page."
+    )
+
+
+_INTRODUCTION = (
+    "Soundscapes were mixed from synthetic sounds, so that it is known which sound begins and ends when. Two "
+    "systems of the same layers were trained to name the sounds of a clip, and were told only which of them the "
+    "clip holds, not when. N_S compares its scores, pooled over the clip, with these weak labels; SLAT, the "
+    "baseline, is trained as if each sound lasted throughout the clip."
+)
+_TABLE = (
+    "On held-out soundscapes. mAP and mAUC: of clip scores against weak labels, means over classes. Segment F1: of "
+    f"segments of {SEGMENT_SECONDS:g} s against the true onsets and offsets, all classes together, at thresholds "
+    "chosen on the validation clips. Training: wall clock, with validation."
+)
+_HEARD = (
+    "The first clips of the test split that are long enough, with the sounds in them and the classes of the highest "
+    "scores. Bars are what is there, curves what the network says; it has never been told a time."
+)
+_BARS = "Average precision of each class on held-out soundscapes; the mark is what scores that know nothing reach."
+_CURVES = (
+    "Loss on training clips and mAP on validation clips. The two losses are not of the same quantity: compare their "
+    "course, not their height. The epoch of the best mAP is the one that is kept."
+)
+_TRANSFER = (
+    "A folder of WAV files that took no part in training was turned into embeddings by N_S, and a linear SVM learned "
+    "the classes from four of five folds, to be tested on the fifth: the protocol of ESC-50."
+)
+_CONFUSION = "True and predicted classes over all five folds."

@@ -1,0 +1,115 @@
+"""N_S against SLAT on soundscapes: prepare, train, evaluate, record.
+
+    python -m recipes.soundscapes.run --data ../shared/data              one seed
+    python -m recipes.soundscapes.run --data ../shared/data --seeds 1 2 3
+
+From the project's folder. What is done is not done again, and a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data_prep import esc50, soundscapes
+from recipes.results import Row, record
+from weakaudio.data.corpus import MANIFEST, Corpus
+from weakaudio.pretrained import load_model
+from weakaudio.training.command import METRICS, MODEL, train
+from weakaudio.training.evaluation import Evaluation, evaluate
+
+SYSTEMS = {"N_S (weak labels)": "weak", "SLAT": "slat"}  # name in the tables: name of the YAML and of the run
+RUNS = Path("runs/soundscapes")
+
+_HERE = Path(__file__).parent
+_COMMAND = "python -m recipes.soundscapes.run --data ../shared/data"
+
+
+def prepare(data: Path, folder: Path, **sizes: Any) -> Path:
+    """The corpus, made of ESC-50 (folds 1 to 3, 4 and 5) and of backgrounds unless it is there already."""
+    corpus = folder / "corpus"
+    if not (corpus / MANIFEST).is_file():  # written when all else is
+        esc50.prepare(str(data / "esc50-16k"), str(folder / "events"))
+        soundscapes.prepare(str(folder / "events"), str(corpus), str(data / "backgrounds"), **sizes)
+    return corpus
+
+
+def train_once(name: str, seed: int, folder: Path, corpus: Path, overrides: Sequence[str] = ()) -> Path:
+    """The folder of one run, trained unless its model is there already.
+
+    Seed 1 is that of the YAML files. It enters twice: initial weights, and order of the clips.
+    """
+    out = folder / (name if seed == 1 else f"{name}-seed{seed}")
+    if not (out / MODEL).is_file():
+        config, seeds = f"--config={_HERE / name}.yaml", (f"--seed_everything={seed}", f"--data.seed={seed - 1}")
+        train([config, *seeds, f"--data.root={corpus}", f"--out={out}", *overrides])
+    return out
+
+
+def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> list[Row]:
+    """Rows for `recipes.results` of all systems, each trained with each seed."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runs = {
+        system: [train_once(name, seed, folder, corpus, overrides) for seed in seeds]
+        for system, name in SYSTEMS.items()
+    }
+    test = Corpus(corpus)
+    found: dict[str, list[Evaluation]] = {}
+    for system, outs in runs.items():
+        found[system] = [evaluate(load_model(out / MODEL), test, device=device) for out in outs]
+        for out, evaluation in zip(outs, found[system], strict=True):
+            evaluation.save(out / "evaluation")
+    return rows(found, {system: [_seconds(out) for out in outs] for system, outs in runs.items()})
+
+
+def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Means over seeds, with the standard deviation where there are several."""
+    some = next(iter(found.values()))[0]
+    data = f"{some.clip.n_clips} test clips, {some.audio_seconds / 3600:.2f} h, {some.clip.n_classes} classes"
+    table: list[Row] = []
+
+    def add(what: str, system: str, metric: str, values: Sequence[float]) -> None:
+        if not np.isfinite(values).all():  # d' of a perfect score
+            return
+        facts = {"what": what, "system": system, "metric": metric, "data": data, "command": _COMMAND}
+        spread = {"spread": float(np.std(values, ddof=1))} if len(values) > 1 else {}
+        table.append({**facts, "value": float(np.mean(values)), "n": len(values), **spread})
+
+    add("clips", "prevalence (knows nothing)", "mAP", [some.clip.prevalence])
+    for system, evaluations in found.items():
+        add("clips", system, "mAP", [e.clip.mean_ap for e in evaluations])
+        add("clips", system, "mAUC", [e.clip.mean_auc for e in evaluations])
+        add("clips", system, "d'", [e.clip.d_prime for e in evaluations])
+        add("clips", system, "lwlrap", [e.clip.lwlrap for e in evaluations])
+        for kind in ("segment", "event"):
+            scores = [getattr(e, kind) for e in evaluations]
+            add("localisation", system, f"{kind} F1, macro", [score.macro for score in scores])
+            add("localisation", system, f"{kind} F1, micro", [score.micro for score in scores])
+        add("time", system, "training, s an epoch", training[system])
+        add("time", system, "inference, s", [e.seconds for e in evaluations])
+    return table
+
+
+def _seconds(run: Path) -> float:
+    """Of an epoch with its validation: the median, as other work on the machine may hold some epochs up."""
+    return float(pd.read_csv(run / METRICS)["seconds"].median())
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("python -m recipes.soundscapes.run", description="N_S against SLAT.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with esc50-16k/ and backgrounds/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each system for each")
+    options = parser.parse_args(args)
+    corpus = prepare(options.data, RUNS)
+    record("soundscapes", measure(RUNS, corpus, options.seeds))
+
+
+if __name__ == "__main__":
+    main()

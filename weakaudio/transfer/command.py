@@ -1,0 +1,137 @@
+"""`weakaudio transfer`: clips with folds become vectors, a cross-validated classifier and its scores."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from weakaudio import __version__
+from weakaudio.data.manifest import Manifest, read_manifest, write_table
+from weakaudio.errors import ProtocolError
+from weakaudio.transfer.classifiers import build_classifier
+from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.folds import FoldScores, check_split, cross_validate_folds
+
+STATISTICS = "logmel-statistics"  # the name under which `model` means no network at all
+SCORES, PREDICTIONS = "scores.json", "predictions.csv"
+
+Features = EmbeddingTransformer | LogMelStatistics
+
+
+def transfer(
+    manifest: str | Path,
+    out: str | Path,
+    model: str = "untrained-16k",
+    layer: Literal["f1", "f2"] = "f1",
+    pooling: Literal["mean", "max"] = "mean",
+    classifier: str = "linear-svm",
+    allow_shared_sources: bool = False,
+) -> FoldScores:
+    """Embed the clips of a manifest, cross-validate a classifier over its folds, write the scores.
+
+    A clip that cannot be read ends the run: over fewer clips it would be another figure.
+
+    Parameters
+    ----------
+    manifest
+        CSV with the columns `path`, `labels` (one class a clip), `fold` and, if known, `source`.
+    out
+        Folder for `scores.json` and `predictions.csv`.
+    model
+        Path or name of a model, or "logmel-statistics" (which has neither layer nor pooling).
+    layer, pooling
+        As of `EmbeddingTransformer`.
+    classifier
+        A name from `weakaudio.transfer.classifiers.CLASSIFIERS`.
+    allow_shared_sources
+        As of `cross_validate_folds`.
+
+    Raises
+    ------
+    ManifestError, ProtocolError
+        The manifest does not hold what the protocol needs.
+    CheckpointError, AudioError
+        The model or a clip cannot be read.
+    """
+    arguments = {
+        "manifest": str(manifest),
+        "model": model,
+        "layer": layer,
+        "pooling": pooling,
+        "classifier": classifier,
+        "allow_shared_sources": allow_shared_sources,
+    }
+    clips = read_manifest(manifest)
+    features = LogMelStatistics() if model == STATISTICS else EmbeddingTransformer(model, layer, pooling)
+    scores = cross_validate_manifest(clips, features, classifier, allow_shared_sources)
+    write_scores(scores, clips, features, out, arguments)
+    return scores
+
+
+def cross_validate_manifest(
+    clips: Manifest, features: Features, classifier: str = "linear-svm", allow_shared_sources: bool = False
+) -> FoldScores:
+    """Fit `features`, compute the vectors of all clips once, and cross-validate a classifier by name on them.
+
+    Raises
+    ------
+    ProtocolError
+        No column `fold`, a clip without exactly one label, or folds that `check_split` refuses.
+    WeakAudioError
+        No such classifier, model or front end, or a clip that cannot be read.
+    """
+    estimator = build_classifier(classifier)
+    table = clips.table
+    if "fold" not in table:
+        raise ProtocolError(f"{clips.root}: its manifest has no column 'fold', e.g. 1 to 5")
+    for path, labels in zip(table["path"], table["labels"], strict=True):
+        if len(labels) != 1:
+            raise ProtocolError(f"{clips.root / path}: has the labels {labels}, one is needed")
+    y = [labels[0] for labels in table["labels"]]
+    sources = table.get("source")
+    check_split(y, table["fold"], sources, allow_shared_sources)
+    X = features.fit_transform(clips.paths)
+    return cross_validate_folds(estimator, X, y, table["fold"], sources, allow_shared_sources)
+
+
+def write_scores(
+    scores: FoldScores, clips: Manifest, features: Features, out: str | Path, arguments: dict[str, Any]
+) -> None:
+    """Write `predictions.csv` (path, fold, label, predicted) and `scores.json`, beside first, then renamed.
+
+    Parameters
+    ----------
+    scores, clips, features
+        What `cross_validate_manifest` returned and was given.
+    out
+        Folder; made if it is not there.
+    arguments
+        What the caller asked for, to be recorded.
+    """
+    out = Path(out)
+    table = clips.table
+    label = [labels[0] for labels in table["labels"]]
+    columns = {"path": table["path"], "fold": table["fold"], "label": label, "predicted": scores.predictions}
+    write_table(pd.DataFrame(columns), out / PREDICTIONS)
+    content = {
+        "weakaudio": __version__,
+        "arguments": arguments,
+        "features": {"name": type(features).__name__, **features.get_params(), **features.origin_},
+        "n_clips": len(table),
+        "n_features": features.n_features_out_,
+        "accuracy": {"mean": scores.mean, "std": scores.std, "std_is": "sample standard deviation"},
+        "folds": [
+            {"fold": fold, "n_clips": int((table["fold"] == fold).sum()), "accuracy": accuracy}
+            for fold, accuracy in scores.accuracies.items()
+        ],
+        "shared_sources": list(scores.shared_sources),
+        "classes": scores.classes.tolist(),
+        "confusion": scores.confusion.tolist(),
+    }
+    beside = out / f".{SCORES}.part"
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(beside, out / SCORES)
