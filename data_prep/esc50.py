@@ -57,9 +57,7 @@ def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:
     missing = {"filename", "fold", "category", "src_file"} - set(rows.columns)
     if missing:
         raise DataPrepError(f"{listing}: column {' and '.join(sorted(missing))} missing")
-    by_stem = {
-        path.stem: path for path in sorted((folder / "audio").iterdir()) if path.suffix.lower() in EXTENSIONS
-    }
+    by_stem = {path.stem: path for path in sorted((folder / "audio").iterdir()) if path.suffix.lower() in EXTENSIONS}
     stems = [Path(name).stem for name in rows["filename"]]
     absent = [stem for stem in stems if stem not in by_stem]
     if absent:
@@ -98,9 +96,7 @@ def _check_counts(table: pd.DataFrame, folder: Path, n_classes: int) -> None:
     if len(counts) != n_classes or (counts != 40).any():
         odd = counts[counts != 40]
         detail = f"{odd.index[0]!r} has {odd.iloc[0]} clips" if len(odd) else f"{len(counts)} classes"
-        raise DataPrepError(
-            f"{folder}: expected {n_classes} classes of 40 clips, found {len(table)} clips: {detail}"
-        )
+        raise DataPrepError(f"{folder}: expected {n_classes} classes of 40 clips, found {len(table)} clips: {detail}")
     per_fold = pd.crosstab(classes, table["fold"])
     if list(per_fold.columns) != [1, 2, 3, 4, 5] or (per_fold != 8).any(axis=None):
         raise DataPrepError(f"{folder}: expected folds 1 to 5 with 8 clips of each class")

@@ -50,7 +50,5 @@ def _read_class_folders(folder: Path) -> pd.DataFrame:
     paths = find_audio(folder)
     loose = [path for path in paths if path.parent == folder]
     if loose:
-        raise DataPrepError(
-            f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/..."
-        )
+        raise DataPrepError(f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/...")
     return pd.DataFrame({"path": paths, "labels": [[path.relative_to(folder).parts[0]] for path in paths]})

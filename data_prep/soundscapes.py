@@ -115,9 +115,7 @@ def prepare(
                 key = f"audio/{split}/{n:05d}.wav"
                 n_samples, events, bed = _draw(rng, sources, sample_rate)
                 labels = sorted({event.label for event in events})
-                rows.append(
-                    {"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate}
-                )
+                rows.append({"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate})
                 truth += _truth(key, events, sample_rate)
                 seconds += n_samples / sample_rate
                 path = base / key
@@ -156,9 +154,7 @@ def _split(
         table = manifest.where(fold=chosen).table
         clash = table[column].isin(taken)
         for path, recording in table.loc[clash, ["path", column]].itertuples(index=False):
-            left_out.append(
-                (path, f"not in split {split}: recording {recording} is in split {taken[recording]}")
-            )
+            left_out.append((path, f"not in split {split}: recording {recording} is in split {taken[recording]}"))
         table = table[~clash].reset_index(drop=True)
         missing = set(manifest.label_set.names) - {label for labels in table["labels"] for label in labels}
         if missing:
@@ -174,9 +170,7 @@ def _share_out(folder: str | None, splits: list[str], seed: int) -> dict[str, li
         return dict.fromkeys(splits)
     files = find_audio(folder)
     if len(files) < len(splits):
-        raise DataPrepError(
-            f"{folder}: {len(files)} backgrounds for {len(splits)} splits that may not share any"
-        )
+        raise DataPrepError(f"{folder}: {len(files)} backgrounds for {len(splits)} splits that may not share any")
     order = [files[n] for n in np.random.default_rng(seed).permutation(len(files))]
     quarter = max(len(order) // 4, 1)
     return {"val": order[:quarter], "test": order[quarter : 2 * quarter], "train": order[2 * quarter :]}
@@ -234,9 +228,7 @@ def _mix(events: list[_Event], bed: Audio, sample_rate: int) -> Audio:
     floor = _rms(bed)
     for event in events:
         gain = floor * 10 ** (event.snr_db / 20) / (_rms(event.audio) + 1e-9)
-        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(
-            event.audio, sample_rate
-        )
+        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
     peak = float(np.abs(mixture).max())
     return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
 

@@ -55,9 +55,7 @@ def finish(name: str, manifest: Manifest, out: Path, sample_rate: int | None) ->
     write_labels(label_set, out)
     write_manifest(Manifest(table, out), out / MANIFEST)
     group = next((column for column in ("split", "fold") if column in table), None)
-    groups = (
-        {f"{group} {k}": int(v) for k, v in table[group].value_counts().sort_index().items()} if group else {}
-    )
+    groups = {f"{group} {k}": int(v) for k, v in table[group].value_counts().sort_index().items()} if group else {}
     return Summary(name, out, len(table), len(label_set), seconds, groups, failures)
 
 

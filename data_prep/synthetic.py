@@ -60,9 +60,7 @@ def _beep(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
 def _bell(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
     t, base = _time(seconds, rate), rng.uniform(300, 900)
     partials = (0.56, 0.92, 1.19, 1.71, 2.0, 2.74, 3.0, 3.76)  # of a bell, after Risset
-    return sum(
-        np.exp(-t * k * rng.uniform(1.0, 1.6)) * np.sin(2 * np.pi * base * k * t) / k for k in partials
-    )  # type: ignore[return-value]
+    return sum(np.exp(-t * k * rng.uniform(1.0, 1.6)) * np.sin(2 * np.pi * base * k * t) / k for k in partials)  # type: ignore[return-value]
 
 
 def _bird(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
@@ -118,7 +116,7 @@ def _knock(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
     def hit() -> NDArray[np.float64]:
         t = _time(0.06, rate)
         wood = sum(np.sin(2 * np.pi * base * k * t) for k in (1.0, 2.3, 3.9))
-        return wood * np.exp(-t * 70)  # type: ignore[return-value]
+        return wood * np.exp(-t * 70)
 
     return _repeat(rng, hit, seconds, (0.15, 0.3), rate)
 
@@ -201,7 +199,5 @@ def prepare(
         path = base / kind / f"{n:04d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, synthesise(kind, rng, rng.uniform(*seconds), sample_rate), sample_rate)
-        rows.append(
-            {"path": f"{kind}/{n:04d}.wav", "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"}
-        )
+        rows.append({"path": f"{kind}/{n:04d}.wav", "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"})
     return finish("synthetic sounds", Manifest(pd.DataFrame(rows), base), base, None)

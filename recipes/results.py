@@ -40,17 +40,22 @@ CODE: dict[str, list[str]] = {
     "soundscapes": [
         "weakaudio/audio",
         "weakaudio/networks",
+        "weakaudio/data/corpus.py",
         "weakaudio/data/dataset.py",
-        "weakaudio/training/losses.py",
-        "weakaudio/training/metrics.py",
-        "weakaudio/training/tagger.py",
+        "weakaudio/data/store.py",
+        "weakaudio/training",
+        "data_prep/esc50.py",
         "data_prep/soundscapes.py",
+        "recipes/soundscapes",
     ],
     "esc50": [
         "weakaudio/audio",
         "weakaudio/networks",
         "weakaudio/transfer",
         "weakaudio/inference/embedding.py",
+        "weakaudio/pretrained.py",
+        "data_prep/esc50.py",
+        "recipes/esc50",
     ],
 }
 

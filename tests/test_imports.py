@@ -69,9 +69,7 @@ def test_the_library_imports_neither_recipes_nor_data_prep_nor_tests(path: Path)
 
 
 def test_imports_are_found_wherever_they_hide() -> None:
-    source = (
-        "def f():\n    from weakaudio.cli import main\n    import data_prep.esc50\nfrom ..data import store\n"
-    )
+    source = "def f():\n    from weakaudio.cli import main\n    import data_prep.esc50\nfrom ..data import store\n"
     names = imported(source, "weakaudio.audio")
     assert names == {"weakaudio.cli.main", "data_prep.esc50", "weakaudio.data.store"}
     assert room("weakaudio.cli.main") == "cli"

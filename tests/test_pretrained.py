@@ -20,9 +20,7 @@ from weakaudio.pretrained import load_model, model_checksum, model_names, read_h
 def tiny_model(name: str = "weakcnn", pooling: str = "mean", **config: object) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network(
-            name, **{"n_classes": 3, "n_mels": 64, "width": 1 / 16, "pooling": pooling, **config}
-        )
+        network = build_network(name, **{"n_classes": 3, "n_mels": 64, "width": 1 / 16, "pooling": pooling, **config})
     return Model(network, "16k", ["dog", "rain", "Säge"], {"training": "none", "mAP": 0.1}).eval()
 
 

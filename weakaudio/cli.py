@@ -88,7 +88,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Path or name of a model.")],
     corpus: Annotated[Path, typer.Argument(help="Folder of a prepared corpus.")],
     split: Annotated[str, typer.Option(help="Clips to measure.")] = "test",
-    thresholds_from: Annotated[str, typer.Option(help="Split that chooses the thresholds of F1.")] = "val",
+    thresholds_from: Annotated[
+        str, typer.Option(help="Split that chooses the thresholds of F1; F1 is left out if it is the one measured.")
+    ] = "val",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for metrics.json and per_class.csv.")
     ] = None,
@@ -99,9 +101,7 @@ def evaluate(
     from weakaudio.pretrained import load_model
     from weakaudio.training.evaluation import evaluate as run
 
-    found = run(
-        load_model(model), Corpus(corpus), {"split": split}, {"split": thresholds_from}, device=device
-    )
+    found = run(load_model(model), Corpus(corpus), {"split": split}, {"split": thresholds_from}, device=device)
     clip = found.clip
     typer.echo(
         f"{clip.n_clips} clips, {clip.n_classes} classes: mAP {clip.mean_ap:.3f} (chance {clip.prevalence:.3f}), "
@@ -131,9 +131,7 @@ def embed(
     from weakaudio.inference.folder import embed_folder
 
     embedder = Embedder.from_pretrained(model, layer.value, pooling.value, device)
-    summary = embed_folder(
-        embedder, source, out, level.value, model, shlex.join(["weakaudio", *sys.argv[1:]])
-    )
+    summary = embed_folder(embedder, source, out, level.value, model, shlex.join(["weakaudio", *sys.argv[1:]]))
     typer.echo(str(summary))
     if summary.failures:
         raise typer.Exit(SOME_FAILED)
@@ -153,9 +151,9 @@ def transfer(
     allow_shared_sources: Annotated[
         bool, typer.Option("--allow-shared-sources", help="Keep folds that share recordings, as ESC-50's.")
     ] = False,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for scores.json and predictions.csv.")
-    ] = Path("runs/transfer"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores.json and predictions.csv.")] = Path(
+        "runs/transfer"
+    ),
 ) -> None:
     """Cross-validate a classifier of embeddings over a manifest's folds."""
     from weakaudio.data.corpus import MANIFEST

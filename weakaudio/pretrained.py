@@ -117,9 +117,7 @@ def model_checksum(model: Model) -> str:
     digest.update(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(
-            tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format).numpy().tobytes()
-        )
+        digest.update(tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format).numpy().tobytes())
     return digest.hexdigest()
 
 

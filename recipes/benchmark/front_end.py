@@ -54,9 +54,7 @@ def _against_parts(scale: Scale) -> Comparison:
     audio = waveforms(scale, fe.sample_rate)
 
     def transform() -> torch.Tensor:
-        return torch.stft(
-            audio, fe.n_fft, fe.hop_length, window=window, pad_mode="constant", return_complex=True
-        )
+        return torch.stft(audio, fe.n_fft, fe.hop_length, window=window, pad_mode="constant", return_complex=True)
 
     with torch.inference_mode():
         spectrum = transform()

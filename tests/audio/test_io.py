@@ -101,9 +101,7 @@ def test_one_sample_is_a_clip_at_every_rate(tmp_path: Path, suffix: str, target:
     assert np.isfinite(audio).all()
 
 
-@given(
-    hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1, 1, width=32)), st.integers(4000, 192000)
-)
+@given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1, 1, width=32)), st.integers(4000, 192000))
 def test_resampling_never_loses_the_whole_clip(audio: np.ndarray, target: int) -> None:
     resampled = resample(audio, RATE, target)
     assert resampled.dtype == np.float32

@@ -37,15 +37,11 @@ def test_segments_are_what_six_poolings_and_a_kernel_of_two_leave(n_frames: int,
 @given(st.lists(st.integers(1, 10**6), min_size=1), coverages)
 def test_counts_of_a_batch_are_those_of_its_clips(lengths: list[int], coverage: str) -> None:
     geometry = GEOMETRY[coverage]
-    assert geometry.segment_counts(torch.tensor(lengths)).tolist() == [
-        geometry.n_segments(n) for n in lengths
-    ]
+    assert geometry.segment_counts(torch.tensor(lengths)).tolist() == [geometry.n_segments(n) for n in lengths]
     assert halves(torch.tensor(lengths), coverage).tolist() == [halve(n, coverage) for n in lengths]
 
 
-@pytest.mark.parametrize(
-    ("n_frames", "expected"), [(896, 13), (862, 12), (431, 5), (128, 1), (127, 1), (192, 2)]
-)
+@pytest.mark.parametrize(("n_frames", "expected"), [(896, 13), (862, 12), (431, 5), (128, 1), (127, 1), (192, 2)])
 def test_segments_of_the_paper(n_frames: int, expected: int) -> None:
     assert GEOMETRY["paper"].n_segments(n_frames) == expected
 

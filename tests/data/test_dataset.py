@@ -22,9 +22,7 @@ from weakaudio.data.dataset import (
 from weakaudio.data.store import StoreWriter
 from weakaudio.errors import ManifestError
 
-lengths_of_clips = st.lists(
-    st.one_of(st.integers(1, 480000), st.sampled_from([160000, 80000, 1])), max_size=60
-)
+lengths_of_clips = st.lists(st.one_of(st.integers(1, 480000), st.sampled_from([160000, 80000, 1])), max_size=60)
 
 
 def audioset_lengths(count: int = 5000, rate: int = 16000) -> np.ndarray:
@@ -45,9 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             audio[0] = n
             labels = ["dog", "rain"][: 1 + n % 2]
             writer.add(f"{n}.wav", audio, labels)
-            rows.append(
-                {"path": f"{n}.wav", "labels": ";".join(labels), "split": "val" if n % 3 else "train"}
-            )
+            rows.append({"path": f"{n}.wav", "labels": ";".join(labels), "split": "val" if n % 3 else "train"})
     (root / LABELS).write_text("dog\nrain\n")
     pd.DataFrame(rows).to_csv(root / MANIFEST, index=False)
     return root
@@ -141,8 +137,7 @@ def test_loader_yields_each_clip_of_its_split_with_its_labels(corpus: Path, work
 def test_data_module_trains_on_one_split_and_validates_on_the_other(corpus: Path) -> None:
     data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=0)
     counts = [
-        sum(len(batch.clips) for batch in loader)
-        for loader in (data.train_dataloader(), data.val_dataloader())
+        sum(len(batch.clips) for batch in loader) for loader in (data.train_dataloader(), data.val_dataloader())
     ]
     assert counts == [10, 20]
     assert (data.labels, data.sample_rate) == (["dog", "rain"], 1000)

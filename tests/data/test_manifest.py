@@ -41,9 +41,7 @@ def test_round_trip_is_byte_equal(tmp_path: Path) -> None:
 # What a cell of a CSV may make trouble with: commas, quotes, what pandas takes for numbers or for "missing".
 names = st.one_of(
     st.sampled_from(["None", "NA", "nan", "null", "N/A", "007", "1e5", "True", 'Dog "bark"', "a, b", "é ü"]),
-    st.text(
-        st.characters(codec="utf-8", exclude_characters=";\r\n", exclude_categories=("C", "Z")), min_size=1
-    ),
+    st.text(st.characters(codec="utf-8", exclude_characters=";\r\n", exclude_categories=("C", "Z")), min_size=1),
 )
 
 
@@ -74,9 +72,7 @@ def test_any_names_survive_the_round_trip(
         ('path,labels\na.wav,"dog\nb.wav,saw\n', "not a CSV"),
     ],
 )
-def test_malformed_manifest_is_refused_by_name_and_reason(
-    tmp_path: Path, content: str | bytes, message: str
-) -> None:
+def test_malformed_manifest_is_refused_by_name_and_reason(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=rf"clips\.csv: .*{message}"):
         read_manifest(written(tmp_path, content), check_files=False)
 

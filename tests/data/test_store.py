@@ -138,9 +138,7 @@ test_store.write_clips(Path({folder!r}), count=60)
 """
 
 
-def test_a_store_written_by_killed_runs_is_the_undisturbed_one(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_a_store_written_by_killed_runs_is_the_undisturbed_one(tmp_path: Path, rng: np.random.Generator) -> None:
     write_clips(tmp_path / "undisturbed", count=60)
     folder = tmp_path / "killed"
     code = SLOW_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder))

@@ -49,9 +49,7 @@ def esc50(tmp_path: Path, one_sample: bytes) -> Callable[[Change], Path]:
                 fold, source = clip % 5 + 1, f"0{1000 * target + clip}"
                 name = f"{fold}-{source}-A-{target}.wav"
                 (root / "audio" / name).write_bytes(one_sample)
-                rows.append(
-                    {"filename": name, "fold": fold, "category": f"class {target}", "src_file": source}
-                )
+                rows.append({"filename": name, "fold": fold, "category": f"class {target}", "src_file": source})
         table = pd.DataFrame(rows)
         changed = change(table)
         (changed if isinstance(changed, pd.DataFrame) else table).to_csv(root / "esc50.csv", index=False)
@@ -71,9 +69,7 @@ def test_esc50_keeps_its_folds_classes_and_recordings(esc50: Callable[..., Path]
     assert table["labels"].tolist() == [[f"class {name[3]}"] for name in names]
 
 
-def test_esc50_is_found_in_its_published_layout_and_other_formats(
-    esc50: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_esc50_is_found_in_its_published_layout_and_other_formats(esc50: Callable[..., Path], tmp_path: Path) -> None:
     """`meta/esc50.csv`, which says .wav, beside audio that is .flac."""
     root = esc50()
     (root / "meta").mkdir()

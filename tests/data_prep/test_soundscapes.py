@@ -25,9 +25,7 @@ SMALL = {"train": 12, "val": 4, "test": 4, "sample_rate": RATE}
 def digest(folder: Path) -> dict[str, str]:
     """SHA-256 of each file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def change_manifest(source: Path, target: Path, change: object) -> Path:
@@ -50,9 +48,7 @@ def test_seed_alone_decides_every_byte(event_clips: Path, tmp_path: Path) -> Non
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         prepare(str(event_clips), str(tmp_path / name), **SMALL, seed=seed)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
-    different = {
-        name for name, value in digest(tmp_path / "a").items() if digest(tmp_path / "c")[name] != value
-    }
+    different = {name for name, value in digest(tmp_path / "a").items() if digest(tmp_path / "c")[name] != value}
     assert different == set(digest(tmp_path / "a")) - {"labels.txt"}
 
 
@@ -128,12 +124,8 @@ def test_backgrounds_are_not_shared_between_splits(event_clips: Path, tmp_path: 
     (tmp_path / "beds").mkdir()
     tones = {100 * n: f"{n}.wav" for n in range(2, 10)}
     for frequency, name in tones.items():
-        sf.write(
-            tmp_path / "beds" / name, 0.5 * np.sin(2 * np.pi * frequency * np.arange(4 * RATE) / RATE), RATE
-        )
-    prepare(
-        str(event_clips), str(tmp_path / "out"), backgrounds=str(tmp_path / "beds"), **{**SMALL, "train": 30}
-    )
+        sf.write(tmp_path / "beds" / name, 0.5 * np.sin(2 * np.pi * frequency * np.arange(4 * RATE) / RATE), RATE)
+    prepare(str(event_clips), str(tmp_path / "out"), backgrounds=str(tmp_path / "beds"), **{**SMALL, "train": 30})
     corpus = Corpus(tmp_path / "out")
     heard: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
     for n, key in enumerate(corpus.store.keys):
@@ -189,9 +181,7 @@ def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(event_clips: Path, 
     assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
 
 
-def test_another_seed_into_the_same_folder_never_mixes_labels_and_audio(
-    event_clips: Path, tmp_path: Path
-) -> None:
+def test_another_seed_into_the_same_folder_never_mixes_labels_and_audio(event_clips: Path, tmp_path: Path) -> None:
     prepare(str(event_clips), str(tmp_path / "out"), **SMALL, seed=0)
     prepare(str(event_clips), str(tmp_path / "fresh"), **SMALL, seed=1)
     before = digest(tmp_path / "out")

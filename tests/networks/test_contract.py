@@ -78,9 +78,7 @@ def test_clip_in_a_batch_is_the_clip_alone(
 
 @pytest.mark.parametrize("coverage", COVERAGES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_sample_beside_two_minutes_is_the_clip_alone(
-    randomise: Randomise, name: str, coverage: str
-) -> None:
+def test_one_sample_beside_two_minutes_is_the_clip_alone(randomise: Randomise, name: str, coverage: str) -> None:
     lengths = [120 * RATE, 1, 4 * RATE + 77]
     model = Model(randomise(tiny(name, "attention", coverage, width=1 / 16)), "16k", list("abcde")).eval()
     clips = clips_of(lengths)
@@ -121,9 +119,7 @@ def test_shapes_are_those_of_the_contract(name: str, pooling: str, coverage: str
 
 
 @EVERY
-def test_same_input_twice_gives_the_same_bits(
-    randomise: Randomise, name: str, pooling: str, coverage: str
-) -> None:
+def test_same_input_twice_gives_the_same_bits(randomise: Randomise, name: str, pooling: str, coverage: str) -> None:
     logmel, lengths = torch.rand(3, 300, 64), torch.tensor([300, 200, 7])
     first, second = (randomise(tiny(name, pooling, coverage))(logmel, lengths) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

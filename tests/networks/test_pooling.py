@@ -69,9 +69,7 @@ def test_auto_pooling_equals_its_formula(batch: tuple[Tensor, Tensor, Tensor], a
     for row in range(len(probs)):
         for k in range(CLASSES):
             p = inside(probs, mask, row, k)
-            assert float(pooled[row, k]) == pytest.approx(
-                weighted(p, [math.exp(alpha[k] * a) for a in p]), abs=1e-5
-            )
+            assert float(pooled[row, k]) == pytest.approx(weighted(p, [math.exp(alpha[k] * a) for a in p]), abs=1e-5)
 
 
 @given(batch=batches())
@@ -108,17 +106,13 @@ def test_masked_segments_have_no_influence(name: str, batch: tuple[Tensor, Tenso
     assert pooled.max() <= 1 + 1e-6
     outside = ~mask[:, :, None]
     for value in (0.0, 1.0):
-        changed = pooling(
-            probs.masked_fill(outside, value), mask, embeddings.masked_fill(outside, 100 * value)
-        )
+        changed = pooling(probs.masked_fill(outside, value), mask, embeddings.masked_fill(outside, 100 * value))
         assert torch.equal(changed, pooled)
 
 
 @pytest.mark.parametrize("name", POOLINGS)
 @given(batch=batches())
-def test_pooling_lies_between_the_least_and_the_largest(
-    name: str, batch: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def test_pooling_lies_between_the_least_and_the_largest(name: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     probs, mask, embeddings = batch
     pooled = build_pooling(name, CLASSES, FEATURES)(probs, mask, embeddings)
     for row in range(len(probs)):

@@ -36,9 +36,7 @@ def test_parameters_are_as_many_as_in_the_paper() -> None:
 @pytest.mark.parametrize("coverage", COVERAGES)
 @settings(max_examples=12)
 @given(n_frames=st.integers(128, 900))
-def test_network_equals_the_plain_layers(
-    randomise: Randomise, coverage: str, n_mels: int, n_frames: int
-) -> None:
+def test_network_equals_the_plain_layers(randomise: Randomise, coverage: str, n_mels: int, n_frames: int) -> None:
     network = randomise(WeakCNN(4, n_mels=n_mels, width=1 / 8, coverage=coverage))
     with torch.no_grad():
         expected = layers_of_the_paper(network)(noise(n_frames, n_mels)[:, None])
@@ -47,9 +45,7 @@ def test_network_equals_the_plain_layers(
     torch.testing.assert_close(embeddings, expected.squeeze(3).transpose(1, 2), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("n_frames", "segments"), [(896, 13), (862, 12), (431, 5), (128, 1), (191, 1), (192, 2)]
-)
+@pytest.mark.parametrize(("n_frames", "segments"), [(896, 13), (862, 12), (431, 5), (128, 1), (191, 1), (192, 2)])
 def test_coverage_of_the_paper_has_its_segments(n_frames: int, segments: int) -> None:
     network = WeakCNN(2, n_mels=64, width=1 / 16, coverage="paper").eval()
     assert network(noise(n_frames)).segment_logits.shape == (1, segments, 2)
@@ -61,9 +57,7 @@ def test_coverage_of_the_paper_fills_short_clips_with_zeros(randomise: Randomise
     network = randomise(WeakCNN(4, n_mels=64, width=1 / 8, coverage="paper"))
     filled = torch.cat([noise(n_frames), torch.zeros(1, 128 - n_frames, 64)], dim=1)
     with torch.no_grad():
-        torch.testing.assert_close(
-            network(noise(n_frames)).embeddings, network(filled).embeddings, rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(network(noise(n_frames)).embeddings, network(filled).embeddings, rtol=0, atol=1e-5)
 
 
 @settings(max_examples=12)

@@ -30,9 +30,7 @@ def test_windowed_network_equals_a_loop_over_windows(
                 window = logmel[row : row + 1, 64 * k : min(64 * k + 128, length)]
                 expected = plain(window)
                 assert expected.mask.shape == (1, 1)
-                torch.testing.assert_close(
-                    output.embeddings[row, k], expected.embeddings[0, 0], rtol=0, atol=1e-5
-                )
+                torch.testing.assert_close(output.embeddings[row, k], expected.embeddings[0, 0], rtol=0, atol=1e-5)
                 torch.testing.assert_close(
                     output.segment_logits[row, k], expected.segment_logits[0, 0], rtol=0, atol=1e-5
                 )

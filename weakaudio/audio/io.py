@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from weakaudio.errors import AudioError
 
 # What a folder is searched for. libsndfile decodes all of them.
-EXTENSIONS = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64"}
-)
+EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64"})
 
 # A declared length may exceed what decodes by encoder delay and padding (MP3: up to two frames of 1152 samples
 # at either end) before we call the file truncated.
@@ -83,9 +81,7 @@ def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[NDArra
     except (sf.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
     if len(audio) + _DECODER_SLACK < declared:
-        raise AudioError(
-            f"{path}: truncated: the header declares {declared} samples, {len(audio)} can be decoded"
-        )
+        raise AudioError(f"{path}: truncated: the header declares {declared} samples, {len(audio)} can be decoded")
     mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1, dtype=np.float32)
     check_samples(mono, str(path))
     return resample(mono, file_rate, sample_rate or file_rate), sample_rate or file_rate
@@ -102,9 +98,7 @@ def check_samples(audio: NDArray[np.float32], name: str) -> None:
         raise AudioError(f"{name}: has no samples; at least one is needed")
     if not np.isfinite(audio).all():
         bad = int((~np.isfinite(audio)).sum())
-        raise AudioError(
-            f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording"
-        )
+        raise AudioError(f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording")
 
 
 def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
@@ -173,8 +167,6 @@ def _refuse_truncated_header(path: str | Path, log: str) -> None:
     """libsndfile reads truncated WAV, AIFF and OGG files without a word; its log of the header knows better."""
     chunk = _DATA_CHUNK.search(log)
     if chunk and int(chunk[2]) < int(chunk[1]) < _STREAMED_SIZE:
-        raise AudioError(
-            f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there"
-        )
+        raise AudioError(f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there")
     if "Last page lacks an end-of-stream bit" in log:
         raise AudioError(f"{path}: truncated: the Ogg stream has no end")

@@ -91,9 +91,7 @@ class LogMel(nn.Module):
             sr=fe.sample_rate, n_fft=fe.n_fft, n_mels=fe.n_mels, fmin=fe.f_min, fmax=fe.f_max
         )
         # Derived from the preset, so not part of a checkpoint's tensors.
-        self.register_buffer(
-            "filters", torch.from_numpy(filters.T.copy()), persistent=False
-        )  # (n_fft // 2 + 1, F)
+        self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)  # (n_fft // 2 + 1, F)
         self.register_buffer("window", torch.hann_window(fe.n_fft), persistent=False)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -113,9 +111,7 @@ class LogMel(nn.Module):
         """
         fe = self.front_end
         if lengths is None:
-            lengths = torch.full(
-                (len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device
-            )
+            lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
                 waveform.float(),

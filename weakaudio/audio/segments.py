@@ -1,4 +1,4 @@
-"""Integer geometry: samples to frames, frames to segments, segments to seconds. Numbers are computed here, never typed."""
+"""Integer geometry: samples to frames, frames to segments, segments to seconds. Computed here, never typed."""
 
 from __future__ import annotations
 

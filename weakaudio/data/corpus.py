@@ -43,9 +43,7 @@ class Corpus:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not (self.root / LABELS).is_file():
-            raise ManifestError(
-                f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`"
-            )
+            raise ManifestError(f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
         self.label_set = LabelSet((self.root / LABELS).read_text(encoding="utf-8").splitlines())
         self.manifest: Manifest = read_manifest(self.root / MANIFEST, self.label_set, check_files=False)
         self.store = ClipStore(self.root / STORE)
@@ -66,9 +64,7 @@ class Corpus:
         paths = self.manifest.where(**where).table["path"]
         positions = [self._position[path] for path in paths if path in self._position]
         if not positions:
-            raise StoreError(
-                f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store"
-            )
+            raise StoreError(f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store")
         return positions
 
     def targets(self, positions: Sequence[int]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -166,6 +166,7 @@ class ClipDataModule(lightning.LightningDataModule):
         self.corpus = Corpus(root)
         self.train, self.val = train, val
         self.batch_seconds, self.workers, self.seed = batch_seconds, workers, seed
+        self._epoch = 0
 
     @property
     def labels(self) -> list[str]:
@@ -178,10 +179,21 @@ class ClipDataModule(lightning.LightningDataModule):
         return self.corpus.store.sample_rate
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return clip_loader(ClipDataset(self.corpus, self.train), self.batch_seconds, self.workers, self.seed)
+        loader = clip_loader(ClipDataset(self.corpus, self.train), self.batch_seconds, self.workers, self.seed)
+        assert isinstance(loader.batch_sampler, BucketBatchSampler)
+        loader.batch_sampler.set_epoch(self._epoch)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return clip_loader(ClipDataset(self.corpus, self.val), self.batch_seconds, self.workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that a resumed run begins with: Lightning tells it only once the batches are drawn."""
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch + 1}  # checkpoints are written at the end of an epoch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epoch = state_dict["epoch"]
 
 
 def clip_loader(

@@ -46,9 +46,7 @@ class LabelSet:
         """
         unknown = [label for label in labels if label not in self._index]
         if unknown:
-            raise LabelError(
-                f"unknown label {unknown[0]!r}; the classes are {', '.join(self.names[:10])}, ..."
-            )
+            raise LabelError(f"unknown label {unknown[0]!r}; the classes are {', '.join(self.names[:10])}, ...")
         return [self._index[label] for label in labels]
 
     def multi_hot(self, labels: Sequence[str]) -> NDArray[np.float32]:

@@ -84,9 +84,7 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
         raise ManifestError(f"{path}: not a CSV table ({error})") from error
     missing = {"path", "labels"} - set(table.columns)
     if missing:
-        raise ManifestError(
-            f"{path}: column {' and '.join(sorted(missing))} missing; has {', '.join(table.columns)}"
-        )
+        raise ManifestError(f"{path}: column {' and '.join(sorted(missing))} missing; has {', '.join(table.columns)}")
     table["labels"] = [
         [label for label in cell.split(SEPARATOR) if label] if isinstance(cell, str) else []
         for cell in table["labels"]
@@ -124,9 +122,7 @@ def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_fil
         raise ManifestError(f"{path}: {doubled.iloc[0]!r} is there more than once ({len(doubled)} such rows)")
     absent = [str(clip) for clip in manifest.paths if not clip.is_file()] if check_files else []
     if absent:
-        raise ManifestError(
-            f"{path}: {len(absent)} of {len(table)} clips do not exist, the first: {absent[0]}"
-        )
+        raise ManifestError(f"{path}: {len(absent)} of {len(table)} clips do not exist, the first: {absent[0]}")
     if labels is not None:
         for clip, names in zip(table["path"], table["labels"], strict=True):
             try:

@@ -34,9 +34,7 @@ from weakaudio.errors import StoreError
 FORMAT_VERSION = 1
 _SHARD_NAME = "shard-{:05d}.h5"
 _SHARD_GLOB = "shard-[0-9][0-9][0-9][0-9][0-9].h5"
-_SHARD_SAMPLES = (
-    2**27
-)  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
+_SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
 
 
 class StoreWriter:
@@ -67,9 +65,7 @@ class StoreWriter:
         if shards:
             store = ClipStore(self.folder)
             if store.sample_rate != sample_rate:
-                raise StoreError(
-                    f"{folder}: a store at {store.sample_rate} Hz; {sample_rate} Hz cannot be added"
-                )
+                raise StoreError(f"{folder}: a store at {store.sample_rate} Hz; {sample_rate} Hz cannot be added")
             self.keys = set(store.keys)
         self._next = int(shards[-1].stem.split("-")[1]) + 1 if shards else 0
         self._open = _Shard()
@@ -173,9 +169,7 @@ class ClipStore:
 
     def _samples(self, n: int) -> NDArray[np.int16]:
         start = self._start[n]
-        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][
-            start : start + self.n_samples[n]
-        ]
+        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][start : start + self.n_samples[n]]
         return samples
 
     def _file(self, number: int) -> h5py.File:
@@ -229,9 +223,7 @@ def _read_head(path: Path) -> _Head:
         with h5py.File(path, "r") as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
-                raise StoreError(
-                    f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}"
-                )
+                raise StoreError(f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}")
             if not file.attrs.get("complete"):
                 raise StoreError(f"{path}: not complete; delete it and prepare the corpus again")
             head = _Head(
@@ -242,9 +234,7 @@ def _read_head(path: Path) -> _Head:
                 file["crc32"][:],
             )
             if len(head.offsets) != len(head.keys) + 1 or head.offsets[-1] != file["audio"].shape[0]:
-                raise StoreError(
-                    f"{path}: its tables do not fit its audio; delete it and prepare the corpus again"
-                )
+                raise StoreError(f"{path}: its tables do not fit its audio; delete it and prepare the corpus again")
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise StoreError(
             f"{path}: damaged or cut short ({error}); delete it and prepare the corpus again: whole shards are kept"

@@ -60,9 +60,7 @@ class Embedder:
         No such layer or pooling.
     """
 
-    def __init__(
-        self, model: Model, layer: Layer = "f1", pooling: Pooling = "mean", device: str = "cpu"
-    ) -> None:
+    def __init__(self, model: Model, layer: Layer = "f1", pooling: Pooling = "mean", device: str = "cpu") -> None:
         for value, known, what in ((layer, Layer, "layer"), (pooling, Pooling, "pooling")):
             if value not in get_args(known):
                 raise WeakAudioError(f"{what} {value!r}: unknown; there are {', '.join(get_args(known))}")

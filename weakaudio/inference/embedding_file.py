@@ -7,6 +7,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,11 +77,13 @@ def write_embeddings(table: EmbeddingTable, path: str | Path) -> None:
                 file[name] = values
             file.attrs.update(table.metadata)
     elif path.suffix == ".npz":
-        text = {
+        arrays: dict[str, Any] = {
             "paths": np.array(table.paths, dtype=np.str_),
+            "embeddings": table.embeddings,
             "metadata": np.array(json.dumps(table.metadata)),
+            **segments,
         }
-        np.savez(beside, embeddings=table.embeddings, **text, **segments)
+        np.savez(beside, **arrays)
     else:
         paths = table.paths if table.clip is None else [table.paths[n] for n in table.clip]
         flat = pa.array(table.embeddings.reshape(-1))
@@ -105,7 +108,7 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
     reader = {".h5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}[path.suffix]
     try:
         return reader(path)
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, pa.ArrowException, zipfile.BadZipFile) as error:
         raise StoreError(f"{path}: damaged, cut short, or not a file of embeddings ({error})") from error
 
 

@@ -55,7 +55,7 @@ def embed_folder(
     model_name: str = "",
     command: str = "",
 ) -> FolderSummary:
-    """Embed all audio below a folder, sorted by path, into one file.
+    """Embed all audio below a folder, sorted by path, into one file; or a single recording.
 
     Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`.
 
@@ -64,7 +64,7 @@ def embed_folder(
     embedder
         Decides model, layer and pooling.
     folder
-        Searched with all folders below it.
+        Searched with all folders below it; or the path of one recording.
     out
         .h5, .npz or .parquet.
     level
@@ -85,7 +85,10 @@ def embed_folder(
         raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     folder, out = Path(folder), Path(out)
     check_suffix(out)
-    files = find_audio(folder)
+    if folder.is_file():
+        folder, files = folder.parent, [folder]
+    else:
+        files = find_audio(folder)
     names = [path.relative_to(folder).as_posix() for path in files]
     parts = _open_parts(out, _fingerprint(embedder, files, names, level))
     groups = _group(files)
@@ -108,6 +111,7 @@ def embed_folder(
     if failures:
         write_table(pd.DataFrame(failures, columns=["path", "reason"]), out.parent / FAILURES)
     if not table.paths:
+        shutil.rmtree(parts)
         raise AudioError(f"{folder}: none of its {len(files)} files can be read; see {out.parent / FAILURES}")
     write_embeddings(table, out)
     shutil.rmtree(parts)

@@ -33,7 +33,7 @@ from weakaudio.training.evaluation import timeline
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _INK, _QUIET, _EVENT = "#222222", "#8A8A8A", "#F3C98B"
 _WIDTH = 6.4  # inches: a desktop column, and still readable when a phone shrinks it
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _QUIET,
     "axes.grid": True,
@@ -53,7 +53,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": _INK,
 }
 _TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
-_MOST_CLASSES = 6  # rows beneath a clip, unless more classes than that truly occur
+_MOST_CLASSES = 5  # rows beneath a clip, unless more classes than that truly occur
 
 
 def training_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
@@ -72,6 +72,7 @@ def training_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
             loss.plot(rows["epoch"], rows["train_loss"], **look)
             score.plot(rows["epoch"], rows["val_mAP"], **look)
         loss.set(ylabel="training loss")
+        loss.set_ylim(bottom=0)
         score.set(ylabel="validation mAP", xlabel="epoch", ylim=(0, 1))
         score.set_xlim(0.5, max(max(rows["epoch"]) for rows in runs.values()) + 0.5)
         score.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -88,8 +89,8 @@ def per_class_bars(table: pd.DataFrame) -> Figure:
         Indexed by class name: a column for each system, average precision in [0, 1], and `prevalence`, the part
         of clips that hold the class (what scores that know nothing reach); it is drawn as a line across the bars.
     """
-    systems = [column for column in table if column != "prevalence"]
-    table = table.sort_values(systems[0], kind="stable")  # bars are drawn from below
+    systems = [str(column) for column in table if column != "prevalence"]
+    table = table.sort_values(systems[0], kind="stable", na_position="first")  # drawn from below
     rows, height = np.arange(len(table)), 0.8 / len(systems)
     with mpl.rc_context(_STYLE):
         figure = Figure((_WIDTH, 1.1 + 0.19 * (len(systems) + 0.5) * len(table)), layout="constrained")
@@ -147,7 +148,8 @@ def clip_figure(
             spans = [(float(on), float(off - on)) for on, off in zip(own["onset"], own["offset"], strict=True)]
             beneath.broken_barh(spans, (base, 0.9), facecolors=_EVENT, zorder=1)
             beneath.stairs(base + 0.9 * pieces[:, n], edges, baseline=base, color=COLOURS[0], linewidth=1.8, zorder=3)
-            beneath.stairs(base + 0.9 * pieces[:, n], edges, baseline=None, color=COLOURS[0], zorder=2)
+            height = base + 0.9 * np.append(pieces[:, n], pieces[-1, n])
+            beneath.step(edges, height, where="post", color=COLOURS[0], zorder=2)
         beneath.set(xlabel="time (s)", ylim=(-0.02, len(shown)), xlim=(0, float(edges[-1])))
         beneath.set_yticks(np.arange(len(shown)) + 0.45, [labels[n] for n in reversed(shown)])
         beneath.tick_params(axis="y", length=0)
@@ -361,10 +363,10 @@ _CSS = """
   :root { --ground: #17181a; --ink: #e6e6e4; --quiet: #a2a29e; --line: #3a3b3e; --card: #202124; }
 }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 40rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 1rem 0; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-p { max-width: 42rem; overflow-wrap: anywhere; }
+p { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure img { display: block; max-width: 100%; box-sizing: border-box; margin: 0 auto; padding: .4rem;
   background: #fff; border: 1px solid var(--line); border-radius: 8px; }
@@ -372,12 +374,12 @@ figure audio { display: block; width: 100%; margin-top: .5rem; }
 th:first-child, td:first-child { padding-left: 0; }
 figcaption, caption { color: var(--quiet); font-size: .9rem; text-align: left; padding: .4rem 0; }
 .table { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; max-width: 42rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; }
 th, td { text-align: left; padding: .35rem 0 .35rem .6rem; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; vertical-align: bottom; }
 .number { text-align: right; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
+.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
 .numbers div { display: flex; flex-direction: column; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; padding: .6rem .9rem; }
 .numbers dd { margin: 0; font-size: 1.7rem; font-weight: 650; line-height: 1.3; }

@@ -43,9 +43,7 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         if len(labels) != network.classifier.out_features:
-            raise LabelError(
-                f"{len(labels)} labels for a network of {network.classifier.out_features} classes"
-            )
+            raise LabelError(f"{len(labels)} labels for a network of {network.classifier.out_features} classes")
         self.logmel = LogMel(front_end)
         self.network = network
         self.labels = list(labels)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning
-import pandas as pd
 import torch
 import yaml
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
 
 from weakaudio import __version__
-from weakaudio.data.dataset import Batch, BucketBatchSampler, ClipDataModule
-from weakaudio.data.manifest import write_table
+from weakaudio.data.dataset import ClipDataModule
 from weakaudio.errors import ProtocolError
 from weakaudio.pretrained import save_model
+from weakaudio.training.callbacks import EVERY_EPOCH, BestCheckpoint, EpochLog, WholeFiles
 from weakaudio.training.tagger import Tagger
 
 CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
@@ -65,7 +60,7 @@ def train(args: ArgsType = None) -> Path:
     """
     cli = TrainCLI(
         Tagger,
-        _Data,
+        ClipDataModule,
         args=args,
         run=False,
         seed_everything_default=0,
@@ -83,12 +78,12 @@ def train(args: ArgsType = None) -> Path:
     trainer = cli.trainer
     if cli.config["trainer.logger"] is None:
         trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
-    trainer.strategy.checkpoint_io = _WholeFiles()
-    best = _Best(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **_EVERY_EPOCH)
-    last = ModelCheckpoint(out / "checkpoints", filename="last", **_EVERY_EPOCH)
+    trainer.strategy.checkpoint_io = WholeFiles()
+    best = BestCheckpoint(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **EVERY_EPOCH)
+    last = ModelCheckpoint(out / "checkpoints", filename="last", **EVERY_EPOCH)
     callbacks: list[Callback] = [LearningRateMonitor("epoch")] if trainer.loggers else []
     # `last` comes last, so that it holds the rows of the log and the state of `best`.
-    trainer.callbacks.extend([*callbacks, _EpochLog(out / METRICS), best, last])  # type: ignore[attr-defined]
+    trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, last])  # type: ignore[attr-defined]
     resumed = out / "checkpoints" / "last.ckpt"
     if resumed.is_file():
         _refuse_other_run(cli, out)
@@ -115,78 +110,6 @@ def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoi
     )
     save_model(tagger.model, path)
     return path
-
-
-_EVERY_EPOCH: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-
-
-class _Data(ClipDataModule):
-    """Knows which epoch a resumed run begins with: Lightning tells it only once the batches are drawn."""
-
-    _epoch = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        assert self.trainer is not None
-        return {"epoch": self.trainer.current_epoch + 1}  # checkpoints are written at the end of an epoch
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._epoch = state_dict["epoch"]
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        loader = super().train_dataloader()
-        assert isinstance(loader.batch_sampler, BucketBatchSampler)
-        loader.batch_sampler.set_epoch(self._epoch)
-        return loader
-
-
-class _Best(ModelCheckpoint):
-    """Remembers the best epoch also when the run's folder has moved since (Lightning would forget it)."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        path = self.format_checkpoint_name({})
-        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        super().load_state_dict({**state_dict, **here, "best_k_models": {path: state_dict["best_model_score"]}})
-
-
-class _EpochLog(Callback):
-    """A table of epochs; its rows travel in the checkpoints, so resuming neither loses nor doubles one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, float]] = []
-        self._begun = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._begun = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            **{name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
-            "seconds": time.monotonic() - self._begun,
-        }
-        self.rows.append(row)
-        if trainer.is_global_zero:
-            write_table(pd.DataFrame(self.rows), self.path)
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Writes beside and renames. Lightning writes into the system's temporary folder and moves; if that is on
-    another file system, the move is a copy, and a kill leaves half of it."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        torch.save(checkpoint, beside)
-        os.replace(beside, path)
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -1,0 +1,214 @@
+"""A folder becomes one file; bad recordings are listed, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weakaudio.errors import AudioError, StoreError, WeakAudioError
+from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedding_file import EmbeddingTable, read_embeddings, write_embeddings
+from weakaudio.inference.folder import embed_folder
+from weakaudio.networks import Network, WeakCNN
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import save_model
+
+FORMATS = ["h5", "npz", "parquet"]
+
+
+@pytest.fixture(scope="module")
+def embedder(randomise: Callable[[Network], Network]) -> Embedder:
+    return Embedder(Model(randomise(WeakCNN(3, n_mels=64, width=1 / 16)), "16k", ["dog", "rain", "saw"]))
+
+
+@pytest.fixture
+def recordings(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path:
+    """Five good files, of which two have one name in two folders, and four that cannot be read."""
+    lengths = {"b/x.wav": 9000, "a/x.wav": 30000, "c d.wav": 1, "ä.wav": 8000, "a/z.wav": 8001}
+    root = make_wavs({name: 0.1 * rng.standard_normal(n).astype(np.float32) for name, n in lengths.items()})
+    (root / "empty.wav").write_bytes(b"")
+    (root / "text.flac").write_text("hello")
+    whole = (root / "b" / "x.wav").read_bytes()
+    (root / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    (root / "a" / "header.wav").write_bytes(whole[:44])
+    return root
+
+
+GOOD = ["a/x.wav", "a/z.wav", "b/x.wav", "c d.wav", "ä.wav"]
+BAD = ["a/header.wav", "cut.wav", "empty.wav", "text.flac"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("level", ["clip", "segment"])
+def test_rows_are_those_of_the_files(
+    embedder: Embedder, recordings: Path, tmp_path: Path, level: str, suffix: str
+) -> None:
+    out = tmp_path / "out" / f"e.{suffix}"
+    summary = embed_folder(embedder, recordings, out, level, "tiny", "weakaudio embed x")
+    table = read_embeddings(out)
+    assert table.paths == GOOD
+    assert (table.metadata["model"], table.metadata["command"]) == ("tiny", "weakaudio embed x")
+    assert table.metadata["checksum"] == embedder.checksum
+    alone = [embedder.embed_file(recordings / name) for name in GOOD]
+    assert summary.n_segments == sum(len(one.segments) for one in alone)
+    if level == "clip":
+        assert table.clip is None
+        np.testing.assert_allclose(table.embeddings, np.stack([one.clip for one in alone]), atol=1e-5)
+    else:
+        assert table.clip is not None
+        assert table.clip.tolist() == [n for n, one in enumerate(alone) for _ in one.segments]
+        np.testing.assert_allclose(table.embeddings, np.concatenate([one.segments for one in alone]), atol=1e-5)
+        times = np.stack([table.start, table.end], axis=1)
+        np.testing.assert_array_equal(times, np.concatenate([one.times for one in alone]))
+    assert [path for path, _ in summary.failures] == BAD
+    listed = pd.read_csv(out.parent / "failures.csv")
+    assert listed["path"].tolist() == BAD
+    for reason, expected in zip(listed["reason"], ["truncated", "truncated", "empty", "not audio"], strict=True):
+        assert expected in reason
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted([out.name, "failures.csv"])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_same_folder_gives_the_same_bytes(
+    embedder: Embedder, recordings: Path, tmp_path: Path, suffix: str
+) -> None:
+    files = [tmp_path / f"{n}.{suffix}" for n in range(2)]
+    for out in files:
+        embed_folder(embedder, recordings, out, "segment")
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_single_recording_is_a_folder_of_one(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
+    embed_folder(embedder, recordings / "a" / "x.wav", tmp_path / "e.npz")
+    assert read_embeddings(tmp_path / "e.npz").paths == ["x.wav"]
+
+
+def test_a_list_of_failures_goes_when_they_do(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
+    embed_folder(embedder, recordings, tmp_path / "e.h5")
+    for name in BAD:
+        (recordings / name).unlink()
+    assert embed_folder(embedder, recordings, tmp_path / "e.h5").failures == []
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_nothing_readable_is_an_error(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
+    for name in GOOD:
+        (recordings / name).unlink()
+    with pytest.raises(AudioError, match=r"none of its 4 files .*failures\.csv"):
+        embed_folder(embedder, recordings, tmp_path / "e.h5")
+    assert pd.read_csv(tmp_path / "failures.csv")["path"].tolist() == BAD
+
+
+def test_wrong_arguments_are_refused_before_any_work(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"e\.csv"):
+        embed_folder(embedder, recordings, tmp_path / "e.csv")
+    with pytest.raises(WeakAudioError, match="frame"):
+        embed_folder(embedder, recordings, tmp_path / "e.h5", "frame")
+    with pytest.raises(AudioError, match="no such folder"):
+        embed_folder(embedder, tmp_path / "nowhere", tmp_path / "e.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["wavs"]
+
+
+JOB = """
+import sys
+import torch
+from weakaudio.inference import folder
+from weakaudio.inference.embedding import Embedder
+torch.set_num_threads(1)
+folder._GROUP_FILES = 2
+folder.embed_folder(Embedder.from_pretrained(sys.argv[1]), sys.argv[2], sys.argv[3], "segment")
+"""
+
+
+@pytest.mark.parametrize("n_parts", [1, 4])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    embedder: Embedder,
+    make_wavs: Callable[..., Path],
+    rng: np.random.Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_parts: int,
+) -> None:
+    root = make_wavs({f"{n:02d}.wav": 0.1 * rng.standard_normal(80_000).astype(np.float32) for n in range(16)})
+    (root / "05.wav").write_bytes(b"broken")
+    save_model(Model(WeakCNN(3, n_mels=64, width=1 / 4), "16k", ["dog", "rain", "saw"]), tmp_path / "m.safetensors")
+    out, parts = tmp_path / "killed" / "e.h5", tmp_path / "killed" / ".e.h5.parts"
+    command = [sys.executable, "-c", JOB, str(tmp_path / "m.safetensors"), str(root), str(out)]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while run.poll() is None and len(list(parts.glob("[0-9]*.npz"))) < n_parts:
+        time.sleep(0.002)
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    assert not out.exists()
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.npz")}
+    assert len(done) >= n_parts
+
+    monkeypatch.setattr("weakaudio.inference.folder._GROUP_FILES", 2)
+    again = Embedder.from_pretrained(tmp_path / "m.safetensors")
+    written: list[Path] = []
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda a, b: (written.append(Path(b)), replace(a, b)))
+    embed_folder(again, root, out, "segment")
+    assert set(done) & set(written) == set()  # what was done is not done again
+    undisturbed = tmp_path / "undisturbed" / "e.h5"
+    embed_folder(again, root, undisturbed, "segment")
+    assert out.read_bytes() == undisturbed.read_bytes()
+    assert (out.parent / "failures.csv").read_bytes() == (undisturbed.parent / "failures.csv").read_bytes()
+
+
+def test_parts_of_another_model_or_of_changed_files_are_not_used(
+    embedder: Embedder, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "e.npz"
+    monkeypatch.setattr("weakaudio.inference.folder._join", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed_folder(embedder, recordings, out)
+    monkeypatch.undo()
+    other = Embedder(embedder.model, pooling="max")
+    embed_folder(other, recordings, out)
+    expected = np.stack([other.embed_file(recordings / name).clip for name in GOOD])
+    np.testing.assert_allclose(read_embeddings(out).embeddings, expected, atol=1e-5)
+
+
+names = st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1), unique=True)
+
+
+@given(paths=names, width=st.integers(1, 4), counts=st.data(), suffix=st.sampled_from(FORMATS))
+def test_tables_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[str], width: int, counts: st.DataObject, suffix: str
+) -> None:
+    clip = np.repeat(np.arange(len(paths)), [counts.draw(st.integers(1, 3)) for _ in paths])
+    rows = np.arange(len(clip) * width, dtype=np.float32).reshape(len(clip), width)
+    start = np.arange(len(clip)) / 3
+    table = EmbeddingTable(paths, rows, {"model": "m", "command": "ü"}, clip, start, start + 1)
+    path = tmp_path_factory.mktemp("table") / f"e.{suffix}"
+    write_embeddings(table, path)
+    found = read_embeddings(path)
+    assert (found.paths, found.metadata) == (paths, table.metadata)
+    for name in ("embeddings", "clip", "start", "end"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(table, name))
+    assert found.embeddings.dtype == np.float32
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+def test_damaged_files_are_refused(tmp_path: Path, suffix: str, part: float) -> None:
+    path = tmp_path / f"e.{suffix}"
+    write_embeddings(EmbeddingTable(["a", "b"], np.zeros((2, 3), np.float32), {}), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(StoreError, match=path.name):
+        read_embeddings(path)
+    with pytest.raises(StoreError, match="no such file"):
+        read_embeddings(tmp_path / f"none.{suffix}")

@@ -1,0 +1,139 @@
+"""Every verb runs as its user would run it; what a user can mend is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from weakaudio.cli import main
+from weakaudio.inference.embedding_file import read_embeddings
+from weakaudio.networks import WeakCNN
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import save_model
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the console script's function in a folder of its own: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["weakaudio", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    save_model(
+        Model(WeakCNN(12, n_mels=64, width=1 / 16), "16k", [f"c{n}" for n in range(12)]), tmp_path / "m.safetensors"
+    )
+    return tmp_path / "m.safetensors"
+
+
+@pytest.fixture
+def sounds(run: Run, tmp_path: Path) -> Path:
+    assert run("prepare", "synthetic", "sounds", "--per_class", "5")[0] == 0
+    return tmp_path / "sounds"
+
+
+def test_prepare_lists_data_sets_and_their_arguments(run: Run) -> None:
+    code, out, _ = run("prepare")
+    assert code == 0
+    assert "esc50, folder, soundscapes, synthetic" in out
+    assert "esc50" in run("prepare", "--help")[1]
+    code, out, _ = run("prepare", "soundscapes", "--help")
+    assert code == 0
+    assert "--backgrounds" in out
+    code, _, err = run("prepare", "imagenet")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "esc50" in err
+
+
+def test_from_sounds_to_soundscapes_to_a_model_to_its_figures(run: Run, sounds: Path, tmp_path: Path) -> None:
+    sizes = ("--train", "12", "--val", "12", "--test", "12")
+    code, out, _ = run("prepare", "soundscapes", sounds, "corpus", *sizes)
+    assert code == 0
+    assert "36 clips, 12 classes" in out
+    settings = ("--data.root", "corpus", "--model.front_end", "16k", "--model.network_config", '{"width": 0.0625}')
+    code, out, _ = run("train", *settings, "--data.workers", "0", "--trainer.max_epochs", "1", "--out", "run")
+    assert code == 0
+    assert "trained: run/model.safetensors" in out
+    code, out, _ = run("evaluate", "run/model.safetensors", "corpus", "-o", "figures")
+    assert code == 0
+    assert "12 clips" in out
+    assert "segment-based F1" in out
+    assert 0 <= json.loads((tmp_path / "figures" / "metrics.json").read_text())["clip"]["mean_ap"] <= 1
+    assert "F1" not in run("evaluate", "run/model.safetensors", "corpus", "--split", "val")[1]
+
+
+def test_transfer_prints_folds_and_writes_scores(run: Run, sounds: Path, tiny: Path, tmp_path: Path) -> None:
+    code, out, _ = run("transfer", sounds, "--model", tiny, "-o", "scores")
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()[:5]] == [f"fold {n}" for n in range(1, 6)]
+    assert len(pd.read_csv(tmp_path / "scores" / "predictions.csv")) == 60
+
+
+def test_embed_lists_bad_files_and_says_so_by_its_exit_code(
+    run: Run, sounds: Path, tiny: Path, tmp_path: Path
+) -> None:
+    (sounds / "bad.wav").write_bytes(b"RIFF")
+    code, out, _ = run("embed", sounds, "-o", "e.h5", "--model", tiny, "--level", "segment", "--layer", "f2")
+    assert code == 3
+    assert "1 left out" in out
+    table = read_embeddings(tmp_path / "e.h5")
+    assert len(table.paths) == 60
+    assert table.embeddings.shape[1] == 12
+    assert table.metadata["command"].startswith("weakaudio embed ")
+    (sounds / "bad.wav").unlink()
+    assert run("embed", sounds / "bell" / "0000.wav", "-o", "one.npz", "--model", tiny)[0] == 0
+    assert np.load(tmp_path / "one.npz")["paths"].tolist() == ["0000.wav"]
+
+
+def test_models_are_listed(run: Run) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    assert "paper-44k" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("embed", "nowhere", "-o", "e.h5"), "nowhere"),
+        (("embed", ".", "-o", "e.txt"), "e.txt"),
+        (("evaluate", "untrained-16k", "nowhere"), "nowhere"),
+        (("evaluate", "no-model", "nowhere"), "no-model"),
+        (("transfer", "nowhere.csv"), "nowhere.csv"),
+        (("prepare", "esc50", "nowhere", "out"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(run: Run, args: tuple[str, ...], said: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("weakaudio: ")
+    assert said in err
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['weakaudio', '--help']\n"
+        "from weakaudio.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    print(sorted({'torch', 'librosa', 'lightning', 'pandas'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("[]\n")
+    assert "embed" in run.stdout
