@@ -2,6 +2,8 @@
 # Both make .venv and install by themselves; once that is done they start at once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait must not spin: on a machine with other work they would keep the very core they wait for.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test lint clean
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,7 @@ def train(args: ArgsType = None) -> Path:
     ProtocolError
         The run found in the folder has another configuration, or the corpus another rate than the front end.
     """
+    _hush()
     cli = TrainCLI(
         Tagger,
         ClipDataModule,
@@ -110,6 +113,20 @@ def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoi
     )
     save_model(tagger.model, path)
     return path
+
+
+def _hush() -> None:
+    """Lightning's advertisement, and two warnings about what is meant to be as it is."""
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if not any(isinstance(known, _Tips) for known in said.filters):
+        said.addFilter(_Tips())
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+
+
+class _Tips(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "Tip:" not in record.getMessage()
 
 
 class _SaveConfig(SaveConfigCallback):
