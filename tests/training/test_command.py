@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.pretrained import load_model, read_header
-from weakaudio.training import command
+from weakaudio.training import callbacks, command
 from weakaudio.training.command import train
 from weakaudio.training.tagger import Tagger
 
@@ -188,7 +188,7 @@ def _half(checkpoint: Any, path: Path) -> None:
     _kill()
 
 
-SAVE, SAVE_WHOLE = torch.save, command._WholeFiles.save_checkpoint
+SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
 
 
 def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
@@ -218,7 +218,7 @@ def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
 
     Tagger.training_step = training_step  # type: ignore[method-assign]
     Tagger.on_validation_epoch_end = on_validation_epoch_end  # type: ignore[method-assign]
-    command._WholeFiles.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+    callbacks.WholeFiles.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
     if moment == "export":
         command.export = _kill
     train(args)
