@@ -102,12 +102,24 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV without its index; beside first and then renamed into place."""
+    """Write a table as CSV without its index; beside first and then renamed into place.
+
+    Raises
+    ------
+    ManifestError
+        It cannot be written, as on a full disk.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    table.to_csv(beside, index=False, lineterminator="\n")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(beside, index=False, lineterminator="\n")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ManifestError(
+            f"{path}: cannot be written ({error.strerror or error}); mend that and run again"
+        ) from error
 
 
 def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_files: bool) -> None:
