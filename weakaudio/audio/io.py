@@ -21,6 +21,9 @@ EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif"
 # at either end) before we call the file truncated.
 _DECODER_SLACK = 2 * 2 * 1152
 
+# After a seek, MP3 decodes to zeros until its bit reservoir is full again: up to nine frames of 1152 samples.
+_PREROLL = 16 * 1152
+
 # libsndfile's log, e.g. "data : 264600 (should be 132278)": the header promises more bytes than the file has.
 _DATA_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Programs that write WAV into a pipe cannot know its size and declare a huge one; that is no truncation.
@@ -95,9 +98,11 @@ def read_audio(
             file_rate, first = file.samplerate, min(round(start * file.samplerate), file.frames)
             last = file.frames if seconds is None else min(first + round(seconds * file_rate), file.frames)
             declared = last - first
+            ahead = min(first, _PREROLL)
             if first:
-                file.seek(first)
-            audio = file.read(-1 if seconds is None else declared, dtype="float32", always_2d=True)
+                file.seek(first - ahead)
+            count = -1 if seconds is None else ahead + declared
+            audio = file.read(count, dtype="float32", always_2d=True)[ahead:]
     except (sf.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
     if len(audio) + _DECODER_SLACK < declared:
