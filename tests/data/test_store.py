@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -274,12 +273,17 @@ def test_two_writers_of_one_store_are_refused_and_a_killed_one_leaves_no_lock(tm
     assert len(ClipStore(tmp_path)) == 20
 
 
+def _interrupted_after_eight_clips(writer: StoreWriter) -> None:
+    for n in range(8):
+        writer.add(f"clip {n}", clip(n), ["dog", "rain"][: n % 3])
+    raise KeyboardInterrupt
+
+
 def test_an_error_drops_what_is_open_so_that_the_next_run_ends_as_undisturbed(tmp_path: Path) -> None:
     write_clips(tmp_path / "undisturbed")
-    with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "broken", 8000, 3000) as writer:
-        for n in range(8):
-            writer.add(f"clip {n}", clip(n), ["dog", "rain"][: n % 3])
-        raise KeyboardInterrupt
+    writer = StoreWriter(tmp_path / "broken", 8000, 3000)
+    with pytest.raises(KeyboardInterrupt), writer:
+        _interrupted_after_eight_clips(writer)
     write_clips(tmp_path / "broken")
     shards = sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
     assert len(shards) >= 3
@@ -302,18 +306,6 @@ def test_corrected_labels_are_written_and_nothing_else_changes(tmp_path: Path) -
     with StoreWriter(tmp_path, 8000) as writer:
         writer.relabel({"clip 0": []})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("cannot mount a tmpfs here: that needs root on Linux")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_packed_is_lost(small_disk: Path, tmp_path: Path) -> None:

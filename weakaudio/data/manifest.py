@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,11 +111,24 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     ManifestError
         It cannot be written, as on a full disk.
     """
+    with whole_file(path) as beside:
+        table.to_csv(beside, index=False, lineterminator="\n")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Where to write a file, which is renamed into place when the block ends without an error.
+
+    Raises
+    ------
+    ManifestError
+        It cannot be written, as on a full disk; what was there stays.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(beside, index=False, lineterminator="\n")
+        yield beside
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
