@@ -39,7 +39,7 @@ _COUNT = re.compile(r"\bnum_segs=(\d+)")
 Notes = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Listed:
     """A row of a segment list: labels are class ids."""
 
@@ -107,7 +107,8 @@ def prepare(
         raise DataPrepError(f"{audio or root}: has none of the {len(listed)} listed clips, neither files nor shards")
     notes += index.notes + _other_labels(there, index, classes)
     expand = _ancestors(folder / ONTOLOGY, classes) if propagate else {}
-    names = {row.segment.key: _names(row.labels, classes, expand) for row in listed}
+    by_ids = {ids: _names(ids, classes, expand) for ids in {row.labels for row in listed}}
+    names = {row.segment.key: by_ids[row.labels] for row in listed}
 
     def clips(keys: Set[str]) -> Iterator[Clip]:
         wanted = [row.segment for row in there if row.segment.key not in keys]
@@ -150,6 +151,7 @@ def _read_list(folder: Path, name: str, classes: dict[str, str], notes: Notes) -
         raise DataPrepError(f"{path}: not there; lists {name!r} needs it")
     split = _SPLITS.get(name, "train")
     count, declared = 0, None
+    known: dict[frozenset[str], frozenset[str]] = {}  # two million rows have few different sets of labels
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             line = line.strip()
@@ -158,12 +160,13 @@ def _read_list(folder: Path, name: str, classes: dict[str, str], notes: Notes) -
                 declared = int(found[1]) if found else declared
             elif line:
                 count += 1
-                yield _parse(line, f"{path}: line {number}", classes, split)
+                segment, labels = _parse(line, f"{path}: line {number}", classes)
+                yield _Listed(segment, known.setdefault(labels, labels), split)
     if declared is not None and declared != count:
         notes.append((path.name, f"declares {declared} segments, has {count}"))
 
 
-def _parse(line: str, where: str, classes: dict[str, str], split: str) -> _Listed:
+def _parse(line: str, where: str, classes: dict[str, str]) -> tuple[Segment, frozenset[str]]:
     row = _ROW.fullmatch(line)
     if not row:
         raise DataPrepError(f'{where}: expected YTID, start, end, "class id,...", found {line[:100]!r}')
@@ -173,7 +176,7 @@ def _parse(line: str, where: str, classes: dict[str, str], split: str) -> _Liste
     unknown = [label for label in labels if label not in classes]
     if unknown:
         raise DataPrepError(f"{where}: class id {unknown[0]!r} is not in {CLASSES}")
-    return _Listed(Segment(row[1], start, end), frozenset(labels), split)
+    return Segment(row[1], start, end), frozenset(labels)
 
 
 def _merge(listed: Iterable[_Listed], notes: Notes) -> list[_Listed]:

@@ -26,7 +26,7 @@ _STEM = re.compile(r"Y?([\w-]{11})(?:_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?))?", re.ASC
 _BATCH = 16  # rows of a shard that are in memory at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A part of a video; start and end in seconds."""
 
