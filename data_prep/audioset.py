@@ -72,7 +72,8 @@ def prepare(
         Folder, searched to its depths, of files YTID.wav, YYTID.wav, YTID_start_end.flac (seconds or
         milliseconds) and of Parquet shards with columns `video_id` and `audio.bytes`; `root` if not given. A file
         of at most the segment's length and half a second is taken whole; a longer one is cut: from its beginning
-        if its name has the segment's times, else it is the whole video, from the segment's start.
+        if its name has the segment's times, else it is the whole video, from the segment's start. It is the whole
+        video, too, if several segments of it are listed and its name has no times.
     lists
         Names of lists: "eval" is eval_segments.csv. "eval" is split test, "val", if you make one, split val, all
         others are split train.

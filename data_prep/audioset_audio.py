@@ -59,17 +59,19 @@ class SegmentSound:
     segment: Segment
     begins_there: bool
     """the file is known to begin where the segment does"""
+    whole_video: bool = False
+    """the file cannot hold this segment alone, as it is that of other segments, too"""
 
     def read(self, sample_rate: int) -> NDArray[np.float32]:
         length = self.segment.end - self.segment.start
         seconds = audio_info(self.source).seconds
-        if seconds <= length + SLACK:
+        if seconds <= length + SLACK and (self.begins_there or not self.whole_video):
             return read_audio(self.source, sample_rate)[0]
         start = 0.0 if self.begins_there else self.segment.start
         if start >= seconds:
             raise AudioError(
-                f"{self.source}: lasts {seconds:.1f} s: longer than its segment ({length:.1f} s), too short for "
-                f"the video (the segment begins at {start:.1f} s)"
+                f"{self.source}: lasts {seconds:.1f} s: not its segment alone ({length:.1f} s), too short for the "
+                f"whole video (the segment begins at {start:.1f} s)"
             )
         return read_audio(self.source, sample_rate, start, length)[0]
 
@@ -95,6 +97,8 @@ class AudioIndex:
     labels: dict[Segment, list[str]] = field(default_factory=dict)
     """what the shard says, where it does"""
     notes: list[tuple[str, str]] = field(default_factory=list)
+    several: set[str] = field(default_factory=set)
+    """videos of which more than one segment is listed"""
 
     @classmethod
     def of(cls, folder: Path, segments: Iterable[Segment]) -> AudioIndex:
@@ -110,7 +114,7 @@ class AudioIndex:
         by_ytid: dict[str, list[Segment]] = {}
         for segment in sorted(segments, key=lambda segment: segment.key):
             by_ytid.setdefault(segment.ytid, []).append(segment)
-        index = cls()
+        index = cls(several={ytid for ytid, parts in by_ytid.items() if len(parts) > 1})
         index._search_files(folder, by_ytid)
         for shard in sorted(folder.rglob("*.parquet")):
             index._search_shard(shard, by_ytid)
@@ -130,7 +134,7 @@ class AudioIndex:
         for segment in segments:
             if segment in self.files:
                 path, begins_there = self.files[segment]
-                yield segment, SegmentSound(path, segment, begins_there)
+                yield segment, SegmentSound(path, segment, begins_there, segment.ytid in self.several)
             elif segment in self.rows:
                 shard, row = self.rows[segment]
                 in_shards.setdefault(shard, {}).setdefault(row, []).append(segment)
@@ -141,7 +145,8 @@ class AudioIndex:
                     if isinstance(content, str):
                         yield segment, NoSound(f"{name}: {content}")
                     else:
-                        yield segment, SegmentSound(EncodedAudio(content, name), segment, False)
+                        source = EncodedAudio(content, name)
+                        yield segment, SegmentSound(source, segment, False, segment.ytid in self.several)
 
     def _search_files(self, folder: Path, by_ytid: dict[str, list[Segment]]) -> None:
         try:

@@ -220,6 +220,23 @@ def test_a_file_that_is_neither_segment_nor_video_is_refused(tmp_path: Path) -> 
         SegmentSound(tmp_path / "a.wav", Segment("a" * 11, 5, 7), False).read(RATE)
 
 
+def test_two_segments_of_one_video_are_cut_from_it_or_have_files_of_their_own(root: Path, tmp_path: Path) -> None:
+    more = '-dash-first, 40.000, 42.000, "/m/rain"\nwhole_video, 5.000, 7.000, "/m/rain"\n'
+    more += '_underscore, 60.000, 62.000, "/m/rain"\n'  # its file lasts 1.5 s: the segment from 0, as far as it goes
+    (root / "balanced_train_segments.csv").write_text(LIST + more)
+    sf.write(root / "audio" / "Y-dash-first_40.000_42.000.wav", tone("later"), RATE)
+    corpus = run(root, tmp_path / "out")
+    found = {key: corpus.store.audio(n) * 32768 for n, key in enumerate(corpus.store.keys)}
+    np.testing.assert_array_equal(found["-dash-first_30.000_32.000"], tone("-dash-first"))
+    np.testing.assert_array_equal(found["-dash-first_40.000_42.000"], tone("later"))
+    np.testing.assert_array_equal(found["whole_video_1.000_3.000"], tone("whole_video", 9)[1000:3000])
+    np.testing.assert_array_equal(found["whole_video_5.000_7.000"], tone("whole_video", 9)[5000:7000])
+    np.testing.assert_array_equal(found["_underscore_0.000_2.000"], tone("_underscore", 1.5))
+    failures = pd.read_csv(tmp_path / "out" / "failures.csv")
+    assert failures["path"].tolist() == ["_underscore_60.000_62.000"]
+    assert "too short for the whole video" in failures["reason"][0]
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
