@@ -20,7 +20,7 @@ from weakaudio.errors import DataPrepError
 _CLASS_FOLDER = re.compile(r"\d{3} - (.+)")  # ESC-10: "001 - Dog bark"
 
 
-def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
+def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 1) -> Summary:
     """Check ESC-50 or ESC-10 and write its manifest (path, labels, fold, source), with official folds.
 
     Parameters
@@ -32,6 +32,8 @@ def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
         Folder of the corpus.
     sample_rate
         If given, Hz, the clips are also packed into a store at that rate.
+    workers
+        Processes that decode while packing.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
     base.mkdir(parents=True, exist_ok=True)
     table["path"] = [os.path.relpath(path, base) for path in table["path"]]
     name = f"ESC-{n_classes}"
-    return finish(name, Manifest(table, base), base, sample_rate)
+    return finish(name, Manifest(table, base), base, sample_rate, workers)
 
 
 def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:

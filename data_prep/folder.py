@@ -13,7 +13,7 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
 
 
-def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
+def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 1) -> Summary:
     """Make a corpus of own recordings.
 
     Parameters
@@ -25,6 +25,8 @@ def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
         Folder of the corpus.
     sample_rate
         If given, Hz, the clips are also packed into a store at that rate.
+    workers
+        Processes that decode while packing.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def prepare(root: str, out: str, sample_rate: int | None = None) -> Summary:
         raise DataPrepError(f"{source}: neither a folder of class folders nor a CSV")
     base.mkdir(parents=True, exist_ok=True)
     table["path"] = [os.path.relpath(path, base) for path in table["path"]]
-    return finish(source.stem, Manifest(table, base), base, sample_rate)
+    return finish(source.stem, Manifest(table, base), base, sample_rate, workers)
 
 
 def _read_class_folders(folder: Path) -> pd.DataFrame:

@@ -1,18 +1,20 @@
-"""What a preparation did, and the two steps all of them end with: packing clips, listing failures."""
+"""What a preparation did, and the steps all of them end with: packing clips, listing failures, the manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from weakaudio.audio.io import audio_info, read_audio
+from data_prep.packing import Clip, SoundFile, pack
+from weakaudio.audio.io import audio_info
 from weakaudio.data.corpus import FAILURES, MANIFEST, STORE, write_labels
+from weakaudio.data.labels import LabelSet
 from weakaudio.data.manifest import Manifest, write_manifest, write_table
 from weakaudio.data.store import ClipStore, StoreWriter
-from weakaudio.errors import AudioError
-from weakaudio.progress import progress
+from weakaudio.errors import AudioError, DataPrepError
 
 
 @dataclass
@@ -29,29 +31,59 @@ class Summary:
     """clips by split or fold"""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """path and reason of each clip that was left out"""
+    missing: int = 0
+    """clips that are listed by the data set and not there"""
 
     def __str__(self) -> str:
         groups = ", ".join(f"{name}: {count}" for name, count in self.groups.items())
         text = f"{self.name}: {self.n_clips} clips, {self.n_classes} classes, {self.seconds / 3600:.2f} h"
         text += f" ({groups})" if groups else ""
+        text += f"; {self.missing} listed clips are not there" if self.missing else ""
         text += f"; {len(self.failures)} left out, see {self.out / FAILURES}" if self.failures else ""
         return f"{text} -> {self.out}"
 
 
-def finish(name: str, manifest: Manifest, out: Path, sample_rate: int | None) -> Summary:
-    """Write manifest, class list and, if a rate is given, the clip store of clips that lie on disk as files.
+def finish(
+    name: str,
+    manifest: Manifest,
+    out: Path,
+    sample_rate: int | None,
+    workers: int = 1,
+    label_set: LabelSet | None = None,
+    sounds: Callable[[Set[str]], Iterable[Clip]] | None = None,
+) -> Summary:
+    """Write manifest, class list and, if a rate is given, the clip store.
 
-    Clips that cannot be read are left out of manifest and store and listed in failures.csv. A run that was
-    killed goes on where it was.
+    Clips that cannot be read are left out of manifest and store and listed in failures.csv. A run that was killed
+    goes on where it was; one whose labels differ from those packed before corrects them in the store.
+
+    Parameters
+    ----------
+    workers
+        Processes that decode, as in `pack`.
+    label_set
+        Classes in the order of a network's outputs; those that occur, sorted, if not given.
+    sounds
+        Given the keys that are packed already, yields the manifest's other clips; without it, each clip is a file.
+
+    Raises
+    ------
+    DataPrepError
+        No clip can be read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    label_set = manifest.label_set
-    seconds, failures = _pack(manifest, out, sample_rate) if sample_rate else _check(manifest)
+    if sample_rate:
+        seconds, failures = _pack(manifest, out, sample_rate, workers, sounds)
+    else:
+        seconds, failures = _check(manifest)
     (out / FAILURES).unlink(missing_ok=True)
     if failures:
         write_table(pd.DataFrame(failures, columns=["path", "reason"]), out / FAILURES)
     left_out = {path for path, _ in failures}
     table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
+    if table.empty:
+        raise DataPrepError(f"{out}: none of {len(manifest)} clips can be read; see {out / FAILURES}")
+    label_set = label_set or manifest.label_set
     write_labels(label_set, out)
     write_manifest(Manifest(table, out), out / MANIFEST)
     group = next((column for column in ("split", "fold") if column in table), None)
@@ -59,18 +91,25 @@ def finish(name: str, manifest: Manifest, out: Path, sample_rate: int | None) ->
     return Summary(name, out, len(table), len(label_set), seconds, groups, failures)
 
 
-def _pack(manifest: Manifest, out: Path, sample_rate: int) -> tuple[float, list[tuple[str, str]]]:
-    failures = []
+def _pack(
+    manifest: Manifest,
+    out: Path,
+    sample_rate: int,
+    workers: int,
+    sounds: Callable[[Set[str]], Iterable[Clip]] | None,
+) -> tuple[float, list[tuple[str, str]]]:
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
     with StoreWriter(out / STORE, sample_rate) as writer:
-        for key, path, labels in progress(rows, len(rows), "packing"):
-            if key in writer.keys:
-                continue
-            try:
-                writer.add(key, read_audio(path, sample_rate)[0], labels)
-            except AudioError as error:
-                failures.append((key, str(error)))
-    return float(ClipStore(out / STORE).n_samples.sum()) / sample_rate, failures
+        writer.relabel({key: labels for key, _, labels in rows})
+        todo = [Clip(key, labels, SoundFile(path)) for key, path, labels in rows if key not in writer.keys]
+        failures = pack(sounds(writer.keys) if sounds else todo, len(todo), writer, workers)
+        packed = bool(writer.keys)
+    return _seconds(out, set(manifest.table["path"])) if packed else 0.0, failures
+
+
+def _seconds(out: Path, keys: set[str]) -> float:
+    store = ClipStore(out / STORE)
+    return float(store.n_samples[[key in keys for key in store.keys]].sum()) / store.sample_rate
 
 
 def _check(manifest: Manifest) -> tuple[float, list[tuple[str, str]]]:

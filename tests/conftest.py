@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,15 @@ def event_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 rows.append({"path": name, "labels": label, "fold": fold, "source": f"{label}{fold}{take}"})
     pd.DataFrame(rows).to_csv(root / "manifest.csv", index=False)
     return root
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here: that needs root on Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +81,17 @@ def test_from_sounds_to_soundscapes_to_a_model_to_its_figures(run: Run, sounds: 
     assert "F1" not in run("evaluate", "run/model.safetensors", "corpus", "--split", "val")[1]
 
 
+def test_verify_names_an_altered_clip_by_exit_code_3(run: Run, sounds: Path, tmp_path: Path) -> None:
+    assert run("prepare", "folder", sounds, "corpus", "--sample_rate", "16000", "--workers", "2")[0] == 0
+    code, out, _ = run("verify", "corpus")
+    assert (code, out) == (0, "corpus: every clip is as it was packed\n")
+    with h5py.File(tmp_path / "corpus" / "store" / "shard-00000.h5", "a") as file:
+        file["audio"][5] += 1
+    code, out, _ = run("verify", "corpus")
+    assert (code, out.count("\n")) == (3, 2)
+    assert "beep/0000.wav: samples differ" in out
+
+
 def test_transfer_prints_folds_and_writes_scores(run: Run, sounds: Path, tiny: Path, tmp_path: Path) -> None:
     code, out, _ = run("transfer", sounds, "--model", tiny, "-o", "scores")
     assert code == 0
@@ -118,6 +130,7 @@ def test_models_are_listed(run: Run) -> None:
         (("evaluate", "no-model", "nowhere"), "no-model"),
         (("transfer", "nowhere.csv"), "nowhere.csv"),
         (("prepare", "esc50", "nowhere", "out"), "nowhere"),
+        (("verify", "nowhere"), "nowhere"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run: Run, args: tuple[str, ...], said: str) -> None:

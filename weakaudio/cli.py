@@ -75,6 +75,19 @@ def prepare(context: typer.Context) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
+@app.command()
+def verify(corpus: Annotated[Path, typer.Argument(help="Folder of a prepared corpus with a clip store.")]) -> None:
+    """Find clips that were lost or altered since a corpus was packed; exit code 3 if there are any."""
+    from weakaudio.data.verify import verify_corpus
+
+    faults = verify_corpus(corpus)
+    for path, fault in faults.itertuples(index=False):
+        typer.echo(f"{path}: {fault}")
+    typer.echo(f"{corpus}: {len(faults)} faults" if len(faults) else f"{corpus}: every clip is as it was packed")
+    if len(faults):
+        raise typer.Exit(SOME_FAILED)
+
+
 @app.command(context_settings=_PASS_ON)
 def train(context: typer.Context) -> None:
     """Train a network: `weakaudio train --config recipes/soundscapes/weak.yaml`; --help shows all settings."""

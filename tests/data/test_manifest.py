@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, read_manifest, write_manifest
+from weakaudio.data.manifest import Manifest, read_manifest, write_manifest, write_table
 from weakaudio.errors import LabelError, ManifestError, WeakAudioError
 
 WELL_FORMED = "path,labels,fold\na.wav,dog;rain,1\nsub/b.wav,saw,2\nc.wav,,2\n"
@@ -103,3 +103,13 @@ def test_where_selects_rows(tmp_path: Path) -> None:
         manifest.where(split="train")
     with pytest.raises(WeakAudioError, match="no clip with"):
         manifest.where(fold=3)
+
+
+def test_a_manifest_that_finds_no_room_is_a_clear_error_and_the_old_one_stays(small_disk: Path) -> None:
+    path = small_disk / "manifest.csv"
+    write_table(pd.DataFrame({"path": ["a.wav"], "labels": ["dog"]}), path)
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match=r"manifest\.csv: cannot be written \(No space left"):
+        write_table(pd.DataFrame({"path": [f"{n}.wav" for n in range(50000)], "labels": "dog"}), path)
+    assert path.read_bytes() == before
+    assert list(small_disk.iterdir()) == [path]

@@ -177,7 +177,7 @@ def test_a_run_killed_before_the_rename_leaves_no_shard_and_no_litter(tmp_path: 
     with pytest.raises(StoreError, match="no clip store"):
         ClipStore(tmp_path)
     write_clips(tmp_path)
-    assert all(path.name.startswith("shard-") for path in tmp_path.iterdir())
+    assert all(path.name.startswith("shard-") or path.name == ".lock" for path in tmp_path.iterdir())
     assert len(ClipStore(tmp_path)) == 20
 
 
@@ -250,3 +250,73 @@ def test_reading_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     store.audio(3)
     store.verify()
     assert {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
+def test_two_writers_of_one_store_are_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from weakaudio.data.store import StoreWriter\n"
+        f"with StoreWriter({str(tmp_path)!r}, 8000):\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"writing\n"
+    with pytest.raises(StoreError, match="another run writes to it"):
+        StoreWriter(tmp_path, 8000)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    with StoreWriter(tmp_path, 8000), pytest.raises(StoreError, match="another run"):
+        StoreWriter(tmp_path, 8000)
+    write_clips(tmp_path)
+    assert len(ClipStore(tmp_path)) == 20
+
+
+def _interrupted_after_eight_clips(writer: StoreWriter) -> None:
+    for n in range(8):
+        writer.add(f"clip {n}", clip(n), ["dog", "rain"][: n % 3])
+    raise KeyboardInterrupt
+
+
+def test_an_error_drops_what_is_open_so_that_the_next_run_ends_as_undisturbed(tmp_path: Path) -> None:
+    write_clips(tmp_path / "undisturbed")
+    writer = StoreWriter(tmp_path / "broken", 8000, 3000)
+    with pytest.raises(KeyboardInterrupt), writer:
+        _interrupted_after_eight_clips(writer)
+    write_clips(tmp_path / "broken")
+    shards = sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    assert len(shards) >= 3
+    for name in shards:
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_corrected_labels_are_written_and_nothing_else_changes(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with StoreWriter(tmp_path, 8000) as writer:
+        writer.relabel({"clip 0": ["cat"], "clip 1": ["dog"], "elsewhere": ["cow"]})
+    changed = [name for name, content in before.items() if (tmp_path / name).read_bytes() != content]
+    assert changed == ["shard-00000.h5"]
+    store = ClipStore(tmp_path)
+    assert store.labels[0] == ["cat"]
+    assert store.labels[1:] == [["dog", "rain"][: n % 3] for n in range(1, 20)]
+    assert store.verify() == []
+    np.testing.assert_array_equal(store.audio(0) * 32768, clip(0))
+    with StoreWriter(tmp_path, 8000) as writer:
+        writer.relabel({"clip 0": []})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_is_a_clear_error_and_nothing_packed_is_lost(small_disk: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "roomy", count=60)
+    with pytest.raises(StoreError, match=r"shard-0000\d\.h5: cannot be written \(No space left"):
+        write_clips(small_disk / "store", count=60)
+    kept = ClipStore(small_disk / "store")
+    assert 0 < len(kept) < 60
+    assert kept.verify() == []
+    assert not list((small_disk / "store").glob("*.part"))
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    write_clips(small_disk / "store", count=60)
+    for path in (tmp_path / "roomy").iterdir():
+        assert (small_disk / "store" / path.name).read_bytes() == path.read_bytes()

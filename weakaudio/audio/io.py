@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif"
 # A declared length may exceed what decodes by encoder delay and padding (MP3: up to two frames of 1152 samples
 # at either end) before we call the file truncated.
 _DECODER_SLACK = 2 * 2 * 1152
+
+# After a seek, MP3 decodes to zeros until its bit reservoir is full again: up to nine frames of 1152 samples.
+_PREROLL = 16 * 1152
 
 # libsndfile's log, e.g. "data : 264600 (should be 132278)": the header promises more bytes than the file has.
 _DATA_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -41,7 +45,18 @@ class AudioInfo:
         return self.n_samples / self.sample_rate
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+@dataclass(frozen=True)
+class EncodedAudio:
+    """The content of an audio file that lies inside another file; `name` goes into messages."""
+
+    content: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def audio_info(path: str | Path | EncodedAudio) -> AudioInfo:
     """Rate, channels and length from the header, without decoding.
 
     Raises
@@ -53,8 +68,10 @@ def audio_info(path: str | Path) -> AudioInfo:
         return AudioInfo(file.samplerate, file.channels, file.frames)
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[NDArray[np.float32], int]:
-    """Decode a whole recording to mono and resample it.
+def read_audio(
+    path: str | Path | EncodedAudio, sample_rate: int | None = None, start: float = 0.0, seconds: float | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """Decode a recording, or a part of it, to mono and resample it.
 
     Parameters
     ----------
@@ -62,6 +79,8 @@ def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[NDArra
         WAV, FLAC, OGG, MP3 or anything else libsndfile reads; any rate, channel count and bit depth.
     sample_rate
         Rate of the returned audio in Hz; None keeps the file's own.
+    start, seconds
+        Where the part begins and how long it is, in seconds; it ends earlier where the recording does.
 
     Returns
     -------
@@ -76,8 +95,14 @@ def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[NDArra
     try:
         with _open(path) as file:
             _refuse_truncated_header(path, file.extra_info)
-            declared, file_rate = file.frames, file.samplerate
-            audio = file.read(dtype="float32", always_2d=True)
+            file_rate, first = file.samplerate, min(round(start * file.samplerate), file.frames)
+            last = file.frames if seconds is None else min(first + round(seconds * file_rate), file.frames)
+            declared = last - first
+            ahead = min(first, _PREROLL)
+            if first:
+                file.seek(first - ahead)
+            count = -1 if seconds is None else ahead + declared
+            audio = file.read(count, dtype="float32", always_2d=True)[ahead:]
     except (sf.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
     if len(audio) + _DECODER_SLACK < declared:
@@ -151,19 +176,24 @@ def find_audio(folder: str | Path) -> list[Path]:
     return files
 
 
-def _open(path: str | Path) -> sf.SoundFile:
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+def _open(path: str | Path | EncodedAudio) -> sf.SoundFile:
+    source: str | BytesIO
+    if isinstance(path, EncodedAudio):
+        size, source = len(path.content), BytesIO(path.content)
+    else:
+        path = Path(path)
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file")
+        size, source = path.stat().st_size, str(path)
+    if size == 0:
         raise AudioError(f"{path}: empty file (0 bytes)")
     try:
-        return sf.SoundFile(str(path))
+        return sf.SoundFile(source)
     except (sf.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{path}: not audio that libsndfile can read ({error})") from error
 
 
-def _refuse_truncated_header(path: str | Path, log: str) -> None:
+def _refuse_truncated_header(path: str | Path | EncodedAudio, log: str) -> None:
     """libsndfile reads truncated WAV, AIFF and OGG files without a word; its log of the header knows better."""
     chunk = _DATA_CHUNK.search(log)
     if chunk and int(chunk[2]) < int(chunk[1]) < _STREAMED_SIZE:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.data.manifest import Manifest, read_manifest, whole_file
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import ManifestError, StoreError
 
@@ -85,6 +85,12 @@ class Corpus:
 
 
 def write_labels(label_set: LabelSet, root: str | Path) -> None:
-    """Write a corpus' class list."""
-    Path(root).mkdir(parents=True, exist_ok=True)
-    (Path(root) / LABELS).write_text("".join(f"{name}\n" for name in label_set.names), encoding="utf-8")
+    """Write a corpus' class list.
+
+    Raises
+    ------
+    ManifestError
+        It cannot be written, as on a full disk.
+    """
+    with whole_file(Path(root) / LABELS) as beside:
+        beside.write_text("".join(f"{name}\n" for name in label_set.names), encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,12 +104,37 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV without its index; beside first and then renamed into place."""
+    """Write a table as CSV without its index; beside first and then renamed into place.
+
+    Raises
+    ------
+    ManifestError
+        It cannot be written, as on a full disk.
+    """
+    with whole_file(path) as beside:
+        table.to_csv(beside, index=False, lineterminator="\n")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Where to write a file, which is renamed into place when the block ends without an error.
+
+    Raises
+    ------
+    ManifestError
+        It cannot be written, as on a full disk; what was there stays.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    table.to_csv(beside, index=False, lineterminator="\n")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ManifestError(
+            f"{path}: cannot be written ({error.strerror or error}); mend that and run again"
+        ) from error
 
 
 def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_files: bool) -> None:

@@ -1,8 +1,9 @@
 """The clip store: a folder of HDF5 shards with 16-bit audio of any length and its labels.
 
 A shard is written beside its final name and renamed when it is complete, so what is in the folder is whole: a
-run that is killed loses the clips of one open shard, and the next run writes them again. Shards are never
-changed afterwards; readers in loader workers open them by themselves.
+run that is killed loses the clips of one open shard, and the next run writes them again. The audio of a shard is
+never changed afterwards; readers in loader workers open it by themselves. Where shards end hangs on the clips and
+their order alone, so a store that was killed and continued is byte-equal to an undisturbed one.
 
 One shard holds
     audio    (samples of all its clips,) int16, one clip after the other
@@ -18,27 +19,32 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import from_int16, to_int16
+from weakaudio.data.lock import FolderLock
 from weakaudio.errors import StoreError
 
 FORMAT_VERSION = 1
 _SHARD_NAME = "shard-{:05d}.h5"
 _SHARD_GLOB = "shard-[0-9][0-9][0-9][0-9][0-9].h5"
+_GROWTH = 2**22  # bytes by which a shard in memory grows
 _SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
 
 
 class StoreWriter:
     """Appends clips to a store; use it in a `with` block.
+
+    What is open when the block ends with an error is dropped, as if the run had been killed: the next run adds it.
 
     Parameters
     ----------
@@ -52,7 +58,7 @@ class StoreWriter:
     Raises
     ------
     StoreError
-        The folder holds a store of another rate or format.
+        The folder holds a store of another rate or format, or another run writes to it.
     """
 
     def __init__(self, folder: str | Path, sample_rate: int, shard_samples: int = _SHARD_SAMPLES) -> None:
@@ -60,6 +66,7 @@ class StoreWriter:
         self.sample_rate = sample_rate
         self.shard_samples = shard_samples
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
         shards = sorted(self.folder.glob(_SHARD_GLOB))
         self.keys: set[str] = set()
         if shards:
@@ -88,16 +95,46 @@ class StoreWriter:
         if self._open.n_samples >= self.shard_samples:
             self.flush()
 
+    def relabel(self, labels: Mapping[str, Sequence[str]]) -> None:
+        """Give clips of whole shards these labels, by key; shards with clips whose labels differ are written anew."""
+        for path in sorted(self.folder.glob(_SHARD_GLOB)):
+            head = _read_head(path)
+            wanted = [list(labels.get(key, names)) for key, names in zip(head.keys, head.labels, strict=True)]
+            if wanted == head.labels:
+                continue
+            with h5py.File(path, "r") as file:
+                samples = np.split(file["audio"][:], head.offsets[1:-1])
+            self._write(_Shard(head.keys, samples, wanted, int(head.offsets[-1])), path, head.crc32)
+
     def flush(self) -> None:
-        """Write what is open as a whole shard."""
+        """Write what is open as a whole shard.
+
+        Raises
+        ------
+        StoreError
+            It cannot be written, as on a full disk. Whole shards stay as they are.
+        """
         if not self._open.keys:
             return
-        path = self.folder / _SHARD_NAME.format(self._next)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._open.write(beside, self.sample_rate)
-        os.replace(beside, path)
+        shard, self._open = self._open, _Shard()
+        self._write(shard, self.folder / _SHARD_NAME.format(self._next), shard.crc32())
         self._next += 1
-        self._open = _Shard()
+
+    def _write(self, shard: _Shard, path: Path, crc32: NDArray[np.uint32]) -> None:
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        image = shard.image(self.sample_rate, crc32)
+        try:
+            with beside.open("wb") as file:
+                file.write(image)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise StoreError(
+                f"{path}: cannot be written ({error.strerror or error}); what was packed before it is kept: mend the "
+                "cause (on a full disk, make room) and run the same command again"
+            ) from error
 
     def __enter__(self) -> StoreWriter:
         for leftover in self.folder.glob(".shard-*.part"):  # of a run that was killed
@@ -107,7 +144,11 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._lock.release()
 
 
 class ClipStore:
@@ -183,6 +224,46 @@ class ClipStore:
         return {**self.__dict__, "_files": {}}
 
 
+class StoredClip(NamedTuple):
+    """What a check found: a clip, or a shard that cannot be read (`key` is its file name then)."""
+
+    key: str
+    labels: list[str]
+    fault: str
+    """empty if all is well"""
+
+
+def check_clips(folder: str | Path) -> Iterator[StoredClip]:
+    """Go through all clips of a store and compare their samples with the checksums; one clip is in memory at a time.
+
+    Raises
+    ------
+    StoreError
+        No store there.
+    """
+    paths = sorted(Path(folder).glob(_SHARD_GLOB))
+    if not paths:
+        raise StoreError(f"{folder}: no clip store (no shard-*.h5 in it)")
+    for path in paths:
+        try:
+            head = _read_head(path)
+        except StoreError as error:
+            yield StoredClip(path.name, [], str(error))
+            continue
+        with h5py.File(path, "r") as file:
+            for n, (key, labels) in enumerate(zip(head.keys, head.labels, strict=True)):
+                try:
+                    samples = file["audio"][head.offsets[n] : head.offsets[n + 1]]
+                    fault = (
+                        ""
+                        if zlib.crc32(samples.tobytes()) == head.crc32[n]
+                        else "samples differ from what was packed"
+                    )
+                except OSError as error:
+                    fault = f"samples cannot be read ({error})"
+                yield StoredClip(key, labels, fault)
+
+
 @dataclass
 class _Shard:
     """Clips that wait to be written together."""
@@ -198,15 +279,29 @@ class _Shard:
         self.labels.append(labels)
         self.n_samples += len(samples)
 
-    def write(self, path: Path, sample_rate: int) -> None:
+    def crc32(self) -> NDArray[np.uint32]:
+        return np.array([zlib.crc32(s.tobytes()) for s in self.samples], dtype=np.uint32)
+
+    def image(self, sample_rate: int, crc32: NDArray[np.uint32]) -> bytes:
+        """The shard's file; made in memory, as HDF5 does not survive a disk that fills up while it writes.
+
+        Takes the samples away clip by clip, so that they are in memory once.
+        """
         text = h5py.string_dtype()
-        with h5py.File(path, "w") as file:
-            file["audio"] = np.concatenate(self.samples)
-            file["offsets"] = np.cumsum([0] + [len(s) for s in self.samples], dtype=np.int64)
-            file["crc32"] = np.array([zlib.crc32(s.tobytes()) for s in self.samples], dtype=np.uint32)
+        offsets = np.cumsum([0] + [len(s) for s in self.samples], dtype=np.int64)
+        with h5py.File("shard", "w", driver="core", backing_store=False, block_size=_GROWTH) as file:
+            audio = file.create_dataset("audio", (self.n_samples,), np.int16)
+            self.samples.reverse()
+            for start, end in pairwise(offsets):
+                audio[start:end] = self.samples.pop()
+            file["offsets"] = offsets
+            file["crc32"] = crc32
             file.create_dataset("keys", data=self.keys, dtype=text)
             file.create_dataset("labels", data=[json.dumps(names) for names in self.labels], dtype=text)
             file.attrs.update(format_version=FORMAT_VERSION, sample_rate=sample_rate, complete=True)
+            file.flush()
+            image: bytes = file.id.get_file_image()
+        return image
 
 
 @dataclass
