@@ -55,12 +55,20 @@ def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 
 
 
 def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:
-    rows = pd.read_csv(listing, dtype={"src_file": str})
+    try:
+        rows = pd.read_csv(listing, dtype={"src_file": str})
+    except ValueError as error:  # also what is not UTF-8
+        raise DataPrepError(f"{listing}: not a CSV table ({error})") from error
+    if not (folder / "audio").is_dir():
+        raise DataPrepError(f"{folder}: no folder audio/ in it, where the clips of {listing.name} should be")
     missing = {"filename", "fold", "category", "src_file"} - set(rows.columns)
     if missing:
         raise DataPrepError(f"{listing}: column {' and '.join(sorted(missing))} missing")
     by_stem = {path.stem: path for path in sorted((folder / "audio").iterdir()) if path.suffix.lower() in EXTENSIONS}
     stems = [Path(name).stem for name in rows["filename"]]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataPrepError(f"{listing}: clip {twice[0]} is listed more than once")
     absent = [stem for stem in stems if stem not in by_stem]
     if absent:
         raise DataPrepError(

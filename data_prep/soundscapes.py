@@ -6,6 +6,8 @@ levels over a background. Training sees the classes of a clip; onset and offset 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from weakaudio.audio.io import find_audio, read_audio, to_int16, write_wav
 from weakaudio.data.corpus import EVENTS, FAILURES, MANIFEST, STORE, write_labels
 from weakaudio.data.manifest import Manifest, read_manifest, write_manifest, write_table
 from weakaudio.data.store import StoreWriter
-from weakaudio.errors import DataPrepError
+from weakaudio.errors import AudioError, DataPrepError
 from weakaudio.progress import progress
 
 Audio = NDArray[np.float32]
@@ -30,6 +32,7 @@ MORE_OF_A_CLASS = 0.3  # chance that one more event of the same class follows, u
 TEN_SECONDS = 0.7  # part of clips that last 10 s; the others are log-uniform from 2 to 30 s
 SNR_DB = (0.0, 20.0)  # level of an event's active part over the background's, drawn uniformly
 BACKGROUND_DB = (-45.0, -30.0)  # RMS of the background under full scale
+SETTINGS = "settings.json"  # what a corpus was mixed with
 _FADE = 0.01  # seconds, where an event is cut in and out
 _ACTIVE_DB = 40.0  # a source is trimmed where it is this far under its loudest 20 ms
 
@@ -104,12 +107,20 @@ def prepare(
     tables, left_out = _split(manifest, {split: list(folds) for split, (_, folds) in plan.items()}, source)
     ambiences = _share_out(backgrounds, list(plan), seed)
 
+    settings = {
+        "plan": plan,
+        "events": hashlib.sha256(manifest.table.to_csv().encode()).hexdigest(),
+        "backgrounds": {split: [path.name for path in files or ()] for split, files in ambiences.items()},
+        "sample_rate": sample_rate,
+        "seed": seed,
+    }
+    _refuse_other_settings(base / SETTINGS, settings)
     rows: list[dict[str, object]] = []
     truth: list[dict[str, object]] = []
     seconds = 0.0
     with StoreWriter(base / STORE, sample_rate) as writer:
         for number, (split, (count, _)) in enumerate(plan.items()):
-            sources = _load(tables[split], ambiences[split], sample_rate)
+            sources = _load(tables[split], ambiences[split], sample_rate, left_out)
             for n in progress(range(count), count, f"mixing {split}"):
                 rng = np.random.default_rng([seed, number, n])
                 key = f"audio/{split}/{n:05d}.wav"
@@ -128,12 +139,25 @@ def prepare(
                 if key not in writer.keys:
                     writer.add(key, to_int16(audio), labels)
     write_labels(label_set, base)
+    (base / FAILURES).unlink(missing_ok=True)
     if left_out:
         write_table(pd.DataFrame(left_out, columns=["path", "reason"]), base / FAILURES)
     write_table(pd.DataFrame(truth), base / EVENTS)
     write_manifest(Manifest(pd.DataFrame(rows), base), base / MANIFEST)
     counts = {f"split {split}": count for split, (count, _) in plan.items()}
     return Summary("soundscapes", base, len(rows), len(label_set), seconds, counts, left_out)
+
+
+def _refuse_other_settings(path: Path, settings: dict[str, object]) -> None:
+    """Clips that are in the store stay, so the folder can only go on with what it was begun with."""
+    text = json.dumps(settings, indent=1, default=list) + "\n"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise DataPrepError(
+            f"{path.parent}: begun with other settings ({path.name}); delete it or name another folder"
+        )
 
 
 def _split(
@@ -176,11 +200,20 @@ def _share_out(folder: str | None, splits: list[str], seed: int) -> dict[str, li
     return {"val": order[:quarter], "test": order[quarter : 2 * quarter], "train": order[2 * quarter :]}
 
 
-def _load(manifest: Manifest, ambiences: list[Path] | None, sample_rate: int) -> _Sources:
+def _load(
+    manifest: Manifest, ambiences: list[Path] | None, sample_rate: int, broken: list[tuple[str, str]]
+) -> _Sources:
+    """Sounds that cannot be read go into `broken`."""
     events: dict[str, list[tuple[str, Audio]]] = {}
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
     for name, path, labels in progress(rows, len(rows), "reading events"):
-        audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
+        if len(labels) != 1:
+            raise DataPrepError(f"{path}: has the labels {labels}; an event needs exactly one")
+        try:
+            audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
+        except AudioError as error:
+            broken.append((name, str(error)))
+            continue
         events.setdefault(labels[0], []).append((name, audio))
     backgrounds = [read_audio(path, sample_rate)[0] for path in ambiences or ()]
     return _Sources(dict(sorted(events.items())), backgrounds)
@@ -246,13 +279,18 @@ def _rms(audio: Audio) -> float:
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
+def _seconds(samples: int, sample_rate: int) -> float:
+    """Whole microseconds, rounded down, so that no event ends after its clip."""
+    return (samples * 1_000_000 // sample_rate) / 1_000_000
+
+
 def _truth(key: str, events: list[_Event], sample_rate: int) -> list[dict[str, object]]:
     return [
         {
             "path": key,
             "label": event.label,
-            "onset": round(event.onset / sample_rate, 4),
-            "offset": round((event.onset + len(event.audio)) / sample_rate, 4),
+            "onset": _seconds(event.onset, sample_rate),
+            "offset": _seconds(event.onset + len(event.audio), sample_rate),
             "source": event.source,
             "snr_db": round(event.snr_db, 2),
         }

@@ -33,9 +33,8 @@ def _phase(frequency: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
 
 
 def _band(noise: NDArray[np.float64], low: float, high: float, rate: int) -> NDArray[np.float64]:
-    filtered: NDArray[np.float64] = sosfilt(
-        butter(2, [low, min(high, 0.49 * rate)], "band", fs=rate, output="sos"), noise
-    )
+    low, high = min(low, 0.4 * rate), min(high, 0.49 * rate)
+    filtered: NDArray[np.float64] = sosfilt(butter(2, [low, high], "band", fs=rate, output="sos"), noise)
     return filtered
 
 

@@ -204,9 +204,6 @@ def main() -> None:
     except WeakAudioError as error:
         typer.echo(f"weakaudio: {error}", err=True)
         sys.exit(CANNOT)
-    except KeyboardInterrupt:
-        typer.echo("weakaudio: interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,20 @@ def save_model(model: Model, path: str | Path) -> None:
     """Write a model to one self-describing safetensors file, beside first and then renamed into place.
 
     The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes.
+
+    Raises
+    ------
+    CheckpointError
+        A fused network, or not as many labels as classes.
     """
     path = Path(path)
+    if len(model.labels) != model.network.classifier.out_features:
+        raise CheckpointError(
+            f"{path}: {len(model.labels)} labels for {model.network.classifier.out_features} classes"
+        )
+    rebuilt = build_network(network_name(model.network), **model.network.config).state_dict()
+    if rebuilt.keys() != model.network.state_dict().keys():
+        raise CheckpointError(f"{path}: a fused network cannot be saved; save the model it was made from")
     header = {
         "format_version": FORMAT_VERSION,
         "network": network_name(model.network),

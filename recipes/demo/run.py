@@ -114,10 +114,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(_COMMAND, description="The whole job on sounds whose truth is known.")
     parser.add_argument("--quick", action="store_true", help="everything once, tiny; measures nothing")
-    parser.add_argument("--out", type=Path, help="folder (runs/demo; with --quick, runs/demo-quick)")
+    parser.add_argument("--out", type=Path, help="folder (runs/demo, runs/demo-seedN or runs/demo-quick)")
     parser.add_argument("--seed", type=int, default=1, help="of sounds, soundscapes and training (1)")
     options = parser.parse_args(args)
-    out: Path = options.out or Path("runs/demo-quick" if options.quick else "runs/demo")
+    name = "demo-quick" if options.quick else "demo" if options.seed == 1 else f"demo-seed{options.seed}"
+    out: Path = options.out or Path("runs") / name
     size, seed = QUICK if options.quick else Size(), options.seed
     console = Console()
     try:

@@ -115,7 +115,7 @@ def test_wrong_arguments_are_refused_before_any_work(embedder: Embedder, recordi
         embed_folder(embedder, recordings, tmp_path / "e.csv")
     with pytest.raises(WeakAudioError, match="frame"):
         embed_folder(embedder, recordings, tmp_path / "e.h5", "frame")
-    with pytest.raises(AudioError, match="no such folder"):
+    with pytest.raises(AudioError, match="no such file or folder"):
         embed_folder(embedder, tmp_path / "nowhere", tmp_path / "e.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["wavs"]
 

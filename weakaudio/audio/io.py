@@ -25,7 +25,8 @@ _DECODER_SLACK = 2 * 2 * 1152
 _PREROLL = 16 * 1152
 
 # libsndfile's log, e.g. "data : 264600 (should be 132278)": the header promises more bytes than the file has.
-_DATA_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# For W64 and RF64 only the whole file's size is checked by libsndfile, for AU that of its data.
+_DATA_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Programs that write WAV into a pipe cannot know its size and declare a huge one; that is no truncation.
 _STREAMED_SIZE = 0x7FFF0000
 
@@ -167,13 +168,17 @@ def find_audio(folder: str | Path) -> list[Path]:
         (
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
+            if path.suffix.lower() in EXTENSIONS and not _hidden(path.relative_to(folder)) and path.is_file()
         ),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
     if not files:
         raise AudioError(f"{folder}: no audio below it (looked for {', '.join(sorted(EXTENSIONS))})")
     return files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _open(path: str | Path | EncodedAudio) -> sf.SoundFile:
@@ -189,7 +194,12 @@ def _open(path: str | Path | EncodedAudio) -> sf.SoundFile:
         raise AudioError(f"{path}: empty file (0 bytes)")
     try:
         return sf.SoundFile(source)
-    except (sf.LibsndfileError, RuntimeError) as error:
+    except (
+        sf.LibsndfileError,
+        RuntimeError,
+        TypeError,
+        UnicodeError,
+    ) as error:  # TypeError: a name that ends in .raw
         raise AudioError(f"{path}: not audio that libsndfile can read ({error})") from error
 
 

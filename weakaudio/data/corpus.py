@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, read_manifest, whole_file
+from weakaudio.data.manifest import Manifest, read_manifest, read_table, whole_file
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import ManifestError, StoreError
 
@@ -81,7 +81,7 @@ class Corpus:
         """
         if not (self.root / EVENTS).is_file():
             raise ManifestError(f"{self.root}: no {EVENTS}: onset and offset of its events are not known")
-        return pd.read_csv(self.root / EVENTS)
+        return read_table(self.root / EVENTS, {"path": str, "label": str})
 
 
 def write_labels(label_set: LabelSet, root: str | Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from weakaudio.data.corpus import Corpus
+from weakaudio.errors import ProtocolError
 
 MAX_PADDING = 0.05  # of a batch's samples
 
@@ -177,6 +178,14 @@ class ClipDataModule(lightning.LightningDataModule):
     def sample_rate(self) -> int:
         """Hz"""
         return self.corpus.store.sample_rate
+
+    def setup(self, stage: str) -> None:
+        shared = set(self.corpus.select(self.train)) & set(self.corpus.select(self.val))
+        if shared:
+            raise ProtocolError(
+                f"{self.corpus.root}: {len(shared)} clips are in both train {self.train} and val {self.val}: the best "
+                "epoch would be chosen on clips that were trained on"
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         loader = clip_loader(ClipDataset(self.corpus, self.train), self.batch_seconds, self.workers, self.seed)

@@ -79,9 +79,11 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype={"path": str, "labels": str, "split": str, "source": str})
+        table = read_table(path, {"path": str, "labels": str, "split": str, "source": str})
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest") from None
+    except IsADirectoryError:
+        raise ManifestError(f"{path}: a folder; expected the manifest in it") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise ManifestError(f"{path}: not a CSV table ({error})") from error
     missing = {"path", "labels"} - set(table.columns)
@@ -94,6 +96,11 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
     manifest = Manifest(table, path.parent)
     _validate(manifest, path, labels, check_files)
     return manifest
+
+
+def read_table(path: str | Path, dtype: dict[str, type] | None = None) -> pd.DataFrame:
+    """Read a CSV in which only an empty cell is missing: "None" and "NA" are names like any other."""
+    return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:

@@ -65,7 +65,11 @@ class Embedder:
             if value not in get_args(known):
                 raise WeakAudioError(f"{what} {value!r}: unknown; there are {', '.join(get_args(known))}")
         self.layer, self.pooling = layer, pooling
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise WeakAudioError(f"device {device!r}: not to be had here ({str(error).splitlines()[0]})") from error
         self.checksum = model_checksum(model)
         self.model = copy.deepcopy(model).eval().to(self.device)
         self.model.network.fuse()

@@ -85,11 +85,14 @@ def embed_folder(
         raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     folder, out = Path(folder), Path(out)
     check_suffix(out)
+    if not folder.exists():
+        raise AudioError(f"{folder}: no such file or folder")
     if folder.is_file():
         folder, files = folder.parent, [folder]
     else:
         files = find_audio(folder)
-    names = [path.relative_to(folder).as_posix() for path in files]
+    # A name that is not UTF-8 is written with its bytes escaped; libsndfile cannot open such a file.
+    names = [path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode() for path in files]
     parts = _open_parts(out, _fingerprint(embedder, files, names, level))
     groups = _group(files)
     missing = [n for n in range(len(groups)) if not (parts / f"{n}.npz").is_file()]
@@ -107,7 +110,8 @@ def embed_folder(
         "command": command,
     }
     table, n_segments, failures = _join(parts, len(groups), metadata, level)
-    (out.parent / FAILURES).unlink(missing_ok=True)
+    if failures or _is_ours(out.parent / FAILURES):
+        (out.parent / FAILURES).unlink(missing_ok=True)
     if failures:
         write_table(pd.DataFrame(failures, columns=["path", "reason"]), out.parent / FAILURES)
     if not table.paths:
@@ -116,6 +120,10 @@ def embed_folder(
     write_embeddings(table, out)
     shutil.rmtree(parts)
     return FolderSummary(out, len(table.paths), n_segments, failures)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and path.open(encoding="utf-8").readline() == "path,reason\n"
 
 
 def _fingerprint(embedder: Embedder, files: list[Path], names: list[str], level: Level) -> str:
@@ -164,7 +172,7 @@ def _embed_group(
     failures = []
     for (name, _), result in zip(files, read, strict=True):
         if isinstance(result, AudioError):
-            failures.append((name, str(result)))
+            failures.append((name, str(result).encode("utf-8", "backslashreplace").decode()))
         else:
             clips[name] = result
     found = embedder.embed_clips(list(clips.values()))

@@ -23,6 +23,8 @@ class BestCheckpoint(ModelCheckpoint):
     """Remembers the best epoch also when the run's folder has moved since (Lightning would forget it)."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["best_model_score"] is None:  # stopped before the first validation
+            return
         path = self.format_checkpoint_name({})
         here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
         super().load_state_dict({**state_dict, **here, "best_k_models": {path: state_dict["best_model_score"]}})

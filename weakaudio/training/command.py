@@ -33,6 +33,12 @@ _DECISIVE = (
     "data.batch_seconds",
     "data.seed",
     "trainer.max_epochs",
+    "trainer.precision",
+    "trainer.gradient_clip_val",
+    "trainer.accumulate_grad_batches",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.check_val_every_n_epoch",
 )
 
 
@@ -79,6 +85,8 @@ def train(args: ArgsType = None) -> Path:
     )
     out = Path(cli.config["out"])
     trainer = cli.trainer
+    if trainer.world_size > 1:
+        raise ProtocolError("--trainer.devices: training on several devices is not supported yet; use 1")
     if cli.config["trainer.logger"] is None:
         trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
     trainer.strategy.checkpoint_io = WholeFiles()

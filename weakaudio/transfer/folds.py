@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
@@ -162,6 +163,12 @@ def _shared_sources(sources: ArrayLike, fold_of: NDArray[Any], allowed: bool) ->
 def _untrained(estimator: Any) -> Any:
     """A fresh copy. `FrozenEstimator` and its like survive cloning with all that they know."""
     copy = clone(estimator)
+    frozen = [step for step in copy.get_params(deep=True).values() if isinstance(step, FrozenEstimator)]
+    if frozen:
+        raise ProtocolError(
+            f"{type(estimator).__name__} holds {frozen[0]}, which cloning leaves trained, perhaps on clips of the "
+            "test fold: pass an estimator that each fold can train from nothing"
+        )
     try:
         check_is_fitted(copy)
     except NotFittedError:
