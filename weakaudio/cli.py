@@ -114,7 +114,8 @@ def evaluate(
     from weakaudio.pretrained import load_model
     from weakaudio.training.evaluation import evaluate as run
 
-    found = run(load_model(model), Corpus(corpus), {"split": split}, {"split": thresholds_from}, device=device)
+    chosen_on = None if thresholds_from == split else {"split": thresholds_from}
+    found = run(load_model(model), Corpus(corpus), {"split": split}, chosen_on, device=device)
     clip = found.clip
     typer.echo(
         f"{clip.n_clips} clips, {clip.n_classes} classes: mAP {clip.mean_ap:.3f} (chance {clip.prevalence:.3f}), "

@@ -50,7 +50,7 @@ def librosa_logmel(clip: NDArray[np.float32], fe: FrontEnd) -> NDArray[np.float3
 def _against_parts(scale: Scale) -> Comparison:
     """Transform, power and filters each alone, on inputs that are ready: what no front end can do without."""
     logmel = LogMel("paper-44k")
-    fe, window, filters = logmel.front_end, logmel.window, logmel.filters
+    fe, window, filters = logmel.front_end, logmel.window.float(), logmel.filters
     audio = waveforms(scale, fe.sample_rate)
 
     def transform() -> torch.Tensor:

@@ -24,12 +24,16 @@ from weakaudio.training.tagger import Tagger
 EPOCHS = 4
 
 
-def arguments(corpus: Path, out: Path, *more: str) -> list[str]:
+SEEDS = [0]  # the last of them is that of `run`
+
+
+def arguments(corpus: Path, out: Path, *more: str, seed: int | None = None) -> list[str]:
+    seed = SEEDS[-1] if seed is None else seed
     return [
         "--model.front_end=16k",
         "--model.network_config={width: 0.0625}",
         "--model.learning_rate=0.02",
-        "--seed_everything=3",  # under it the second of the epochs is the best
+        f"--seed_everything={seed}",
         f"--data.root={corpus}",
         "--data.workers=0",
         "--data.batch_seconds=8",
@@ -47,9 +51,13 @@ def epochs(run: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run."""
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert train(arguments(tones, out)) == out / "model.safetensors"
-    return out
+    for seed in range(20):  # until the second epoch is the best: it can be told from the last
+        out = tmp_path_factory.mktemp("runs") / "undisturbed"
+        assert train(arguments(tones, out, seed=seed)) == out / "model.safetensors"
+        if int(epochs(out)["val_mAP"].idxmax()) == 1:
+            SEEDS.append(seed)
+            return out
+    raise AssertionError("no seed of 20 has its best epoch in the middle")
 
 
 def test_a_run_leaves_what_it_says(run: Path) -> None:
@@ -84,7 +92,6 @@ def test_progress_is_shown(tones: Path, tmp_path: Path, capfd: pytest.CaptureFix
 def test_the_export_is_the_best_epoch_and_opens_by_itself(run: Path) -> None:
     table = epochs(run)
     best = int(table["val_mAP"].idxmax())
-    assert best == 1, "choose a seed whose second epoch is the best, or these tests cannot tell it from the last"
     notes = read_header(run / "model.safetensors")["notes"]
     assert (notes["best_epoch"], notes["epochs"], notes["corpus"]) == (best + 1, EPOCHS, "tones0")
     assert notes["val_mAP"] == pytest.approx(table["val_mAP"][best])

@@ -199,7 +199,7 @@ def _open(path: str | Path | EncodedAudio) -> sf.SoundFile:
         RuntimeError,
         TypeError,
         UnicodeError,
-    ) as error:  # TypeError: a name that ends in .raw
+    ) as error:
         raise AudioError(f"{path}: not audio that libsndfile can read ({error})") from error
 
 

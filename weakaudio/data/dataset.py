@@ -183,8 +183,8 @@ class ClipDataModule(lightning.LightningDataModule):
         shared = set(self.corpus.select(self.train)) & set(self.corpus.select(self.val))
         if shared:
             raise ProtocolError(
-                f"{self.corpus.root}: {len(shared)} clips are in both train {self.train} and val {self.val}: the best "
-                "epoch would be chosen on clips that were trained on"
+                f"{self.corpus.root}: {len(shared)} clips are in both train {self.train} and val {self.val}: the "
+                "best epoch would be chosen on clips that were trained on"
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:
