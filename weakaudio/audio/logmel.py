@@ -114,19 +114,10 @@ class LogMel(nn.Module):
         fe = self.front_end
         if lengths is None:
             lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
-        precision = torch.float64 if fe.double else torch.float32
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(
-                waveform.to(precision),
-                fe.n_fft,
-                fe.hop_length,
-                window=self.window.to(precision),
-                center=True,
-                pad_mode="constant",
-                return_complex=True,
-            ).transpose(1, 2)  # (B, T, n_fft // 2 + 1), the order in which it lies in memory
-            power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
-            mel = power.float() @ self.filters  # (B, T, F)
+            # On a CPU clip by clip: what belongs to one fits its cache. A GPU takes all at once.
+            parts = waveform.split(1) if waveform.device.type == "cpu" else (waveform,)
+            mel = torch.cat([self._mel_power(part) for part in parts])
             level = mel.clamp_(min=_AMIN).log10_().mul_(10.0)
         n_frames = frame_counts(lengths, fe.hop_length)
         mask = length_mask(n_frames, level.shape[1])[:, :, None]
@@ -136,3 +127,19 @@ class LogMel(nn.Module):
         if (fe.shift, fe.gain) != (0.0, 1.0):
             level = level.add_(fe.shift).mul_(fe.gain)
         return level.masked_fill_(~mask, 0.0), n_frames
+
+    def _mel_power(self, waveform: Tensor) -> Tensor:
+        """(B, T, F) float32"""
+        fe = self.front_end
+        precision = torch.float64 if fe.double else torch.float32
+        spectrum = torch.stft(
+            waveform.to(precision),
+            fe.n_fft,
+            fe.hop_length,
+            window=self.window.to(precision),
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        ).transpose(1, 2)  # (B, T, n_fft // 2 + 1), the order in which it lies in memory
+        power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+        return power.float() @ self.filters
