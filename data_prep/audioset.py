@@ -19,7 +19,7 @@ import pandas as pd
 
 from data_prep.audioset_audio import AudioIndex, Segment
 from data_prep.packing import Clip
-from data_prep.summary import Summary, finish
+from data_prep.summary import NOTES, Summary, finish
 from weakaudio.data.corpus import STORE
 from weakaudio.data.labels import LabelSet, read_audioset_labels
 from weakaudio.data.manifest import Manifest, write_table
@@ -28,7 +28,7 @@ from weakaudio.data.store import ClipStore
 from weakaudio.errors import DataPrepError
 
 CLASSES, ONTOLOGY = "class_labels_indices.csv", "ontology.json"
-PER_CLASS, MISSING, NOTES = "missing_per_class.csv", "missing_clips.csv", "notes.csv"
+PER_CLASS, MISSING = "missing_per_class.csv", "missing_clips.csv"
 
 _SPLITS = {"eval": "test", "val": "val"}  # split of a list by its name; all others are training
 _ORDER = ("train", "val", "test")  # a recording in two of them stays in the last

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.summary import Summary
+from data_prep.summary import NOTES, Summary
 from data_prep.synthetic import background as synthetic_background
 from weakaudio.audio.io import find_audio, read_audio, to_int16, write_wav
 from weakaudio.data.corpus import EVENTS, FAILURES, MANIFEST, STORE, write_labels
@@ -85,7 +85,7 @@ def prepare(
         Clips of each split.
     train_folds, val_folds, test_folds
         Folds whose events go into each split. Clips whose recording is in a later split as well are left out
-        and listed in failures.csv.
+        and listed in notes.csv; clips that cannot be read, in failures.csv.
     sample_rate
         Hz
     seed
@@ -115,12 +115,13 @@ def prepare(
         "seed": seed,
     }
     _refuse_other_settings(base / SETTINGS, settings)
+    failures: list[tuple[str, str]] = []
     rows: list[dict[str, object]] = []
     truth: list[dict[str, object]] = []
     seconds = 0.0
     with StoreWriter(base / STORE, sample_rate) as writer:
         for number, (split, (count, _)) in enumerate(plan.items()):
-            sources = _load(tables[split], ambiences[split], sample_rate, left_out)
+            sources = _load(tables[split], ambiences[split], sample_rate, failures)
             for n in progress(range(count), count, f"mixing {split}"):
                 rng = np.random.default_rng([seed, number, n])
                 key = f"audio/{split}/{n:05d}.wav"
@@ -139,13 +140,14 @@ def prepare(
                 if key not in writer.keys:
                     writer.add(key, to_int16(audio), labels)
     write_labels(label_set, base)
-    (base / FAILURES).unlink(missing_ok=True)
-    if left_out:
-        write_table(pd.DataFrame(left_out, columns=["path", "reason"]), base / FAILURES)
+    for name, column, rows_of in ((NOTES, "note", left_out), (FAILURES, "reason", failures)):
+        (base / name).unlink(missing_ok=True)
+        if rows_of:
+            write_table(pd.DataFrame(rows_of, columns=["path", column]), base / name)
     write_table(pd.DataFrame(truth), base / EVENTS)
     write_manifest(Manifest(pd.DataFrame(rows), base), base / MANIFEST)
     counts = {f"split {split}": count for split, (count, _) in plan.items()}
-    return Summary("soundscapes", base, len(rows), len(label_set), seconds, counts, left_out)
+    return Summary("soundscapes", base, len(rows), len(label_set), seconds, counts, failures)
 
 
 def _refuse_other_settings(path: Path, settings: dict[str, object]) -> None:

@@ -16,6 +16,8 @@ from weakaudio.data.manifest import Manifest, write_manifest, write_table
 from weakaudio.data.store import ClipStore, StoreWriter
 from weakaudio.errors import AudioError, DataPrepError
 
+NOTES = "notes.csv"  # path and note of each clip that a preparation treated in a way of its own
+
 
 @dataclass
 class Summary:

@@ -110,10 +110,10 @@ def test_a_recording_in_two_folds_stays_in_one_split_and_is_listed(event_clips: 
 
     root = change_manifest(event_clips, tmp_path / "events", share)
     summary = prepare(str(root), str(tmp_path / "out"), train=60, val=20, test=20, sample_rate=RATE)
-    listed = pd.read_csv(tmp_path / "out" / "failures.csv")
+    listed = pd.read_csv(tmp_path / "out" / "notes.csv")
     assert sorted(listed["path"]) == ["dog-1-0.wav", "rain-4-1.wav"]
-    assert listed["reason"].str.contains("dog50").all()
-    assert len(summary.failures) == 2
+    assert listed["note"].str.contains("dog50").all()
+    assert summary.failures == []  # nothing is wrong with them
     used = set(Corpus(tmp_path / "out").events()["source"])
     assert "dog-5-0.wav" in used
     assert not used & {"dog-1-0.wav", "rain-4-1.wav"}
