@@ -127,13 +127,14 @@ def test_models_are_listed(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("embed", "nowhere", "-o", "e.h5"), "nowhere"),
-        (("embed", ".", "-o", "e.txt"), "e.txt"),
+        (("embed", "nowhere", "-o", "e.h5", "-m", "untrained-16k"), "nowhere"),
+        (("embed", ".", "-o", "e.txt", "-m", "untrained-16k"), "e.txt"),
         (("evaluate", "untrained-16k", "nowhere"), "nowhere"),
         (("evaluate", "no-model", "nowhere"), "no-model"),
-        (("transfer", "nowhere.csv"), "nowhere.csv"),
+        (("transfer", "nowhere.csv", "-m", "untrained-16k"), "nowhere.csv"),
         (("prepare", "esc50", "nowhere", "out"), "nowhere"),
         (("verify", "nowhere"), "nowhere"),
+        (("embed", ".", "-o", "e.h5", "-m", "untrained-16k", "--device", "nothing"), "nothing"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run: Run, args: tuple[str, ...], said: str) -> None:
@@ -141,6 +142,12 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Run, args: tuple[str, ...], 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("weakaudio: ")
     assert said in err
+
+
+def test_no_untrained_network_embeds_unasked(run: Run) -> None:
+    code, _, err = run("embed", ".", "-o", "e.h5")
+    assert code == 2
+    assert "--model" in err
 
 
 def test_help_loads_no_torch() -> None:

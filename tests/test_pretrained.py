@@ -157,3 +157,16 @@ def test_untrained_model_is_the_same_each_time_and_leaves_the_seed_alone() -> No
     assert model_checksum(first) == model_checksum(load_model("untrained-16k"))
     assert first.sample_rate == 16000
     assert first(torch.zeros(1, 16000)).clip_probs.shape == (1, 527)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    fused, other = tiny_model(), tiny_model()
+    fused.network.fuse()
+    other.network.reset_classifier(5)
+    state = torch.random.get_rng_state()
+    for model, reason in ((fused, "fused"), (other, "3 labels for 5 classes")):
+        with pytest.raises(CheckpointError, match=reason):
+            save_model(model, tmp_path / "a.safetensors")
+    save_model(tiny_model(), tmp_path / "b.safetensors")
+    assert torch.equal(torch.random.get_rng_state(), state)  # saving draws no random numbers
+    assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]

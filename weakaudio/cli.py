@@ -134,7 +134,7 @@ def evaluate(
 def embed(
     source: Annotated[Path, typer.Argument(help="A recording, or a folder of recordings.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .h5, .npz or .parquet.")],
-    model: ModelName = "untrained-16k",
+    model: ModelName,
     level: Annotated[Level, typer.Option(help="One row a clip, or one a segment.")] = Level.clip,
     layer: LayerOption = Layer.f1,
     pooling: PoolingOption = Pooling.mean,
@@ -156,9 +156,7 @@ def transfer(
     manifest: Annotated[
         Path, typer.Argument(help="CSV with path, labels, fold, as `prepare` writes it; or its folder.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="As for embed, or logmel-statistics: no network.")
-    ] = "untrained-16k",
+    model: Annotated[str, typer.Option("--model", "-m", help="As for embed, or logmel-statistics: no network.")],
     layer: LayerOption = Layer.f1,
     pooling: PoolingOption = Pooling.mean,
     classifier: Annotated[str, typer.Option(help="linear-svm or rbf-svm.")] = "linear-svm",

@@ -43,8 +43,9 @@ def save_model(model: Model, path: str | Path) -> None:
         raise CheckpointError(
             f"{path}: {len(model.labels)} labels for {model.network.classifier.out_features} classes"
         )
-    rebuilt = build_network(network_name(model.network), **model.network.config).state_dict()
-    if rebuilt.keys() != model.network.state_dict().keys():
+    with torch.device("meta"):  # names only: no memory, no random numbers
+        rebuilt = build_network(network_name(model.network), **model.network.config)
+    if rebuilt.state_dict().keys() != model.network.state_dict().keys():
         raise CheckpointError(f"{path}: a fused network cannot be saved; save the model it was made from")
     header = {
         "format_version": FORMAT_VERSION,

@@ -141,3 +141,9 @@ def test_waveform_is_left_as_it_was() -> None:
 def test_unknown_front_end_is_refused_with_the_known_ones() -> None:
     with pytest.raises(WeakAudioError, match=r"'48k'.*paper-44k, 32k, 16k"):
         get_front_end("48k")
+
+
+def test_only_the_preset_that_asks_for_float64_has_any() -> None:
+    """Not every device has float64."""
+    doubles = {name for name in FRONT_ENDS if any(b.dtype == torch.float64 for b in LogMel(name).buffers())}
+    assert doubles == {"paper-44k"}

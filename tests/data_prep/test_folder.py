@@ -29,6 +29,19 @@ def class_folders(make_wavs: MakeWavs) -> Path:
     return make_wavs({"dog/a.wav": tone(0), "dog/deep/er/b.wav": tone(1), "rain/a.wav": tone(2)})
 
 
+@pytest.mark.parametrize("sample_rate", [None, 8000])
+def test_a_file_cut_short_is_left_out_packed_or_not(
+    class_folders: Path, tmp_path: Path, sample_rate: int | None
+) -> None:
+    whole = (class_folders / "dog" / "a.wav").read_bytes()
+    (class_folders / "dog" / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    summary = prepare(str(class_folders), str(tmp_path / "out"), sample_rate=sample_rate)
+    assert summary.n_clips == 3
+    ((path, reason),) = summary.failures
+    assert path.endswith("cut.wav")
+    assert "truncated" in reason
+
+
 def test_class_folders_become_labels(class_folders: Path, tmp_path: Path) -> None:
     summary = prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
     corpus = Corpus(tmp_path / "out")

@@ -16,10 +16,15 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.packing import Clip, SoundFile, pack
-from weakaudio.data.store import ClipStore, StoreWriter
+from weakaudio.data.store import ClipStore, StoreWriter, check_clips
 from weakaudio.errors import AudioError, DataPrepError, StoreError
 
 MakeWavs = Callable[..., Path]
+
+
+def faults(folder: Path) -> list[str]:
+    """Keys of clips, and names of shards, that are not what was written."""
+    return [clip.key for clip in check_clips(folder) if clip.fault]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def test_packing_stops_at_a_full_disk_and_goes_on_when_there_is_room(small_disk:
         run(small_disk / "store", 2, 300)
     kept = ClipStore(small_disk / "store")
     assert 0 < len(kept) < 250
-    assert kept.verify() == []
+    assert faults(kept.folder) == []
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     run(small_disk / "store", 2, 300)
     assert contents(small_disk / "store") == contents(tmp_path / "roomy")

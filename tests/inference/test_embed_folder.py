@@ -102,6 +102,24 @@ def test_a_list_of_failures_goes_when_they_do(embedder: Embedder, recordings: Pa
     assert not (tmp_path / "failures.csv").exists()
 
 
+def test_a_file_of_that_name_that_is_not_ours_stays(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
+    for name in BAD:
+        (recordings / name).unlink()
+    (tmp_path / "failures.csv").write_text("my own\n")
+    embed_folder(embedder, recordings, tmp_path / "e.h5")
+    assert (tmp_path / "failures.csv").read_text() == "my own\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode on this system")
+def test_a_name_that_is_not_utf8_is_listed_with_its_bytes(
+    embedder: Embedder, recordings: Path, tmp_path: Path
+) -> None:
+    os.rename(recordings / "c d.wav", os.fsencode(recordings) + b"/\xe9.wav")
+    embed_folder(embedder, recordings, tmp_path / "e.h5")
+    assert read_embeddings(tmp_path / "e.h5").paths == [name for name in GOOD if name != "c d.wav"]
+    assert "\\udce9.wav" in pd.read_csv(tmp_path / "failures.csv")["path"].tolist()
+
+
 def test_nothing_readable_is_an_error(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
     for name in GOOD:
         (recordings / name).unlink()

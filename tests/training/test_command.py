@@ -290,3 +290,19 @@ def test_a_run_that_moved_remembers_its_best_epoch(tones: Path, run: Path, tmp_p
     train(arguments(tones, tmp_path / "there"))
     same(tmp_path / "there", run)
     assert not (tmp_path / "here").exists()
+
+
+def test_choosing_the_epoch_on_clips_that_are_trained_on_is_refused(tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="12 clips are in both"):
+        train(arguments(tones, tmp_path, "--data.val={split: train}"))
+
+
+def test_several_devices_are_refused(tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="several devices"):
+        train(arguments(tones, tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp_spawn"))
+
+
+def test_a_run_stopped_before_its_first_validation_goes_on(tones: Path, tmp_path: Path) -> None:
+    every = "--trainer.check_val_every_n_epoch=2"
+    assert start("after last", 0, arguments(tones, tmp_path, every)) == -signal.SIGKILL
+    assert load_model(train(arguments(tones, tmp_path, every))).labels

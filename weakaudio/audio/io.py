@@ -63,9 +63,10 @@ def audio_info(path: str | Path | EncodedAudio) -> AudioInfo:
     Raises
     ------
     AudioError
-        The file does not exist or libsndfile does not recognise it.
+        The file does not exist, libsndfile does not recognise it, or it is shorter than its header says.
     """
     with _open(path) as file:
+        _refuse_truncated_header(path, file.extra_info)
         return AudioInfo(file.samplerate, file.channels, file.frames)
 
 

@@ -94,7 +94,9 @@ class LogMel(nn.Module):
         )
         # Derived from the preset, so not part of a checkpoint's tensors.
         self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)  # (n_fft // 2 + 1, F)
-        self.register_buffer("window", torch.hann_window(fe.n_fft, dtype=torch.float64), persistent=False)
+        # Float64 only where the preset asks for it: not every device has it.
+        window = torch.hann_window(fe.n_fft, dtype=torch.float64)
+        self.register_buffer("window", window if fe.double else window.float(), persistent=False)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-mels and their lengths.
@@ -131,12 +133,11 @@ class LogMel(nn.Module):
     def _mel_power(self, waveform: Tensor) -> Tensor:
         """(B, T, F) float32"""
         fe = self.front_end
-        precision = torch.float64 if fe.double else torch.float32
         spectrum = torch.stft(
-            waveform.to(precision),
+            waveform.to(self.window.dtype),
             fe.n_fft,
             fe.hop_length,
-            window=self.window.to(precision),
+            window=self.window,
             center=True,
             pad_mode="constant",
             return_complex=True,

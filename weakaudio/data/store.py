@@ -169,7 +169,7 @@ class ClipStore:
             raise StoreError(f"{self.folder}: no clip store (no shard-*.h5 in it)")
         self.keys: list[str] = []
         self.labels: list[list[str]] = []
-        rates, shards, starts, lengths, checks = set(), [], [], [], []
+        rates, shards, starts, lengths = set(), [], [], []
         for number, path in enumerate(self._paths):
             head = _read_head(path)
             rates.add(head.sample_rate)
@@ -178,7 +178,6 @@ class ClipStore:
             shards.append(np.full(len(head.keys), number))
             starts.append(head.offsets[:-1])
             lengths.append(np.diff(head.offsets))
-            checks.append(head.crc32)
         if len(rates) > 1:
             raise StoreError(f"{self.folder}: shards of different rates: {sorted(rates)} Hz")
         if len(set(self.keys)) < len(self.keys):
@@ -187,7 +186,6 @@ class ClipStore:
         self.n_samples: NDArray[np.int64] = np.concatenate(lengths)
         self._shard = np.concatenate(shards)
         self._start = np.concatenate(starts)
-        self._crc32 = np.concatenate(checks)
         self._files: dict[int, h5py.File] = {}
         self._pid = os.getpid()
 
@@ -197,16 +195,6 @@ class ClipStore:
     def audio(self, n: int) -> NDArray[np.float32]:
         """Samples of clip n: (N,) float32 at `sample_rate`, full scale at +-1."""
         return from_int16(self._samples(n))
-
-    def verify(self) -> list[str]:
-        """Keys of clips whose samples are not what was written; empty if all is well."""
-        return [key for n, key in enumerate(self.keys) if not self._intact(n)]
-
-    def _intact(self, n: int) -> bool:
-        try:
-            return zlib.crc32(self._samples(n).tobytes()) == self._crc32[n]
-        except OSError:
-            return False
 
     def _samples(self, n: int) -> NDArray[np.int16]:
         start = self._start[n]

@@ -123,7 +123,8 @@ def embed_folder(
 
 
 def _is_ours(path: Path) -> bool:
-    return path.is_file() and path.open(encoding="utf-8").readline() == "path,reason\n"
+    """Whether an earlier run wrote this list; another file of the name is not ours to delete."""
+    return path.is_file() and path.read_bytes().startswith(b"path,reason\n")
 
 
 def _fingerprint(embedder: Embedder, files: list[Path], names: list[str], level: Level) -> str:
