@@ -46,6 +46,7 @@ CODE: dict[str, list[str]] = {
         "weakaudio/training",
         "data_prep/esc50.py",
         "data_prep/soundscapes.py",
+        "data_prep/urbansound8k.py",
         "recipes/soundscapes",
     ],
     "esc50": [

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from data_prep import esc50, soundscapes
 from recipes.results import Row, record
-from weakaudio.data.corpus import MANIFEST, Corpus
+from recipes.soundscapes.corpus import prepare
+from weakaudio.data.corpus import Corpus
 from weakaudio.pretrained import load_model
 from weakaudio.training.command import METRICS, MODEL, train
 from weakaudio.training.evaluation import Evaluation, evaluate
@@ -29,15 +28,6 @@ RUNS = Path("runs/soundscapes")
 
 _HERE = Path(__file__).parent
 _COMMAND = "python -m recipes.soundscapes.run --data ../shared/data"
-
-
-def prepare(data: Path, folder: Path, **sizes: Any) -> Path:
-    """The corpus, made of ESC-50 (folds 1 to 3, 4 and 5) and of backgrounds unless it is there already."""
-    corpus = folder / "corpus"
-    if not (corpus / MANIFEST).is_file():  # written when all else is
-        esc50.prepare(str(data / "esc50-16k"), str(folder / "events"))
-        soundscapes.prepare(str(folder / "events"), str(corpus), str(data / "backgrounds"), **sizes)
-    return corpus
 
 
 def train_once(name: str, seed: int, folder: Path, corpus: Path, overrides: Sequence[str] = ()) -> Path:

@@ -40,6 +40,8 @@ class Tagger(lightning.LightningModule):
         Part of all steps, in (0, 1).
     weight_decay
         Of AdamW.
+    channels_last
+        Lay the convolutions' weights out channels-last: faster in bf16, on a GPU and on CPUs that have it.
     """
 
     def __init__(
@@ -52,11 +54,14 @@ class Tagger(lightning.LightningModule):
         learning_rate: float = 1e-3,
         warmup: float = 0.1,
         weight_decay: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         fe = get_front_end(front_end)
         net = build_network(network, n_classes=len(labels), n_mels=fe.n_mels, **network_config)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = Model(net, fe, labels)
         self.loss = LOSSES[loss]
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay

@@ -1,0 +1,62 @@
+"""The corpus of the comparison: events of ESC-50 and UrbanSound8K over recorded ambiences."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_prep import esc50, soundscapes, urbansound8k
+from weakaudio.data.corpus import MANIFEST
+from weakaudio.data.manifest import Manifest, read_manifest, write_manifest
+
+TRAIN, VAL, TEST = 3000, 400, 600  # clips
+
+# UrbanSound8K's classes under the names of ESC-50 where both have them. A jackhammer is a drill: of the two folds
+# at hand, one has a single recording of it.
+_SAME = {"dog_bark": "dog", "engine_idling": "engine", "jackhammer": "drilling"}
+
+
+def prepare(data: Path, folder: Path, **sizes: Any) -> Path:
+    """The folder of the corpus, below `folder`, mixed unless it is there already.
+
+    Parameters
+    ----------
+    data
+        Has `esc50-16k/`, `urbansound8k/` (folds 1 and 2) and `backgrounds/`.
+    sizes
+        Clips of train, val, test, where not the usual.
+    """
+    corpus = folder / "corpus"
+    if not (corpus / MANIFEST).is_file():  # written when all else is
+        counts = {"train": TRAIN, "val": VAL, "test": TEST, **sizes}
+        soundscapes.prepare(str(_events(data, folder)), str(corpus), str(data / "backgrounds"), **counts)
+    return corpus
+
+
+def _events(data: Path, folder: Path) -> Path:
+    """The manifest of all event clips: folds 1 to 3 train, 4 validates, 5 tests."""
+    esc, urban, events = folder / "esc50", folder / "urbansound8k", folder / "events"
+    esc50.prepare(str(data / "esc50-16k"), str(esc))
+    urbansound8k.prepare(str(data / "urbansound8k"), str(urban), without=str(esc), foreground_only=True)
+    tables = []
+    for manifest, table in ((m, m.table) for m in (read_manifest(esc / MANIFEST), read_manifest(urban / MANIFEST))):
+        paths = [os.path.relpath(path, events) for path in manifest.paths]
+        labels = [[_SAME.get(name, name) for name in labels] for labels in table["labels"]]
+        folds = table["fold"] if manifest.root == esc else _share_out(table)
+        tables.append(pd.DataFrame({"path": paths, "labels": labels, "fold": folds, "source": table["source"]}))
+    events.mkdir(parents=True, exist_ok=True)
+    write_manifest(Manifest(pd.concat(tables, ignore_index=True), events), events / MANIFEST)
+    return events
+
+
+def _share_out(urban: pd.DataFrame) -> pd.Series:
+    """Fold 1 trains. The recordings of each class in fold 2 are dealt out in turn to validation and test."""
+    folds = pd.Series(1, index=urban.index)
+    second = urban[urban["fold"].astype(int) == 2]
+    for _, rows in second.groupby(second["labels"].map(tuple)):
+        for n, source in enumerate(sorted(rows["source"].unique())):
+            folds[rows.index[rows["source"] == source]] = 4 + n % 2
+    return folds
