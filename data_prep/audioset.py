@@ -10,6 +10,7 @@ notes.csv               path, note: clips listed twice, found twice, or with oth
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from weakaudio.errors import DataPrepError
 CLASSES, ONTOLOGY = "class_labels_indices.csv", "ontology.json"
 PER_CLASS, MISSING = "missing_per_class.csv", "missing_clips.csv"
 
-_SPLITS = {"eval": "test", "val": "val"}  # split of a list by its name; all others are training
+SPLITS = {"eval": "test", "val": "val"}  # split of a list by its name; all others are training
 _ORDER = ("train", "val", "test")  # a recording in two of them stays in the last
 _IDS = r'[^\s",]+(?:,[^\s",]+)*'
 _ROW = re.compile(rf'([\w-]{{11}}),\s*(\d+(?:\.\d+)?),\s*(\d+(?:\.\d+)?),\s*(?:"({_IDS})"|({_IDS}))', re.ASCII)
@@ -54,6 +55,8 @@ def prepare(
     audio: str | None = None,
     lists: Sequence[str] = ("balanced_train", "eval"),
     propagate: bool = False,
+    held_out: float = 0.0,
+    seed: int = 0,
     sample_rate: int = 32000,
     workers: int = 1,
 ) -> Summary:
@@ -79,6 +82,12 @@ def prepare(
         others are split train.
     propagate
         Give each clip also the ancestors of its labels in the ontology, as far as they are among the classes.
+    held_out
+        Part of the listed training recordings, in [0, 1), that is split val instead. Each recording is drawn by its
+        name and the seed alone, so it stays where it is when lists or audio are added, and all of its segments
+        go with it.
+    seed
+        Of what is held out.
     sample_rate
         Hz, of the store.
     workers
@@ -97,10 +106,12 @@ def prepare(
     folder, base = Path(root), Path(out)
     if sample_rate < 1:
         raise DataPrepError(f"sample_rate: {sample_rate}, must be positive")
+    if not 0 <= held_out < 1:
+        raise DataPrepError(f"held_out: {held_out}, must be in [0, 1)")
     classes = _read_classes(folder / CLASSES)
     notes: Notes = []
     listed = [row for name in lists for row in _read_list(folder, name, classes, notes)]
-    listed = _merge(listed, notes)
+    listed = _merge(_hold_out(listed, held_out, seed), notes)
     index = AudioIndex.of(Path(audio) if audio else folder, {row.segment for row in listed})
     packed = set(ClipStore(base / STORE).keys) if any((base / STORE).glob("shard-*.h5")) else set()
     there = [row for row in listed if row.segment.key in packed or row.segment in index]
@@ -150,7 +161,7 @@ def _read_list(folder: Path, name: str, classes: dict[str, str], notes: Notes) -
     path = folder / f"{name}_segments.csv"
     if not path.is_file():
         raise DataPrepError(f"{path}: not there; lists {name!r} needs it")
-    split = _SPLITS.get(name, "train")
+    split = SPLITS.get(name, "train")
     count, declared = 0, None
     known: dict[frozenset[str], frozenset[str]] = {}  # two million rows have few different sets of labels
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -178,6 +189,16 @@ def _parse(line: str, where: str, classes: dict[str, str]) -> tuple[Segment, fro
     if unknown:
         raise DataPrepError(f"{where}: class id {unknown[0]!r} is not in {CLASSES}")
     return Segment(row[1], start, end), frozenset(labels)
+
+
+def _hold_out(listed: Iterable[_Listed], part: float, seed: int) -> Iterator[_Listed]:
+    """Part of the training recordings go to split val: those whose hash, as a fraction of the largest, is below."""
+    for row in listed:
+        if part and row.split == "train":
+            digest = hashlib.sha256(f"{seed} {row.segment.ytid}".encode()).digest()
+            if int.from_bytes(digest[:8], "big") < part * 2**64:
+                row = replace(row, split="val")
+        yield row
 
 
 def _merge(listed: Iterable[_Listed], notes: Notes) -> list[_Listed]:

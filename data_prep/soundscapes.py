@@ -150,6 +150,12 @@ def prepare(
     return Summary("soundscapes", base, len(rows), len(label_set), seconds, counts, failures)
 
 
+def clip_seconds(rng: np.random.Generator) -> float:
+    """How long one clip is."""
+    ten = rng.random() < TEN_SECONDS
+    return 10.0 if ten else float(np.exp(rng.uniform(np.log(2.0), np.log(30.0))))
+
+
 def _refuse_other_settings(path: Path, settings: dict[str, object]) -> None:
     """Clips that are in the store stay, so the folder can only go on with what it was begun with."""
     text = json.dumps(settings, indent=1, default=list) + "\n"
@@ -232,9 +238,7 @@ def _trim(audio: Audio, sample_rate: int) -> Audio:
 
 def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tuple[int, list[_Event], Audio]:
     """One clip's length, events and background; the background is at its level, events are still at their own."""
-    ten = rng.random() < TEN_SECONDS
-    seconds = 10.0 if ten else float(np.exp(rng.uniform(np.log(2.0), np.log(30.0))))
-    n_samples = int(seconds * sample_rate)
+    n_samples = int(clip_seconds(rng) * sample_rate)
     names = list(sources.events)
     count = int(rng.choice(list(CLASSES_PER_CLIP), p=list(CLASSES_PER_CLIP.values())))
     events = []

@@ -18,7 +18,7 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
 
 _COLUMNS = {"slice_file_name", "fsID", "salience", "fold"}
-FOREGROUND, BACKGROUND = 1, 2  # of `salience`
+_FOREGROUND = 1  # `salience`; 2 is background
 
 
 def prepare(
@@ -51,15 +51,15 @@ def prepare(
     Raises
     ------
     DataPrepError
-        No such table or folds, columns or slices missing, or nothing left.
+        No such table or folds; columns, cells or slices missing or there twice; or nothing left.
     """
     folder, base = Path(root), Path(out)
     table = _read(folder)
     if foreground_only:
-        table = table[table["salience"] == FOREGROUND]
+        table = table[table["salience"] == _FOREGROUND]
     if without is not None:
         other = Path(without)
-        known = read_manifest(other / MANIFEST if other.is_dir() else other).table
+        known = read_manifest(other / MANIFEST if other.is_dir() else other, check_files=False).table
         if "source" not in known:
             raise DataPrepError(f"{other}: no column `source` that says which recordings to leave out")
         table = table[~table["fsID"].isin(set(known["source"].astype(str)))]
@@ -91,6 +91,8 @@ def _read(folder: Path) -> pd.DataFrame:
     missing = sorted(_COLUMNS - set(table.columns)) + ([] if name else ["class"])
     if missing:
         raise DataPrepError(f"{listing}: column {' and '.join(missing)} missing")
+    table = table.rename(columns={name: "class"})
+    _refuse_bad_rows(table, listing)
     folds = [fold for fold in sorted(set(table["fold"])) if (folder / "audio" / f"fold{fold}").is_dir()]
     if not folds:
         raise DataPrepError(f"{folder / 'audio'}: no folder fold1, fold2, ... in it")
@@ -100,7 +102,7 @@ def _read(folder: Path) -> pd.DataFrame:
         for path in sorted((folder / "audio" / f"fold{fold}").iterdir())
         if path.suffix.lower() in EXTENSIONS
     }
-    table = table[table["fold"].isin(folds)].rename(columns={name: "class"})
+    table = table[table["fold"].isin(folds)]
     keys = [(fold, Path(file).stem) for fold, file in zip(table["fold"], table["slice_file_name"], strict=True)]
     absent = [key for key in keys if key not in found]
     if absent:
@@ -108,4 +110,14 @@ def _read(folder: Path) -> pd.DataFrame:
             f"{folder / 'audio'}: {len(absent)} slices of {listing.name} missing, the first: {absent[0][1]} "
             f"of fold {absent[0][0]}"
         )
-    return table.assign(file=[found[key] for key in keys])
+    return table.assign(file=[str(found[key]) for key in keys])
+
+
+def _refuse_bad_rows(table: pd.DataFrame, listing: Path) -> None:
+    used = table[sorted({*_COLUMNS, "class"})]
+    gaps = used.isna().any(axis=1)
+    if gaps.any():
+        raise DataPrepError(f"{listing}: line {int(gaps.to_numpy().argmax()) + 2} has an empty cell")
+    twice = table["slice_file_name"][table["slice_file_name"].duplicated()]
+    if len(twice):
+        raise DataPrepError(f"{listing}: slice {twice.iloc[0]} is listed more than once")

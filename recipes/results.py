@@ -34,6 +34,8 @@ CODE: dict[str, list[str]] = {
         "weakaudio/networks",
         "weakaudio/data",
         "weakaudio/training/tagger.py",
+        "data_prep/folder.py",
+        "data_prep/packing.py",
         "data_prep/summary.py",
         "recipes/benchmark",
     ],

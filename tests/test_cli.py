@@ -77,11 +77,13 @@ def test_from_sounds_to_soundscapes_to_a_model_to_its_figures(run: Run, sounds: 
     assert code == 0
     assert "12 clips" in out
     assert "segment-based F1" in out
+    assert "PSDS: scenario 1" in out
     assert 0 <= json.loads((tmp_path / "figures" / "metrics.json").read_text())["clip"]["mean_ap"] <= 1
     code, out, _ = run("evaluate", "run/model.safetensors", "corpus", "--split", "val")
     assert code == 0
     assert "mAP" in out
     assert "F1" not in out
+    assert "PSDS: scenario 1" in out
 
 
 def test_verify_names_an_altered_clip_by_exit_code_3(run: Run, sounds: Path, tmp_path: Path) -> None:

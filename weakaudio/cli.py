@@ -91,9 +91,30 @@ def verify(corpus: Annotated[Path, typer.Argument(help="Folder of a prepared cor
 @app.command(context_settings=_PASS_ON)
 def train(context: typer.Context) -> None:
     """Train a network: `weakaudio train --config recipes/soundscapes/weak.yaml`; --help shows all settings."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from weakaudio.training.command import train as run
 
-    typer.echo(f"trained: {run(context.args)}")
+    path = run(context.args)
+    if not getattr(rank_zero_only, "rank", 0):  # with several devices, each is a process
+        typer.echo(f"trained: {path}")
+
+
+@app.command()
+def teach(
+    model: Annotated[str, typer.Argument(help="Path or name of the teacher.")],
+    corpus: Annotated[Path, typer.Argument(help="Folder of a prepared corpus.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .h5.")],
+    split: Annotated[str, typer.Option(help="Clips to ask the teacher about.")] = "train",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Write a model's class probabilities of each clip, for `weakaudio train --teacher FILE`."""
+    from weakaudio.data.corpus import Corpus
+    from weakaudio.pretrained import load_model
+    from weakaudio.training.teacher import write_soft_targets
+
+    n_clips = write_soft_targets(load_model(model), Corpus(corpus), out, {"split": split}, device=device)
+    typer.echo(f"{n_clips} clips -> {out}")
 
 
 @app.command()
@@ -109,7 +130,7 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measure a model on clips of a corpus: mAP, mAUC, d-prime, and, where onsets are known, F1."""
+    """Measure a model on clips of a corpus: mAP, mAUC, d-prime, lwlrap and, where onsets are known, PSDS and F1."""
     from weakaudio.data.corpus import Corpus
     from weakaudio.pretrained import load_model
     from weakaudio.training.evaluation import evaluate as run
@@ -124,6 +145,8 @@ def evaluate(
     for name, f1 in (("segment-based", found.segment), ("event-based", found.event)):
         if f1:
             typer.echo(f"{name} F1: micro {f1.micro:.3f}, macro {f1.macro:.3f}")
+    if found.psds:
+        typer.echo(f"PSDS: scenario 1 {found.psds.scenario1:.3f}, scenario 2 {found.psds.scenario2:.3f}")
     if out:
         out.mkdir(parents=True, exist_ok=True)
         found.save(out)

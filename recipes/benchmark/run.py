@@ -2,35 +2,45 @@
 
 python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
 python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
+
+With --segments LIST, padding is measured on the lengths of one of AudioSet's segment lists as well.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from recipes.benchmark import front_end, inference, packing, training
+from recipes.benchmark import front_end, inference, loading, packing, padding, training
 from recipes.benchmark.compare import QUICK, Comparison, Scale
 from recipes.results import Row, record
 
 SPEED, RATIO = "audio s/s", "times the reference"
 _COMMAND = "python -m recipes.benchmark.run"
-_PARTS = (front_end, inference, training, packing)
+_PARTS = (front_end, inference, training, packing, loading)
 
 
-def measure(scale: Scale) -> list[Row]:
-    """Rows for `recipes.results`, of all parts in turn, with `scale.threads` threads."""
+def measure(scale: Scale, segments: Path | None = None) -> list[Row]:
+    """Rows for `recipes.results`, of all parts in turn, with `scale.threads` threads.
+
+    Parameters
+    ----------
+    segments
+        A segment list of AudioSet, for the padding on its lengths.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(scale.threads)
     try:
-        return [row for part in _PARTS for comparison in part.measure(scale) for row in rows(comparison)]
+        found = [row for part in _PARTS for comparison in part.measure(scale) for row in rows(comparison)]
     finally:
         torch.set_num_threads(threads)
+    return found + padding.measure(_COMMAND, segments)
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -65,10 +75,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(_COMMAND, description="Speed against plain references in the same run.")
     parser.add_argument("--quick", action="store_true", help="everything once, tiny; records nothing")
-    quick = parser.parse_args(args).quick
-    found = measure(QUICK if quick else Scale())
+    parser.add_argument("--segments", type=Path, help="a segment list of AudioSet, for the padding on its lengths")
+    options = parser.parse_args(args)
+    found = measure(QUICK if options.quick else Scale(), options.segments)
     show(found)
-    if not quick:
+    if not options.quick:
         record("benchmark", found)
 
 

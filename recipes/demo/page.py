@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from weakaudio import Corpus, Model, __version__
 from weakaudio.inference import report
-from weakaudio.training.evaluation import SEGMENT_SECONDS, Evaluation
+from weakaudio.training.evaluation import Evaluation
+from weakaudio.training.localisation import SEGMENT_SECONDS
 from weakaudio.transfer.folds import FoldScores
 
 _CLIPS = 3  # to look at and listen to

@@ -94,7 +94,9 @@ def _seconds(run: Path) -> float:
 def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser("python -m recipes.soundscapes.run", description="N_S against SLAT.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with esc50-16k/ and backgrounds/")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with esc50-16k/, urbansound8k/ and backgrounds/"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each system for each")
     options = parser.parse_args(args)
     corpus = prepare(options.data, RUNS)

@@ -9,27 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weakaudio.audio.augment import Effects
 from weakaudio.data.corpus import LABELS, MANIFEST, STORE, Corpus
 from weakaudio.data.dataset import (
-    BucketBatchSampler,
     ClipDataModule,
     ClipDataset,
-    bucket,
     clip_loader,
     collate,
     pad,
 )
+from weakaudio.data.sampling import Draw
 from weakaudio.data.store import StoreWriter
 from weakaudio.errors import ManifestError
-
-lengths_of_clips = st.lists(st.one_of(st.integers(1, 480000), st.sampled_from([160000, 80000, 1])), max_size=60)
-
-
-def audioset_lengths(count: int = 5000, rate: int = 16000) -> np.ndarray:
-    """70 % of 10 s, the others log-uniform from 2 to 30 s."""
-    rng = np.random.default_rng(0)
-    other = np.exp(rng.uniform(np.log(2), np.log(30), count))
-    return (np.where(rng.random(count) < 0.7, 10.0, other) * rate).astype(np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -47,59 +38,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / LABELS).write_text("dog\nrain\n")
     pd.DataFrame(rows).to_csv(root / MANIFEST, index=False)
     return root
-
-
-@given(
-    lengths=lengths_of_clips,
-    batch_samples=st.integers(1, 10**6),
-    seed=st.one_of(st.none(), st.integers(0, 9)),
-)
-def test_buckets_hold_every_clip_once_within_size_and_padding(
-    lengths: list[int], batch_samples: int, seed: int | None
-) -> None:
-    rng = None if seed is None else np.random.default_rng(seed)
-    batches = bucket(lengths, batch_samples, rng)
-    assert sorted(n for batch in batches for n in batch) == list(range(len(lengths)))
-    for batch in batches:
-        own = [lengths[n] for n in batch]
-        padded = max(own) * len(own)
-        if len(own) > 1:
-            assert padded <= batch_samples
-            assert 20 * (padded - sum(own)) <= padded  # 5 %
-
-
-def test_clips_of_one_length_fill_their_batches() -> None:
-    assert [len(batch) for batch in bucket([100] * 10, 400)] == [4, 4, 2]
-
-
-def test_padding_of_audioset_like_lengths_is_under_five_percent() -> None:
-    lengths = audioset_lengths()
-    batches = bucket(lengths, 160 * 16000, np.random.default_rng(0))
-    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
-    assert 1 - lengths.sum() / padded < 0.05
-    assert len(batches) < 2 * lengths.sum() / (160 * 16000)  # and not by making a batch of each clip
-
-
-def test_seed_and_epoch_alone_decide_the_batches() -> None:
-    lengths = audioset_lengths(300)
-    first, resumed = BucketBatchSampler(lengths, 10**6, 1), BucketBatchSampler(lengths, 10**6, 1)
-    epochs = []
-    for epoch in range(3):
-        first.set_epoch(epoch)
-        epochs.append(list(first))
-        assert len(first) == len(epochs[-1])
-    resumed.set_epoch(2)
-    assert list(resumed) == epochs[2]
-    assert list(BucketBatchSampler(lengths, 10**6, 1)) == epochs[0]
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert list(BucketBatchSampler(lengths, 10**6, 2)) != epochs[0]
-
-
-def test_clips_that_meet_in_a_batch_differ_by_epoch() -> None:
-    sampler = BucketBatchSampler(np.full(100, 50), 500, 0)
-    before = {frozenset(batch) for batch in sampler}
-    sampler.set_epoch(1)
-    assert before != {frozenset(batch) for batch in sampler}
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6))
@@ -146,3 +84,57 @@ def test_data_module_trains_on_one_split_and_validates_on_the_other(corpus: Path
 def test_a_split_that_does_not_exist_is_refused(corpus: Path) -> None:
     with pytest.raises(ManifestError, match="no clip with"):
         ClipDataset(Corpus(corpus), {"split": "test"})
+
+
+class Negative:
+    """An augmenter that only turns clips upside down, and remembers its keys."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[int, ...]] = []
+
+    def __call__(self, audio: np.ndarray, *key: int) -> np.ndarray:
+        self.keys.append(key)
+        return -audio
+
+
+def test_only_draws_are_augmented_and_by_epoch_and_number(corpus: Path) -> None:
+    negative = Negative()
+    dataset = ClipDataset(Corpus(corpus), {"split": "train"}, negative)  # type: ignore[arg-type]
+    audio, labels, n = dataset[3]
+    other = dataset[Draw(3, 7, 5)]
+    assert np.array_equal(other[0], -audio)
+    assert (other[1].tolist(), other[2]) == (labels.tolist(), n)
+    assert negative.keys == [(7, 5)]
+
+
+def test_validation_clips_are_never_augmented(corpus: Path) -> None:
+    data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=0, augment=Effects(gain_db=20, polarity=True))
+    plain = ClipDataModule(str(corpus), batch_seconds=4.0, workers=0)
+    for loader in (data.train_dataloader, data.val_dataloader):
+        same = [
+            torch.equal(a.waveform, b.waveform)
+            for a, b in zip(loader(), getattr(plain, loader.__name__)(), strict=True)
+        ]
+        assert all(same) == (loader is data.val_dataloader or loader.__name__ == "val_dataloader")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_do_not_change_what_augmentation_draws(corpus: Path, workers: int) -> None:
+    def epoch(workers: int) -> list[torch.Tensor]:
+        effects = Effects(gain_db=20, shift=0.5, polarity=True)
+        data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=workers, augment=effects)
+        return [batch.waveform for batch in data.train_dataloader()]
+
+    for one, other in zip(epoch(workers), epoch(0), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_balanced_batches_have_each_class_alike(corpus: Path) -> None:
+    data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=0, balanced=True)
+    loader = data.train_dataloader()
+    counts = np.zeros(2)
+    for epoch in range(60):
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        counts += sum(batch.targets.sum(0).numpy() for batch in loader)
+    # Of ten clips all have "dog", and half "rain": drawn by class, three of four have both.
+    assert counts[1] / counts[0] == pytest.approx(0.75, abs=0.06)

@@ -125,6 +125,53 @@ def test_labels_are_propagated_to_ancestors_among_the_classes(root: Path, tmp_pa
     assert corpus.store.labels == expected
 
 
+def many(root: Path, recordings: int) -> None:
+    """Training lists two segments of each of many recordings, and another list more; the first has one file."""
+    names = [f"recording{n:02d}" for n in range(recordings)]
+    rows = [f'{name}, {start}.000, {start + 1}.000, "/m/dog"\n' for name in names for start in (0, 5)]
+    (root / "balanced_train_segments.csv").write_text("".join(rows))
+    (root / "unbalanced_train_segments.csv").write_text("".join(f'{name}, 9, 10, "/m/rain"\n' for name in names))
+    for name in names:
+        sf.write(root / "audio" / f"{name}.wav", tone(name, 10.0), RATE)
+
+
+def splits(corpus: Corpus) -> dict[str, str]:
+    return dict(zip(corpus.manifest.table["path"], corpus.manifest.table["split"], strict=True))
+
+
+def test_recordings_held_out_are_the_same_whatever_else_is_listed_or_there(root: Path, tmp_path: Path) -> None:
+    many(root, 99)
+    first = splits(run(root, tmp_path / "a", held_out=0.3))
+    of = {}
+    for path, split in first.items():
+        assert of.setdefault(path[:11], split) == split  # all segments of a recording
+    assert of.pop("evaluation1") == "test"
+    assert 20 < sum(split == "val" for split in of.values()) < 40
+    assert set(splits(run(root, tmp_path / "a")).values()) == {"train", "test"}  # none unless asked
+
+    other = splits(run(root, tmp_path / "b", held_out=0.3, seed=1))
+    assert first.keys() == other.keys()
+    assert first != other
+
+    for path in sorted((root / "audio").glob("recording*.wav"))[::2]:
+        path.unlink()
+    lists = ["unbalanced_train", "eval", "balanced_train"]
+    fewer = splits(run(root, tmp_path / "c", held_out=0.3, lists=lists))
+    assert len(fewer) == 3 * 49 + 1
+    assert all(of.get(path[:11], "test") == split for path, split in fewer.items())
+    more = splits(run(root, tmp_path / "c", held_out=0.5, lists=lists))
+    assert {path for path in fewer if fewer[path] == "val"} < {path for path in more if more[path] == "val"}
+
+
+def test_a_recording_of_the_test_list_is_never_held_out(root: Path, tmp_path: Path) -> None:
+    (root / "balanced_train_segments.csv").write_text(LIST + 'evaluation1, 0.000, 1.000, "/m/rain"\n')
+    corpus = run(root, tmp_path / "out", held_out=1 - 1e-9)
+    assert set(splits(corpus).values()) == {"val", "test"}
+    assert splits(corpus)["evaluation1_10.000_11.000"] == "test"
+    per_class = pd.read_csv(tmp_path / "out" / "missing_per_class.csv")
+    assert per_class.groupby("split")["listed"].sum().to_dict() == {"test": 1, "val": 7}
+
+
 def test_an_ontology_that_does_not_fit_is_refused(root: Path, tmp_path: Path) -> None:
     (root / "ontology.json").write_text('[{"id": "/m/dog", "child_ids": []}]')
     with pytest.raises(LabelError, match="/m/pet"):
@@ -304,6 +351,8 @@ def test_a_parquet_file_of_another_kind_is_refused_by_name(root: Path, tmp_path:
         ({"audio": "nowhere"}, "nowhere"),
         ({"lists": ["unbalanced_train"]}, r"unbalanced_train_segments\.csv: not there"),
         ({"workers": 0}, "workers: 0"),
+        ({"held_out": 1.0}, r"held_out: 1\.0, must be in"),
+        ({"held_out": -0.1}, r"held_out: -0\.1, must be in"),
     ],
 )
 def test_what_cannot_be_done_is_refused(root: Path, tmp_path: Path, settings: dict[str, object], said: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ import soundfile as sf
 
 import data_prep.soundscapes
 from recipes import results
+from recipes.soundscapes import corpus as corpus_recipe
 from recipes.soundscapes import run
 from weakaudio.data.corpus import Corpus
+from weakaudio.data.manifest import read_manifest
 from weakaudio.pretrained import load_model, read_header
 from weakaudio.training.command import train
 
@@ -28,6 +29,9 @@ TINY = [
     "--trainer.accelerator=cpu",
 ]
 SIZES = {"train": 16, "val": 8, "test": 8}
+RATE = 16000
+ESC = ("dog", "engine", "rain")
+URBAN = ("dog_bark", "drilling", "engine_idling", "jackhammer", "street_music")
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +51,73 @@ def test_there_is_a_configuration_for_each_system() -> None:
     assert {path.stem for path in CONFIGS} == set(run.SYSTEMS.values())
 
 
-def test_sounds_become_a_corpus_once(event_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+@pytest.fixture
+def sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of data, with two classes that both data sets have; recording `shared` is in both.
 
-    def esc50(root: str, out: str) -> None:
-        calls.append(root)
-        shutil.copytree(event_clips, out)
+    ESC-50 has three classes here, and one recording in folds 1 and 5. UrbanSound8K has one recording of a jackhammer
+    in fold 2, and one of two classes.
+    """
+    data, rng = tmp_path / "data", np.random.default_rng(0)
 
-    monkeypatch.setattr(run.esc50, "prepare", esc50)
-    (tmp_path / "data" / "backgrounds").mkdir(parents=True)
+    def sound(path: Path, seconds: float = 0.4) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sf.write(path, 0.1 * rng.standard_normal(int(seconds * RATE)), RATE)
+
     for n in range(4):
-        noise = 0.1 * np.random.default_rng(n).standard_normal(16000)
-        sf.write(tmp_path / "data" / "backgrounds" / f"{n}.wav", noise, 16000)
+        sound(data / "backgrounds" / f"{n}.wav", 1.0)
+    rows = [(f"{c}-{fold}-{n}", c, fold, f"{c}{fold}{n}") for c in ESC for fold in range(1, 6) for n in range(2)]
+    rows += [("rain-1-2", "rain", 1, "twice"), ("rain-5-2", "rain", 5, "twice"), ("dog-1-2", "dog", 1, "shared")]
+    esc = pd.DataFrame(rows, columns=["path", "labels", "fold", "source"])
+
+    def prepare_esc50(root: str, out: str) -> None:
+        assert root == str(data / "esc50-16k")
+        assert not Path(out).exists(), "what was mixed was prepared again"
+        for name in esc["path"]:
+            sound(Path(out) / f"{name}.wav")
+        esc.assign(path=esc["path"] + ".wav").to_csv(Path(out) / "manifest.csv", index=False)
+
+    monkeypatch.setattr(corpus_recipe.esc50, "prepare", prepare_esc50)
+    slices = [(f"{c}{fold}{n}", c, fold, 1) for c in URBAN for fold in (1, 2) for n in range(3)]
+    slices = [row for row in slices if row[0] not in ("jackhammer21", "jackhammer22")]
+    slices += [("drilling20", "street_music", 2, 1), ("shared", "dog_bark", 1, 1), ("far", "street_music", 1, 2)]
+    urban = pd.DataFrame(slices, columns=["fsID", "class_name", "fold", "salience"])
+    urban["slice_file_name"] = [f"{recording}-{name}.wav" for recording, name, *_ in slices]
+    for fold, name in zip(urban["fold"], urban["slice_file_name"], strict=True):
+        sound(data / "urbansound8k" / "audio" / f"fold{fold}" / name)
+    urban.to_csv(data / "urbansound8k" / "UrbanSound8K.csv", index=False)
+    return data
+
+
+def test_sounds_become_a_corpus_once(sounds: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        made = run.prepare(tmp_path / "data", tmp_path / "runs", **SIZES)
+        made = corpus_recipe.prepare(sounds, tmp_path / "runs", **SIZES)
     assert made == tmp_path / "runs" / "corpus"
-    assert calls == [str(tmp_path / "data" / "esc50-16k")]
     assert len(Corpus(made).store) == 32
+
+
+def test_the_splits_of_the_corpus_share_no_recording_and_no_class_is_missing(sounds: Path, tmp_path: Path) -> None:
+    found = Corpus(corpus_recipe.prepare(sounds, tmp_path / "runs", **SIZES))
+    assert found.label_set.names == ["dog", "drilling", "engine", "rain", "street_music"]
+
+    manifest = read_manifest(tmp_path / "runs" / "events" / "manifest.csv")
+    events = manifest.table.assign(
+        file=[path.name for path in manifest.paths],
+        home=[path.parent.name for path in manifest.paths],
+    )
+    assert (events["source"] == "shared").sum() == 1  # in ESC-50 alone
+    assert "far" not in set(events["source"])
+    jackhammers = events["source"].str.startswith("jackhammer")
+    assert set(events.loc[jackhammers, "labels"].map(tuple)) == {("drilling",)}
+
+    splits = found.manifest.table[["path", "split"]]
+    heard = found.events().merge(splits, on="path").merge(events, left_on="source", right_on="file")
+    assert len(heard) == len(found.events())
+    assert (heard["label"] == heard["labels"].str[0]).all()
+    assert heard.groupby("source_y")["split"].nunique().max() == 1
+    assert set(heard.loc[heard["home"] == "fold1", "split"]) == {"train"}
+    assert set(heard.loc[heard["home"] == "fold2", "split"]) == {"val", "test"}
+    assert heard.groupby("label")["split"].nunique().tolist() == [3] * 5
 
 
 def test_rows_of_two_seeds_can_be_recorded_and_nothing_is_trained_twice(

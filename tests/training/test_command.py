@@ -6,19 +6,28 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import lightning
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.data.corpus import Corpus
+from weakaudio.data.lock import FolderLock
+from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
 from weakaudio.pretrained import load_model, read_header
 from weakaudio.training import callbacks, command
 from weakaudio.training.command import train
+from weakaudio.training.evaluation import evaluate
 from weakaudio.training.tagger import Tagger
 
 EPOCHS = 4
@@ -65,6 +74,7 @@ def test_a_run_leaves_what_it_says(run: Path) -> None:
     events = {name for name in files if name.startswith("tb/events")}
     assert len(events) == 1
     assert files - events == {
+        ".lock",
         "config.yaml",
         "log/metrics.csv",
         "tb/hparams.yaml",
@@ -100,7 +110,7 @@ def test_the_export_is_the_best_epoch_and_opens_by_itself(run: Path) -> None:
     assert model.front_end.name == "16k"
     stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     tensors = model.state_dict(prefix="model.")
-    assert tensors.keys() == stored.keys()
+    assert list(tensors) == [name for name in stored if name.startswith("model.")]
     for name, tensor in tensors.items():
         assert torch.equal(tensor, stored[name]), name
 
@@ -201,10 +211,12 @@ SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
 def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
     """Train in this process, which is killed at a moment of an epoch (from 0)."""
     torch.set_num_threads(1)
+    if moment.startswith("second"):
+        threading.Timer(float(moment.split()[1]), _kill).start()
     step, validate = Tagger.training_step, Tagger.on_validation_epoch_end
 
     def training_step(self: Tagger, batch: Any, number: int) -> torch.Tensor:
-        if moment == "training" and (self.current_epoch, number) == (epoch, 1):
+        if (self.current_epoch, number) == (epoch, {"training": 1, f"step {number}": number}.get(moment)):
             _kill()
         return step(self, batch, number)
 
@@ -297,9 +309,127 @@ def test_choosing_the_epoch_on_clips_that_are_trained_on_is_refused(tones: Path,
         train(arguments(tones, tmp_path, "--data.val={split: train}"))
 
 
-def test_several_devices_are_refused(tones: Path, tmp_path: Path) -> None:
-    with pytest.raises(ProtocolError, match="several devices"):
-        train(arguments(tones, tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp_spawn"))
+EVERYTHING = [
+    "--checkpoint_minutes=0",  # after each step
+    "--data.balanced=true",
+    "--data.augment={gain_db: 6, shift: 0.5}",
+    "--data.batch_seconds=4",
+    "--model.mixup=waveform",
+    "--model.time_mask=8",
+    "--model.mel_mask=8",
+    "--model.label_smoothing=0.1",
+    "--averaging.kind=ema",
+    "--averaging.decay=0.8",
+    "--trainer.accumulate_grad_batches=2",
+    "--trainer.gradient_clip_val=1",
+]
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_the_undisturbed_one(
+    averaging: str, tones: Path, tmp_path: Path
+) -> None:
+    more = [*EVERYTHING, f"--averaging.kind={averaging}"]
+    train(arguments(tones, tmp_path / "undisturbed", *more))
+    args = arguments(tones, tmp_path / "killed", *more)
+    for step, epoch in ((3, 1), (4, 1), (5, 1), (2, 3)):  # after a whole step, in the middle of one, the last
+        assert start(f"step {step}", epoch, args) == -signal.SIGKILL, (step, epoch)
+        last = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["epoch"] == epoch
+        assert last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == step // 2 * 2
+    train(args)
+    same(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_runs_killed_at_random_moments_end_as_the_undisturbed_one(tones: Path, tmp_path: Path) -> None:
+    train(arguments(tones, tmp_path / "undisturbed", *EVERYTHING))
+    rng, kills, runs = np.random.default_rng(0), 0, 0
+    while kills < 20:
+        args = arguments(tones, tmp_path / f"{runs}", *EVERYTHING)
+        while start(f"second {rng.uniform(0, 1.2)}", 0, args) == -signal.SIGKILL:
+            kills += 1
+            if kills % 7 == 0:  # so that a slow machine gets on, too
+                train(args)
+        same(tmp_path / f"{runs}", tmp_path / "undisturbed")
+        runs += 1
+
+
+def test_practices_change_what_is_learned(tones: Path, run: Path, tmp_path: Path) -> None:
+    """None of them is an option that does nothing."""
+    seen = {(run / "model.safetensors").read_bytes()}
+    options = [option for option in EVERYTHING if not option.startswith(("--checkpoint", "--averaging.decay"))]
+    options += [
+        "--model.mixup=logmel",
+        "--model.focal_gamma=2",
+        "--averaging.kind=swa",
+        "--data.augment={polarity: true}",
+    ]
+    for n, option in enumerate(options):
+        seen.add(train(arguments(tones, tmp_path / f"{n}", option)).read_bytes())
+    assert len(seen) == len(options)  # + 1 - 1: polarity alone changes no log-mel
+
+
+def test_gradients_are_clipped_in_mixed_precision_as_well(tones: Path, tmp_path: Path) -> None:
+    more = ["--trainer.precision=bf16-mixed", "--trainer.max_epochs=1", "--trainer.gradient_clip_val=1e-30"]
+    stuck = load_model(train(arguments(tones, tmp_path, *more))).network.classifier.weight
+    lightning.seed_everything(SEEDS[-1])
+    begun = Tagger(["onset", "macro_average"], network_config={"width": 0.0625}, front_end="16k")
+    assert torch.allclose(stuck, begun.model.network.classifier.weight, atol=1e-6)
+
+
+def test_only_one_run_writes_to_a_folder(tones: Path, tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with pytest.raises(StoreError, match="another run writes to it"):
+        train(arguments(tones, tmp_path))
+    lock.release()
+    train(arguments(tones, tmp_path, "--trainer.max_epochs=1"))
+
+
+def devices(count: int, corpus: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    args = arguments(corpus, out, f"--trainer.devices={count}", "--trainer.strategy=ddp", *more)
+    command = [sys.executable, "-m", "weakaudio.cli", "train", *args]
+    free = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(command, text=True, capture_output=True, env={**free, "OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+def test_two_devices_train_and_measure_as_they_should(tones: Path, tmp_path: Path) -> None:
+    done = devices(2, tones, tmp_path / "two", "--trainer.max_epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained: ") == 1
+    table = epochs(tmp_path / "two")
+    assert list(table["epoch"]) == [1, 2]
+    model, notes = (
+        load_model(tmp_path / "two" / "model.safetensors"),
+        read_header(tmp_path / "two" / "model.safetensors")["notes"],
+    )
+    alone = evaluate(model, Corpus(tones), {"split": "val"}, None).clip  # all clips, in one process
+    best = table.loc[table["epoch"] == notes["best_epoch"]].iloc[0]
+    assert best["val_mAP"] == pytest.approx(alone.mean_ap, abs=1e-6)
+    assert best["val_mAUC"] == pytest.approx(alone.mean_auc, abs=1e-6)
+    assert best["val_lwlrap"] == pytest.approx(alone.lwlrap, abs=1e-6)
+
+
+def test_a_run_on_two_devices_that_was_killed_goes_on(tones: Path, tmp_path: Path) -> None:
+    more = ["--checkpoint_minutes=0", "--trainer.max_epochs=2", "--data.batch_seconds=4"]
+    assert devices(2, tones, tmp_path / "undisturbed", *more).returncode == 0
+    args = arguments(tones, tmp_path / "killed", "--trainer.devices=2", "--trainer.strategy=ddp", *more)
+    with subprocess.Popen(
+        [sys.executable, "-m", "weakaudio.cli", "train", *args],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    refused = devices(1, tones, tmp_path / "killed", *more)
+    assert refused.returncode == 2
+    assert "trainer.devices" in refused.stderr
+    assert devices(2, tones, tmp_path / "killed", *more).returncode == 0
+    same(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 def test_a_run_stopped_before_its_first_validation_goes_on(tones: Path, tmp_path: Path) -> None:

@@ -1,29 +1,29 @@
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 import weakaudio.networks
 from weakaudio.audio.logmel import LogMel
-from weakaudio.audio.segments import Coverage, SegmentGeometry
-from weakaudio.data.corpus import Corpus
+from weakaudio.audio.segments import SegmentGeometry
+from weakaudio.data.corpus import EVENTS, MANIFEST, STORE, Corpus
+from weakaudio.data.store import StoreWriter
 from weakaudio.errors import LabelError, ManifestError, ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import model_checksum
-from weakaudio.training.evaluation import Evaluation, evaluate, merge_events, timeline
+from weakaudio.training.evaluation import evaluate
+from weakaudio.training.localisation import timeline
 from weakaudio.training.metrics import per_class_metrics, tagging_metrics
 
 LABELS = ["onset", "macro_average"]
@@ -72,54 +72,6 @@ def change(corpus: Path, target: Path, **tables: pd.DataFrame) -> Corpus:
     return Corpus(target)
 
 
-# ---- the timeline ----------------------------------------------------------------------------------------
-
-
-@given(
-    hop=st.integers(1, 80),
-    overlap=st.integers(1, 4),
-    coverage=st.sampled_from(["all", "paper"]),
-    n_samples=st.integers(1, 100000),
-    rate=st.sampled_from([16000, 22050, 44100]),
-    seed=st.integers(0, 99),
-)
-def test_a_piece_scores_the_mean_of_the_segments_over_it(
-    hop: int, overlap: int, coverage: Coverage, n_samples: int, rate: int, seed: int
-) -> None:
-    times = SegmentGeometry(hop * overlap, hop, coverage).times(n_samples, rate, 160)
-    scores = np.random.default_rng(seed).random((len(times), 3))
-    pieces, edges = timeline(scores, times)
-    assert edges[0] == 0
-    assert edges[-1] == pytest.approx(times[-1, 1], abs=1e-6)
-    assert (np.diff(edges) > 0).all()
-    assert pieces.shape == (len(edges) - 1, 3)
-    for score, begin, end in zip(pieces, edges[:-1], edges[1:], strict=True):
-        over = [own for own, (s, e) in zip(scores, times, strict=True) if s < end - 1e-6 and e > begin + 1e-6]
-        np.testing.assert_allclose(score, sum(over) / len(over), rtol=1e-12)
-
-
-def test_every_piece_of_the_papers_geometry_lasts_a_hop_until_the_end_of_the_clip() -> None:
-    times = SegmentGeometry(128, 64).times(50000, 16000, 160)
-    pieces, edges = timeline(np.array([[1.0], [0.0], [0.5], [0.0]]), times)
-    assert edges.tolist() == [0, 0.64, 1.28, 1.92, 2.56, 3.125]
-    assert pieces[:, 0].tolist() == [1.0, 0.5, 0.25, 0.25, 0.0]
-
-
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from("ab")), min_size=1))
-def test_merged_events_cover_the_same_time_and_do_not_touch(drawn: list[tuple[int, int, str]]) -> None:
-    table = pd.DataFrame([(on, on + length, label) for on, length, label in drawn])
-    table.columns = pd.Index(["onset", "offset", "label"])
-    merged = merge_events(table)
-
-    def seconds(events: list[tuple[float, float, str]]) -> set[tuple[str, int]]:
-        return {(label, second) for on, off, label in events for second in range(int(on), int(off))}
-
-    assert seconds(merged) == seconds([(on, on + length, label) for on, length, label in drawn])
-    for label in "ab":
-        own = sorted(event for event in merged if event[2] == label)
-        assert all(before[1] < after[0] for before, after in itertools.pairwise(own))
-
-
 # ---- clips -----------------------------------------------------------------------------------------------
 
 
@@ -133,7 +85,7 @@ def test_clip_metrics_are_those_of_clips_scored_alone(name: str, tones: Path) ->
     found = evaluate(net, corpus, batch_seconds=10)
     assert found.clip == pytest.approx(tagging_metrics(targets, np.stack(scores)))
     expected = per_class_metrics(targets, np.stack(scores))
-    pd.testing.assert_frame_equal(found.per_class[["ap", "auc", "positives"]], expected)
+    pd.testing.assert_frame_equal(found.per_class[list(expected)], expected)
     assert list(found.per_class["class"]) == LABELS
     assert found.clip.n_clips == 12
     assert found.audio_seconds == pytest.approx(corpus.store.n_samples[where].sum() / RATE)
@@ -143,7 +95,7 @@ def test_clip_metrics_are_those_of_clips_scored_alone(name: str, tones: Path) ->
 @pytest.mark.parametrize("name", ["weakcnn", "windowed-cnn"])
 def test_what_else_is_in_a_batch_does_not_matter(name: str, tones: Path) -> None:
     a, b = (evaluate(model(name), Corpus(tones), batch_seconds=seconds) for seconds in (1.0, 100.0))
-    assert (a.clip, a.segment, a.event) == (b.clip, b.segment, b.event)
+    assert (a.clip, a.segment, a.event, a.psds) == (b.clip, b.segment, b.event, b.psds)
     pd.testing.assert_frame_equal(a.per_class, b.per_class, rtol=1e-5)
 
 
@@ -200,11 +152,16 @@ def test_who_hears_the_tones_finds_them_in_their_place(listener: Model, tones: P
     assert found.clip.mean_ap > 0.99
     assert found.segment.macro > 0.9
     assert found.event.macro > 0.6
+    assert found.psds is not None
+    assert found.psds.scenario1 > 0.6
+    assert found.psds.scenario2 > 0.9
     late = pd.read_csv(tones / "events.csv")
     late[["onset", "offset"]] += 2.0
     moved = evaluate(listener, change(tones, tmp_path / "late", events=late))
     assert moved.segment is not None
     assert moved.segment.macro < 0.6
+    assert moved.psds is not None
+    assert moved.psds.scenario1 < found.psds.scenario1 - 0.3
 
 
 def test_labels_of_the_test_clips_do_not_reach_the_thresholds(listener: Model, tones: Path, tmp_path: Path) -> None:
@@ -218,28 +175,81 @@ def test_labels_of_the_test_clips_do_not_reach_the_thresholds(listener: Model, t
     assert (other["segment_f1"] < honest["segment_f1"]).all()
 
 
-def test_a_class_without_events_to_choose_its_threshold_is_not_measured(tones: Path, tmp_path: Path) -> None:
+def test_a_class_without_events_to_choose_its_threshold_is_not_measured(
+    listener: Model, tones: Path, tmp_path: Path
+) -> None:
     events = pd.read_csv(tones / "events.csv")
     val = events["path"].isin([f"{n}.wav" for n in range(12, 24)])
     corpus = change(tones, tmp_path / "c", events=events[~(val & (events["label"] == "onset"))])
-    found = evaluate(model(), corpus)
+    found = evaluate(listener, corpus)
     assert found.segment is not None
     assert found.segment.n_classes == 1
     assert np.isnan(found.per_class["segment_f1"][0])
     assert found.segment.macro == found.segment.micro == found.per_class["segment_f1"][1]
+    whole = evaluate(listener, Corpus(tones))
+    assert found.psds == whole.psds  # needs no threshold
+    assert found.psds is not None
+    assert found.psds.n_classes == 2
 
 
-def test_overlapping_events_of_a_class_count_as_one(tones: Path, tmp_path: Path) -> None:
+def test_psds_needs_no_clips_that_choose_thresholds(listener: Model, tones: Path) -> None:
+    whole = evaluate(listener, Corpus(tones))
+    alone = evaluate(listener, Corpus(tones), thresholds_from=None)
+    assert alone.psds == whole.psds
+    assert (alone.segment, alone.event) == (None, None)
+    assert list(alone.per_class)[-2:] == ["psds1", "psds2"]
+    assert not any(title.startswith(("segment", "event")) for title in alone.per_class)
+    pd.testing.assert_frame_equal(alone.per_class, whole.per_class[list(alone.per_class)])
+
+
+def test_psds_is_null_where_no_event_of_the_clips_is_known(tones: Path, tmp_path: Path) -> None:
+    events = pd.read_csv(tones / "events.csv")
+    train = events["path"].isin([f"{n}.wav" for n in range(12)])
+    found = evaluate(model(), change(tones, tmp_path / "c", events=events[train]), thresholds_from=None)
+    assert found.psds is None
+    assert not {"psds1", "psds2"} & set(found.per_class)
+
+
+def test_one_class_with_events_has_no_cross_triggers(listener: Model, tones: Path, tmp_path: Path) -> None:
+    events = pd.read_csv(tones / "events.csv")
+    one = change(tones, tmp_path / "c", events=events[events["label"] == "onset"])
+    found = evaluate(listener, one).psds
+    assert found is not None
+    assert found.n_classes == 1
+    assert found.scenario2 > 0.9
+
+
+def test_names_of_classes_do_not_matter(listener: Model, tones: Path, tmp_path: Path) -> None:
+    # the first is a column of sed_scores_eval, the second separates names there
+    names = dict(zip(LABELS, ["offset", "a\\b"], strict=True))
+    old = Corpus(tones)
+    with StoreWriter(tmp_path / STORE, RATE) as writer:
+        for n, key in enumerate(old.store.keys):
+            writer.add(key, old.store.audio(n), [names[label] for label in old.store.labels[n]])
+    for path, column in ((MANIFEST, "labels"), (EVENTS, "label")):
+        table = pd.read_csv(tones / path, keep_default_na=False)
+        table[column] = [";".join(names[label] for label in cell.split(";") if label) for cell in table[column]]
+        table.to_csv(tmp_path / path, index=False)
+    (tmp_path / "labels.txt").write_text("".join(f"{name}\n" for name in names.values()))
+    renamed = Model(listener.network, "16k", list(names.values()))
+    found, other = evaluate(listener, old), evaluate(renamed, Corpus(tmp_path))
+    for kind in ("clip", "segment", "event", "psds"):
+        assert getattr(found, kind) == getattr(other, kind)
+    pd.testing.assert_frame_equal(found.per_class.drop(columns="class"), other.per_class.drop(columns="class"))
+
+
+def test_overlapping_events_of_a_class_count_as_one(listener: Model, tones: Path, tmp_path: Path) -> None:
     events = pd.read_csv(tones / "events.csv")
     halves = events.assign(onset=(2 * events["onset"] + events["offset"]) / 3)
     doubled = change(tones, tmp_path / "c", events=pd.concat([events, halves]))
-    assert evaluate(model(), doubled).event == evaluate(model(), Corpus(tones)).event
+    found, expected = evaluate(listener, doubled), evaluate(listener, Corpus(tones))
+    assert (found.event, found.psds) == (expected.event, expected.psds)
 
 
 def test_without_strong_truth_clips_are_measured_and_no_threshold_is_needed(tones: Path, tmp_path: Path) -> None:
     shutil.copytree(tones, tmp_path / "weak", ignore=shutil.ignore_patterns("events.csv"))
     found = evaluate(model(), Corpus(tmp_path / "weak"), thresholds_from={"split": "nothing"})
-    assert (found.segment, found.event) == (None, None)
+    assert (found.segment, found.event, found.psds) == (None, None, None)
     assert (
         found.clip
         == evaluate(model(), Corpus(tones)).clip
@@ -307,6 +317,8 @@ def test_files_hold_the_figures_and_are_equal_for_equal_evaluations(tones: Path,
     assert found.segment is not None
     assert content["clip"] == pytest.approx(found.clip._asdict())
     assert content["segment"] == pytest.approx(found.segment._asdict())
+    assert found.psds is not None
+    assert content["psds"] == pytest.approx(found.psds._asdict())
     assert content["model"] == model_checksum(model())
     assert (content["where"], content["thresholds_from"]) == ({"split": "test"}, {"split": "val"})
     table = pd.read_csv(tmp_path / "a" / "per_class.csv")
@@ -315,8 +327,7 @@ def test_files_hold_the_figures_and_are_equal_for_equal_evaluations(tones: Path,
 
 def test_what_is_infinite_or_not_known_is_null(listener: Model, tones: Path, tmp_path: Path) -> None:
     found = evaluate(listener, Corpus(tones), thresholds_from=None)
-    perfect = Evaluation(found.clip._replace(d_prime=math.inf), None, None, found.per_class, found.facts, 1.0, 1.0)
-    perfect.save(tmp_path)
+    replace(found, clip=found.clip._replace(d_prime=math.inf), psds=None).save(tmp_path)
     content = strict(tmp_path / "metrics.json")
     assert content["clip"]["d_prime"] is None  # type: ignore[index]
-    assert (content["segment"], content["thresholds_from"]) == (None, None)
+    assert (content["segment"], content["psds"], content["thresholds_from"]) == (None, None, None)

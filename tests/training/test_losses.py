@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weakaudio.networks import Output
-from weakaudio.training.losses import LOSSES, slat_loss, weak_loss
+from weakaudio.training.losses import LOSSES, slat_loss, smooth, weak_loss
 
 
 def output(seed: int = 0) -> Output:
@@ -79,3 +79,30 @@ def test_losses_are_float32_inside_autocast(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_take_whole_number_targets(name: str) -> None:
     assert torch.equal(LOSSES[name](output(), TARGETS.long()), LOSSES[name](output(), TARGETS))
+
+
+SOFT = torch.tensor([[0.9, 0.0, 1.0, 0.3], [0.0, 0.1, 0.5, 0.0], [1.0, 1.0, 0.2, 1.0]])
+
+
+def focal(p: float, y: float, gamma: float) -> float:
+    right = y * p + (1 - y) * (1 - p)
+    return (1 - right) ** gamma * cross_entropy(p, y)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_losses_equal_their_formula(gamma: float) -> None:
+    out = output()
+    clips = [focal(float(out.clip_probs[b, c]), float(SOFT[b, c]), gamma) for b in range(3) for c in range(4)]
+    assert float(weak_loss(out, SOFT, gamma)) == pytest.approx(sum(clips) / len(clips), rel=1e-5)
+    segments = [
+        focal(float(out.segment_logits[b, s, c].sigmoid()), float(SOFT[b, c]), gamma)
+        for b in range(3)
+        for s in range(5)
+        for c in range(4)
+        if out.mask[b, s]
+    ]
+    assert float(slat_loss(out, SOFT, gamma)) == pytest.approx(sum(segments) / len(segments), rel=1e-5)
+
+
+def test_smoothed_labels_are_nearer_to_one_half() -> None:
+    assert smooth(torch.tensor([0.0, 0.5, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.5, 0.95])

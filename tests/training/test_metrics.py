@@ -50,6 +50,37 @@ def test_each_class_is_measured_as_scikit_learn_and_a_plain_loop_do() -> None:
         assert table["positives"][k] == y.sum()
 
 
+def lwlrap_of_class(targets: Table, scores: Table, k: int) -> float:
+    """Mean, over the clips that hold class k, of the part of true labels down to its place in the clip's ranking."""
+    precisions = []
+    for row, own in zip(targets, scores, strict=True):
+        if row[k]:
+            ranked = sorted(range(len(row)), key=lambda j: -own[j])
+            place = ranked.index(k) + 1
+            precisions.append(sum(row[j] for j in ranked[:place]) / place)
+    return sum(precisions) / len(precisions)
+
+
+def test_lwlrap_of_a_class_is_that_of_a_plain_loop() -> None:
+    targets, scores = drawn()
+    table = per_class_metrics(targets, scores)
+    for k in range(targets.shape[1]):
+        assert table["lwlrap"][k] == pytest.approx(lwlrap_of_class(targets, scores, k), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_lwlrap_of_classes_weighted_by_their_labels_is_lwlrap_of_all(ties: bool) -> None:
+    targets, scores = drawn()
+    scores = scores.round() if ties else scores
+    targets[:, 4], targets[:, 5] = 0, 1  # never, always: no average precision, but the ranking counts
+    targets[7] = 0
+    table = per_class_metrics(targets, scores)
+    assert table["lwlrap"].isna().tolist() == [False] * 4 + [True, False]
+    heard = table[table["positives"] > 0]
+    whole = np.average(heard["lwlrap"], weights=heard["positives"])
+    assert whole == pytest.approx(tagging_metrics(targets, scores).lwlrap, abs=1e-12)
+
+
 def test_means_are_over_classes_and_lwlrap_over_labels() -> None:
     targets, scores = drawn()
     metrics = tagging_metrics(targets, scores)
@@ -74,6 +105,9 @@ def test_example_computed_by_hand() -> None:
     assert metrics.lwlrap == pytest.approx((1 + 1 / 2 + 1 + 1) / 4)
     assert metrics.prevalence == pytest.approx(1 / 2)
     assert (metrics.n_classes, metrics.n_clips) == (2, 4)
+    classes = per_class_metrics(targets, scores)["lwlrap"]
+    assert classes[:2].tolist() == pytest.approx([1, (1 / 2 + 1) / 2])
+    assert np.isnan(classes[2])
 
 
 def test_classes_without_positives_or_negatives_are_left_out() -> None:

@@ -1,8 +1,8 @@
-"""Clips of any length become batches of like length, so that under 5 % of a batch is padding."""
+"""Clips of any length become padded batches for training and validation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from weakaudio.audio.augment import Effects, WaveformAugmenter
 from weakaudio.data.corpus import Corpus
+from weakaudio.data.sampling import BucketBatchSampler, Draw, balanced_weights
 from weakaudio.errors import ProtocolError
 
-MAX_PADDING = 0.05  # of a batch's samples
+Item = tuple[NDArray[np.float32], NDArray[np.float32], int]
 
 
 class Batch(NamedTuple):
@@ -31,8 +33,8 @@ class Batch(NamedTuple):
     """(B,) positions of the clips in their dataset"""
 
 
-class ClipDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.float32], int]]):
-    """Clips of a corpus: item n is (audio (N,), weak labels (C,), n).
+class ClipDataset(Dataset[Item]):
+    """Clips of a corpus: item n, or `Draw` of clip n, is (audio (N,), weak labels (C,), n).
 
     Parameters
     ----------
@@ -40,10 +42,12 @@ class ClipDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.float32], int]])
         A prepared corpus.
     where
         Column values that select the clips, e.g. {"split": "train"} or {"fold": [1, 2, 3]}.
+    augmenter
+        What changes the waveform of each `Draw`.
     """
 
-    def __init__(self, corpus: Corpus, where: dict[str, object]) -> None:
-        self.store = corpus.store
+    def __init__(self, corpus: Corpus, where: dict[str, object], augmenter: WaveformAugmenter | None = None) -> None:
+        self.store, self.augmenter = corpus.store, augmenter
         self.positions = corpus.select(where)
         self.targets = corpus.targets(self.positions)
         self.n_samples = self.store.n_samples[self.positions]
@@ -51,11 +55,15 @@ class ClipDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.float32], int]])
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-        return self.store.audio(self.positions[n]), self.targets[n], n
+    def __getitem__(self, which: int | Draw) -> Item:
+        n = which.clip if isinstance(which, Draw) else which
+        audio = self.store.audio(self.positions[n])
+        if self.augmenter and isinstance(which, Draw):
+            audio = self.augmenter(audio, which.epoch, which.number)
+        return audio, self.targets[n], n
 
 
-def collate(items: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], int]]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """Items of a ClipDataset to one batch."""
     waveform, lengths = pad([audio for audio, _, _ in items])
     targets = torch.from_numpy(np.stack([target for _, target, _ in items]))
@@ -71,72 +79,6 @@ def pad(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     return waveform, lengths
 
 
-def bucket(
-    n_samples: Sequence[int] | NDArray[np.int64],
-    batch_samples: int,
-    rng: np.random.Generator | None = None,
-    max_padding: float = MAX_PADDING,
-) -> list[list[int]]:
-    """Group clips of like length.
-
-    Parameters
-    ----------
-    n_samples
-        Length of each clip.
-    batch_samples
-        Most samples in a batch, padding counted; a longer clip is a batch by itself.
-    rng
-        Draws which clips of equal length meet and the order of the batches; None leaves both sorted.
-    max_padding
-        Largest part of a batch that may be padding.
-
-    Returns
-    -------
-    Batches of positions; every clip is in exactly one.
-    """
-    lengths = np.asarray(n_samples)
-    order = rng.permutation(len(lengths)) if rng else np.arange(len(lengths))
-    order = order[np.argsort(lengths[order], kind="stable")]
-    batches: list[list[int]] = []
-    total = 0
-    for n in order:
-        length = int(lengths[n])  # the longest so far, as they come in order
-        if batches and batches[-1]:
-            padded = length * (len(batches[-1]) + 1)
-            if padded <= batch_samples and padded - (total + length) <= max_padding * padded:
-                batches[-1].append(int(n))
-                total += length
-                continue
-        batches.append([int(n)])
-        total = length
-    return [batches[n] for n in rng.permutation(len(batches))] if rng else batches
-
-
-class BucketBatchSampler(Sampler[list[int]]):
-    """`bucket` anew for every epoch, from seed and epoch alone, so that a resumed run draws what it would have."""
-
-    def __init__(self, n_samples: NDArray[np.int64], batch_samples: int, seed: int | None) -> None:
-        self.n_samples, self.batch_samples, self.seed = n_samples, batch_samples, seed
-        self._batches: list[list[int]] = []
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
-        self._batches = bucket(self.n_samples, self.batch_samples, rng)
-
-    @property
-    def sampler(self) -> BucketBatchSampler:
-        """Where Lightning looks for `set_epoch`."""
-        return self
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-
 class ClipDataModule(lightning.LightningDataModule):
     """Training and validation batches of a prepared corpus.
 
@@ -147,11 +89,15 @@ class ClipDataModule(lightning.LightningDataModule):
     train, val
         Column values that select the clips, e.g. {"split": "train"} or {"fold": [1, 2, 3]}.
     batch_seconds
-        Most audio in a batch.
+        Most audio in a batch, on each device.
     workers
         Loader processes; 0 loads in the training process.
     seed
-        Of the order of clips.
+        Of the order of clips, and of what `augment` does.
+    balanced
+        Draw training clips so that each class comes up alike (`balanced_weights`), not each clip once an epoch.
+    augment
+        What may happen to the waveform of a training clip.
     """
 
     def __init__(
@@ -162,12 +108,15 @@ class ClipDataModule(lightning.LightningDataModule):
         batch_seconds: float = 160.0,
         workers: int = 1,
         seed: int = 0,
+        balanced: bool = False,
+        augment: Effects | None = None,
     ) -> None:
         super().__init__()
         self.corpus = Corpus(root)
         self.train, self.val = train, val
-        self.batch_seconds, self.workers, self.seed = batch_seconds, workers, seed
-        self._epoch = 0
+        self.batch_seconds, self.workers, self.seed, self.balanced = batch_seconds, workers, seed, balanced
+        self.augmenter = WaveformAugmenter(augment, self.sample_rate, seed) if augment else None
+        self._epoch, self._done = 0, 0  # where a resumed run begins
 
     @property
     def labels(self) -> list[str]:
@@ -188,31 +137,54 @@ class ClipDataModule(lightning.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        loader = clip_loader(ClipDataset(self.corpus, self.train), self.batch_seconds, self.workers, self.seed)
+        dataset = ClipDataset(self.corpus, self.train, self.augmenter)
+        weights = balanced_weights(dataset.targets) if self.balanced else None
+        loader = clip_loader(dataset, self.batch_seconds, self.workers, self.seed, weights, *self._place)
         assert isinstance(loader.batch_sampler, BucketBatchSampler)
-        loader.batch_sampler.set_epoch(self._epoch)
+        loader.batch_sampler.go_on(self._epoch, self._done)
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return clip_loader(ClipDataset(self.corpus, self.val), self.batch_seconds, self.workers)
+        dataset = ClipDataset(self.corpus, self.val)
+        return clip_loader(dataset, self.batch_seconds, self.workers, None, None, *self._place)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This device's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that a resumed run begins with: Lightning tells it only once the batches are drawn."""
+        """Epoch and batch that a resumed run begins with: Lightning tells them only once the batches are drawn."""
         assert self.trainer is not None
-        return {"epoch": self.trainer.current_epoch + 1}  # checkpoints are written at the end of an epoch
+        epoch, done = self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if done >= self.trainer.num_training_batches:
+            epoch, done = epoch + 1, 0
+        return {"epoch": epoch, "batches": done, "devices": self.trainer.world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._epoch = state_dict["epoch"]
+        self._epoch, self._done = state_dict["epoch"], state_dict["batches"]
+        _, devices = self._place
+        if self._done and devices != state_dict["devices"]:
+            raise ProtocolError(
+                f"the run was stopped in the middle of an epoch on {state_dict['devices']} devices, and goes on "
+                f"only on as many, not on {devices}"
+            )
 
 
 def clip_loader(
-    dataset: ClipDataset, batch_seconds: float, workers: int = 0, seed: int | None = None
+    dataset: ClipDataset,
+    batch_seconds: float,
+    workers: int = 0,
+    seed: int | None = None,
+    weights: NDArray[np.float64] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[Batch]:
-    """Length-bucketed batches of a dataset; shuffled if a seed is given."""
+    """Length-bucketed batches of a dataset, shuffled if a seed is given; the rest is `BucketBatchSampler`'s."""
     batch_samples = int(batch_seconds * dataset.store.sample_rate)
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # a DataLoader is typed by its items, not by what collate makes of them
-        batch_sampler=BucketBatchSampler(dataset.n_samples, batch_samples, seed),
+        batch_sampler=BucketBatchSampler(dataset.n_samples, batch_samples, seed, weights, rank, world),
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -186,7 +186,7 @@ class ClipStore:
         self.n_samples: NDArray[np.int64] = np.concatenate(lengths)
         self._shard = np.concatenate(shards)
         self._start = np.concatenate(starts)
-        self._files: dict[int, h5py.File] = {}
+        self._open: dict[int, h5py.Dataset] = {}  # samples of each shard, whose file it keeps open
         self._pid = os.getpid()
 
     def __len__(self) -> int:
@@ -197,19 +197,19 @@ class ClipStore:
         return from_int16(self._samples(n))
 
     def _samples(self, n: int) -> NDArray[np.int16]:
-        start = self._start[n]
-        samples: NDArray[np.int16] = self._file(int(self._shard[n]))["audio"][start : start + self.n_samples[n]]
+        start, length = int(self._start[n]), int(self.n_samples[n])
+        samples: NDArray[np.int16] = self._shard_samples(int(self._shard[n]))[start : start + length]
         return samples
 
-    def _file(self, number: int) -> h5py.File:
+    def _shard_samples(self, number: int) -> h5py.Dataset:
         if self._pid != os.getpid():  # HDF5 handles must not cross a fork
-            self._files, self._pid = {}, os.getpid()
-        if number not in self._files:
-            self._files[number] = h5py.File(self._paths[number], "r")
-        return self._files[number]
+            self._open, self._pid = {}, os.getpid()
+        if number not in self._open:
+            self._open[number] = h5py.File(self._paths[number], "r")["audio"]
+        return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_open": {}}
 
 
 class StoredClip(NamedTuple):

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import check_samples, read_audio, resample
-from weakaudio.data.dataset import bucket, pad
+from weakaudio.data.dataset import pad
+from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum

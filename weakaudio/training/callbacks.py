@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import pandas as pd
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 
 from weakaudio.data.manifest import write_table
 
@@ -30,19 +31,73 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **here, "best_k_models": {path: state_dict["best_model_score"]}})
 
 
+class MidEpochCheckpoint(ModelCheckpoint):
+    """Writes every few minutes, after whole optimizer steps, within epochs; their ends are another's."""
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole_step and not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+@dataclass
+class Averaging:
+    """Average the weights of several steps: the average is validated, and is what the run leaves.
+
+    Parameters
+    ----------
+    kind
+        "ema", the exponential moving average; "swa", the plain average (arXiv 1803.05407); or "none".
+    decay
+        Of the exponential moving average, each step.
+    start
+        Part of all steps after which the plain average begins, in [0, 1).
+    """
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: float = 0.999
+    start: float = 0.75
+
+    def callbacks(self) -> list[Callback]:
+        """What averages, if anything."""
+        if self.kind == "ema":
+            return [EMAWeightAveraging(decay=self.decay)]
+        return [_PlainAveraging(self.start)] if self.kind == "swa" else []
+
+
+class _PlainAveraging(WeightAveraging):
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self._start, self._first = start, 0.0
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._first = self._start * trainer.estimated_stepping_batches
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and step_idx >= self._first
+
+
 class EpochLog(Callback):
     """A table of epochs; its rows travel in the checkpoints, so resuming neither loses nor doubles one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
-        self._begun = 0.0
+        self._begun = 0.0  # of the epoch, had it not been stopped
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": time.monotonic() - self._begun}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+        self._begun = time.monotonic() - state_dict["seconds"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._begun = time.monotonic()
@@ -51,7 +106,12 @@ class EpochLog(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            **{name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            **{
+                name: float(value)
+                for name, value in sorted(trainer.callback_metrics.items())
+                if name.startswith(("train_", "val_"))
+            },
             "seconds": time.monotonic() - self._begun,
         }
         self.rows.append(row)

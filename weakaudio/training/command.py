@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from weakaudio import __version__
 from weakaudio.data.dataset import ClipDataModule
+from weakaudio.data.lock import FolderLock
 from weakaudio.errors import ProtocolError
 from weakaudio.pretrained import save_model
-from weakaudio.training.callbacks import EVERY_EPOCH, BestCheckpoint, EpochLog, WholeFiles
+from weakaudio.training.callbacks import (
+    EVERY_EPOCH,
+    Averaging,
+    BestCheckpoint,
+    EpochLog,
+    MidEpochCheckpoint,
+    WholeFiles,
+)
 from weakaudio.training.tagger import Tagger
 
 CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
@@ -28,11 +38,16 @@ CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
 _DECISIVE = (
     "seed_everything",
     "model.",
+    "averaging.",
     "data.train.",
     "data.val.",
     "data.batch_seconds",
     "data.seed",
+    "data.balanced",
+    "data.augment",
     "trainer.max_epochs",
+    "trainer.devices",
+    "trainer.num_nodes",
     "trainer.precision",
     "trainer.gradient_clip_val",
     "trainer.accumulate_grad_batches",
@@ -47,7 +62,13 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", type=str, required=True, help="folder of the run; a run found there is resumed")
+        parser.add_argument("--averaging", type=Averaging, default=Averaging(), help="averages of weights")
+        parser.add_argument("--teacher", type=str | None, default=None, help="a model, or a file of soft targets")
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=5.0, help="how much work a crash can cost at most"
+        )
         parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
+        parser.link_arguments("teacher", "model.teacher")
 
     def before_instantiate_classes(self) -> None:
         self.config["trainer"]["default_root_dir"] = self.config["out"]
@@ -57,9 +78,9 @@ def train(args: ArgsType = None) -> Path:
     """Train as the command line says; returns the path of the exported model.
 
     The run's folder holds `config.yaml`, `log/metrics.csv` (one row an epoch), `tb/` (TensorBoard),
-    `checkpoints/` (`best.ckpt` by validation mAP, `last.ckpt` of the newest whole epoch) and at the end
-    `model.safetensors`, the best model. If there is a `last.ckpt`, the run goes on from it and ends as if it
-    had never stopped.
+    `checkpoints/` (`best.ckpt` by validation mAP, `last.ckpt` some minutes old at most) and at the end
+    `model.safetensors`, the best model. If there is a `last.ckpt`, the run goes on from it, also in the middle of
+    an epoch, and ends as if it had never stopped. On several devices each has its share of the clips.
 
     Raises
     ------
@@ -81,25 +102,33 @@ def train(args: ArgsType = None) -> Path:
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
             "enable_checkpointing": False,  # Lightning's own; ours are below
+            "use_distributed_sampler": False,  # ours shares batches out by itself
         },
     )
     out = Path(cli.config["out"])
     trainer = cli.trainer
-    if trainer.world_size > 1:
-        raise ProtocolError("--trainer.devices: training on several devices is not supported yet; use 1")
     if cli.config["trainer.logger"] is None:
         trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
     trainer.strategy.checkpoint_io = WholeFiles()
     best = BestCheckpoint(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **EVERY_EPOCH)
     last = ModelCheckpoint(out / "checkpoints", filename="last", **EVERY_EPOCH)
+    interval = timedelta(minutes=cli.config["checkpoint_minutes"])
+    within = MidEpochCheckpoint(
+        out / "checkpoints", filename="last", train_time_interval=interval, enable_version_counter=False
+    )
     callbacks: list[Callback] = [LearningRateMonitor("epoch")] if trainer.loggers else []
+    callbacks += cli.config_init["averaging"].callbacks()
     # `last` comes last, so that it holds the rows of the log and the state of `best`.
-    trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, last])  # type: ignore[attr-defined]
+    trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, within, last])  # type: ignore[attr-defined]
     resumed = out / "checkpoints" / "last.ckpt"
     if resumed.is_file():
         _refuse_other_run(cli, out)
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
-    return export(trainer, cli.model, best, out / MODEL)
+    with _held(out) if trainer.is_global_zero else nullcontext():
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
+        if trainer.is_global_zero:
+            export(trainer, cli.model, best, out / MODEL)
+        trainer.strategy.barrier()
+    return out / MODEL
 
 
 def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoint, path: Path) -> Path:
@@ -121,6 +150,17 @@ def export(trainer: lightning.Trainer, tagger: Tagger, checkpoint: ModelCheckpoi
     )
     save_model(tagger.model, path)
     return path
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """No other run writes into the folder meanwhile."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _hush() -> None:

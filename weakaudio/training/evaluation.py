@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sed_scores_eval import collar_based, segment_based
-from sed_scores_eval.base_modules.scores import create_score_dataframe
 
 from weakaudio.data.corpus import EVENTS, Corpus
 from weakaudio.data.dataset import ClipDataset, clip_loader
@@ -24,26 +22,10 @@ from weakaudio.data.manifest import write_table
 from weakaudio.errors import LabelError, ProtocolError
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import model_checksum
+from weakaudio.training.localisation import F1, PSDS, StrongClips, f1_scores, psds_scores, score_frames, strong_truth
 from weakaudio.training.metrics import TaggingMetrics, per_class_metrics, tagging_metrics
 
 METRICS, PER_CLASS = "metrics.json", "per_class.csv"
-
-SEGMENT_SECONDS = 1.0  # of segment-based F1, as in the DCASE challenges
-COLLAR = 0.2  # of event-based F1, for the onset; for the offset at least this, or
-COLLAR_RATE = 0.2  # this part of the event's length
-
-_DECIMALS = 6  # of times in seconds: floating point may not tell apart what is one sample
-
-
-class F1(NamedTuple):
-    """Agreement with the strong truth, at a threshold for each class that was chosen on other clips."""
-
-    micro: float
-    """from the counts of all classes together, in [0, 1]"""
-    macro: float
-    """mean over classes, in [0, 1]"""
-    n_classes: int
-    """classes measured: with events both in the clips measured and in those that chose the thresholds"""
 
 
 @dataclass(frozen=True)
@@ -52,12 +34,14 @@ class Evaluation:
 
     clip: TaggingMetrics
     segment: F1 | None
-    """segment-based F1, segments of 1 s; None where the strong truth is not known"""
+    """segment-based F1, segments of 1 s; None without strong truth or clips that choose thresholds"""
     event: F1 | None
-    """event-based F1, with collars of 0.2 s and 20 % of the length at the offset"""
+    """event-based F1, with collars of 0.2 s and 20 % of the length at the offset; None as `segment`"""
+    psds: PSDS | None
+    """polyphonic sound detection scores; None where no event of the clips is known"""
     per_class: pd.DataFrame
-    """class, ap, auc, positives (clips) and, with strong truth, threshold, f1, precision and recall of
-    segments and of events; NaN where not defined"""
+    """class, the columns of `per_class_metrics` and, where measured, threshold, f1, precision and recall of
+    segments and of events, psds1 and psds2 (of the two scenarios); NaN where not defined"""
     facts: dict[str, Any]
     """what was evaluated on what: checksum of the model, corpus, and which clips"""
     audio_seconds: float
@@ -75,6 +59,7 @@ class Evaluation:
             "clip": self.clip._asdict(),
             "segment": self.segment and self.segment._asdict(),
             "event": self.event and self.event._asdict(),
+            "psds": self.psds and self.psds._asdict(),
         }
         beside = folder / f".{METRICS}.part"
         beside.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -97,11 +82,11 @@ def evaluate(
         Comes back in evaluation mode, on `device`.
     corpus
         Prepared at the model's sample rate, with the model's classes in the model's order. Where it has
-        `events.csv`, localisation is measured as well.
+        `events.csv`, localisation is measured as well: PSDS and, with thresholds, F1.
     where
         Column values that select the clips to measure.
     thresholds_from
-        Those of the clips on which each class's threshold is chosen (best F1); None measures no localisation.
+        Those of the clips on which each class's threshold is chosen (best F1); None measures no F1.
     batch_seconds
         Most audio in a batch.
     device
@@ -117,94 +102,54 @@ def evaluate(
     _check(model, corpus)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device).eval()
-    known = thresholds_from is not None and (corpus.root / EVENTS).is_file()
-    if known:
-        assert thresholds_from is not None
+    strong = (corpus.root / EVENTS).is_file()
+    if not strong:
+        thresholds_from = None
+    if thresholds_from is not None:
         shared = set(corpus.select(where)) & set(corpus.select(thresholds_from))
         if shared:
             raise ProtocolError(
                 f"{corpus.root}: {len(shared)} clips are in {dict(where)} and in {dict(thresholds_from)}: "
                 "thresholds would be judged by the clips that chose them; choose them on others, or pass "
-                "thresholds_from=None to measure clips only"
+                "thresholds_from=None to measure no F1"
             )
     began = time.perf_counter()
-    test = _score(model, corpus, where, batch_seconds, device, segments=known)
+    test = _score(model, corpus, where, batch_seconds, device, segments=strong)
     seconds = time.perf_counter() - began
 
     per_class = per_class_metrics(test.targets, test.scores)
     per_class.insert(0, "class", model.labels)
-    segment = event = None
-    if known:
-        assert thresholds_from is not None
-        val = _score(model, corpus, thresholds_from, batch_seconds, device, segments=True)
-        segment, event, table = _localisation(corpus, len(model.labels), val, test)
-        per_class = per_class.join(table)
+    segment = event = psds = None
+    if strong:
+        heard = _strong(corpus, test)
+        if thresholds_from is not None:
+            val = _score(model, corpus, thresholds_from, batch_seconds, device, segments=True)
+            f1 = f1_scores(_strong(corpus, val), heard)
+            if f1 is None:
+                raise ProtocolError(
+                    f"{corpus.root}: no class has events both in the clips measured and in those that choose "
+                    "thresholds; pass thresholds_from=None to measure no F1"
+                )
+            segment, event, table = f1
+            per_class = per_class.join(table)
+        if (found := psds_scores(heard)) is not None:
+            psds, table = found
+            per_class = per_class.join(table)
     return Evaluation(
         clip=tagging_metrics(test.targets, test.scores),
         segment=segment,
         event=event,
+        psds=psds,
         per_class=per_class,
         facts={
             "model": model_checksum(model),
             "corpus": corpus.root.name,
             "where": dict(where),
-            "thresholds_from": dict(thresholds_from) if known and thresholds_from else None,
+            "thresholds_from": dict(thresholds_from) if thresholds_from is not None else None,
         },
         audio_seconds=sum(test.seconds.values()),
         seconds=seconds,
     )
-
-
-def timeline(
-    scores: NDArray[np.floating], times: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of overlapping segments become scores of pieces that follow each other.
-
-    Time is cut wherever a segment starts or ends, and a piece's score is the mean over the segments that
-    cover it. The mean, not the maximum: of the two segments over a piece beside an event only one holds the
-    event, so the mean is lower there than inside the event, while the maximum would make each event longer by
-    a hop at both ends.
-
-    Parameters
-    ----------
-    scores
-        (S, C) probabilities of the segments.
-    times
-        (S, 2) start and end of each, in seconds, without a gap between them (as `Model.segment_times`).
-
-    Returns
-    -------
-    pieces, edges
-        (P, C) scores, and (P + 1,) seconds: piece p lasts from edges[p] to edges[p + 1].
-    """
-    times = np.round(times, _DECIMALS)
-    edges = np.unique(times)
-    middles = (edges[:-1] + edges[1:]) / 2
-    covers = (times[:, 0] <= middles[:, None]) & (middles[:, None] < times[:, 1])  # (P, S)
-    return covers @ np.asarray(scores, dtype=np.float64) / covers.sum(1, keepdims=True), edges
-
-
-def merge_events(events: pd.DataFrame) -> list[tuple[float, float, str]]:
-    """Onset, offset and label of one clip's events, those of a class that touch or overlap made one."""
-    merged: list[tuple[float, float, str]] = []
-    for label, rows in events.groupby("label"):
-        for onset, offset in sorted(zip(rows["onset"], rows["offset"], strict=True)):
-            if merged and merged[-1][2] == label and onset <= merged[-1][1]:
-                onset, offset = merged[-1][0], max(merged.pop()[1], offset)
-            merged.append((float(onset), float(offset), str(label)))
-    return merged
-
-
-class _Frames(pd.DataFrame):
-    """Its array is a copy: that of pandas 3 is read-only, which sed_scores_eval 0.0.4 cannot take."""
-
-    @property
-    def _constructor(self) -> type[_Frames]:
-        return _Frames
-
-    def to_numpy(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
-        array: NDArray[Any] = super().to_numpy(*args, **kwargs).copy()
-        return array
 
 
 class _Scored(NamedTuple):
@@ -215,7 +160,7 @@ class _Scored(NamedTuple):
     seconds: dict[str, float]
     """of each clip, by its key"""
     frames: dict[str, pd.DataFrame]
-    """of each clip: onset, offset, scores of class "0", "1", ... as sed_scores_eval takes them; or none"""
+    """of each clip (`score_frames`); or none"""
 
 
 def _check(model: Model, corpus: Corpus) -> None:
@@ -246,7 +191,6 @@ def _score(
     dataset = ClipDataset(corpus, dict(where))
     scores = np.zeros((len(dataset), len(model.labels)), dtype=np.float32)
     keys = [corpus.store.keys[n] for n in dataset.positions]
-    classes = _names(range(len(model.labels)))
     frames: dict[str, pd.DataFrame] = {}
     for batch in clip_loader(dataset, batch_seconds):
         output = model(batch.waveform.to(device), batch.lengths.to(device))
@@ -255,59 +199,13 @@ def _score(
             continue
         probs, mask = output.segment_logits.float().sigmoid().cpu().numpy(), output.mask.cpu().numpy()
         for n, own, inside in zip(batch.clips.tolist(), probs, mask, strict=True):
-            pieces, edges = timeline(own[inside], model.segment_times(int(dataset.n_samples[n])))
-            frames[keys[n]] = _Frames(create_score_dataframe(pieces, edges, classes))
+            frames[keys[n]] = score_frames(own[inside], model.segment_times(int(dataset.n_samples[n])))
     lengths = (dataset.n_samples / model.sample_rate).tolist()
     return _Scored(dataset.targets, scores, dict(zip(keys, lengths, strict=True)), frames)
 
 
-def _localisation(corpus: Corpus, n_classes: int, val: _Scored, test: _Scored) -> tuple[F1, F1, pd.DataFrame]:
-    """Segment-based and event-based F1 by sed_scores_eval, and its part of the table of classes."""
-    events = corpus.events()
-    events = events[events["path"].isin(val.frames.keys() | test.frames.keys())]
-    # Names by number: to sed_scores_eval some names have a meaning of their own ("onset", "macro_average").
-    events = events.assign(label=_names(corpus.label_set.indices(list(events["label"]))))
-    truth = {str(key): merge_events(rows) for key, rows in events.groupby("path")}
-    present = [{event[2] for key in part.frames for event in truth.get(key, [])} for part in (val, test)]
-    classes = [name for name in _names(range(n_classes)) if name in present[0] & present[1]]
-    if not classes:
-        raise ProtocolError(
-            f"{corpus.root}: no class has events both in the clips measured and in those that choose "
-            "thresholds; pass thresholds_from=None to measure clips only"
-        )
-
-    def measured(part: _Scored) -> dict[str, Any]:
-        return {
-            "scores": {key: table[["onset", "offset", *classes]] for key, table in part.frames.items()},
-            "ground_truth": {key: [e for e in truth.get(key, []) if e[2] in classes] for key in part.frames},
-        }
-
-    segments: dict[str, Any] = {"segment_length": SEGMENT_SECONDS}
-    segment, segment_table = _f1(
-        segment_based,
-        {**measured(val), **segments, "audio_durations": val.seconds},
-        {**measured(test), **segments, "audio_durations": test.seconds},
-    )
-    collars = {"onset_collar": COLLAR, "offset_collar": COLLAR, "offset_collar_rate": COLLAR_RATE}
-    event, event_table = _f1(collar_based, {**measured(val), **collars}, {**measured(test), **collars})
-    table = segment_table.add_prefix("segment_").join(event_table.add_prefix("event_"))
-    return segment, event, table
-
-
-def _f1(measure: Any, val: dict[str, Any], test: dict[str, Any]) -> tuple[F1, pd.DataFrame]:
-    """F1 on `test` at the thresholds best on `val`, and the figures of each class, indexed by its number."""
-    _, _, _, best, _ = measure.best_fscore(**val)
-    # Where it is best to detect everything, the threshold is minus infinity; 0 does the same.
-    thresholds = {name: max(float(threshold), 0.0) for name, threshold in best.items()}
-    f1, precision, recall, _ = measure.fscore(threshold=thresholds, **test)
-    columns = {"threshold": thresholds, "f1": f1, "precision": precision, "recall": recall}
-    table = pd.DataFrame({title: [values[n] for n in thresholds] for title, values in columns.items()})
-    table.index = pd.Index([int(name) for name in thresholds])
-    return F1(float(f1["micro_average"]), float(f1["macro_average"]), len(thresholds)), table
-
-
-def _names(indices: Any) -> list[str]:
-    return [str(n) for n in indices]
+def _strong(corpus: Corpus, scored: _Scored) -> StrongClips:
+    return StrongClips(scored.frames, strong_truth(corpus, scored.frames.keys()), scored.seconds)
 
 
 def _finite(value: Any) -> Any:

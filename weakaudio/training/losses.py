@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +13,45 @@ from weakaudio.networks import Output
 _EDGE = 1e-7  # float32 cannot tell 1 - 1e-8 from 1; the logarithm must
 
 
-def weak_loss(output: Output, targets: Tensor) -> Tensor:
+def weak_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
     """Binary cross-entropy of the pooled clip probabilities against the weak labels (B, C) (arXiv 1711.01369, eq. 2).
 
-    Mean over clips and classes, in float32 also inside autocast.
+    Mean over clips and classes, in float32 also inside autocast. Labels may be soft, in [0, 1]. `focal_gamma`
+    weighs each term by (1 - p)^gamma, p the probability given to what is right (arXiv 1708.02002).
     """
     with torch.autocast(targets.device.type, enabled=False):
-        probs = output.clip_probs.float().clamp(_EDGE, 1 - _EDGE)
-        return F.binary_cross_entropy(probs, targets.float())
+        probs, targets = output.clip_probs.float().clamp(_EDGE, 1 - _EDGE), targets.float()
+        terms = F.binary_cross_entropy(probs, targets, reduction="none")
+        return (_focus(probs, targets, focal_gamma) * terms).mean() if focal_gamma else terms.mean()
 
 
-def slat_loss(output: Output, targets: Tensor) -> Tensor:
+def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
     """Binary cross-entropy of every segment against its clip's labels (B, C), as if they held throughout.
 
-    The strong label assumption that weak training does without. Mean over all segments and classes.
+    The strong label assumption that weak training does without. Mean over all segments and classes; the rest as
+    in `weak_loss`.
     """
     with torch.autocast(targets.device.type, enabled=False):
         logits = output.segment_logits.float()
-        copied = targets.float()[:, None].expand_as(logits)
-        return F.binary_cross_entropy_with_logits(logits[output.mask], copied[output.mask])
+        copied = targets.float()[:, None].expand_as(logits)[output.mask]
+        logits = logits[output.mask]
+        terms = F.binary_cross_entropy_with_logits(logits, copied, reduction="none")
+        return (_focus(logits.sigmoid(), copied, focal_gamma) * terms).mean() if focal_gamma else terms.mean()
 
 
-LOSSES: dict[str, Callable[[Output, Tensor], Tensor]] = {"weak": weak_loss, "slat": slat_loss}
+class Loss(Protocol):
+    """What training may minimise."""
+
+    def __call__(self, output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor: ...
+
+
+LOSSES: dict[str, Loss] = {"weak": weak_loss, "slat": slat_loss}
+
+
+def smooth(targets: Tensor, amount: float) -> Tensor:
+    """Labels drawn towards one half: 1 becomes 1 - amount / 2, and 0 amount / 2 (arXiv 1512.00567)."""
+    return targets * (1 - amount) + amount / 2
+
+
+def _focus(probs: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    return (1 - (targets * probs + (1 - targets) * (1 - probs))) ** gamma

@@ -34,7 +34,7 @@ class TaggingMetrics(NamedTuple):
 
 
 def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
-    """Average precision, ROC AUC and positives of each class.
+    """Average precision, ROC AUC, label-ranking precision and positives of each class.
 
     Parameters
     ----------
@@ -45,7 +45,10 @@ def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
 
     Returns
     -------
-    Columns `ap`, `auc` (NaN where a class has no positive or no negative clip) and `positives`, one row a class.
+    Columns `ap`, `auc` (NaN where a class has no positive or no negative clip), `lwlrap` (NaN where it has no
+    positive clip) and `positives`, one row a class. `lwlrap` is that of DCASE 2019 task 2: over the clips that
+    hold the class, the mean part of true labels among the classes that score at least as high in the clip. Its mean
+    over classes, weighted by `positives`, is the lwlrap of all.
 
     Raises
     ------
@@ -61,10 +64,14 @@ def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
     rows = []
     for n in range(targets.shape[1]):
         defined = 0 < positives[n] < len(targets)
+        holds = targets[:, n] > 0
+        ahead = scores[holds] >= scores[holds, n, None]  # (positives, C); the class itself is among them
+        precision = (ahead & (targets[holds] > 0)).sum(1) / ahead.sum(1)
         rows.append(
             {
                 "ap": average_precision_score(targets[:, n], scores[:, n]) if defined else np.nan,
                 "auc": roc_auc_score(targets[:, n], scores[:, n]) if defined else np.nan,
+                "lwlrap": precision.mean() if len(precision) else np.nan,
                 "positives": int(positives[n]),
             }
         )

@@ -1,0 +1,1 @@
+"""N_S and SLAT on AudioSet: train, and measure class by class."""
