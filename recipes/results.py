@@ -44,6 +44,7 @@ CODE: dict[str, list[str]] = {
         "weakaudio/networks",
         "weakaudio/data/corpus.py",
         "weakaudio/data/dataset.py",
+        "weakaudio/data/sampling.py",
         "weakaudio/data/store.py",
         "weakaudio/training",
         "data_prep/esc50.py",

@@ -3,8 +3,7 @@
     python -m recipes.soundscapes.ablation --data ../shared/data --seeds 1 2
     python -m recipes.soundscapes.ablation --data ../shared/data --only mixup --only focal
 
-From the project's folder, after `recipes.soundscapes.run`, whose first N_S is the teacher of distillation. What is
-done is not done again.
+From the project's folder. What is done is not done again, and a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from data_prep.soundscapes import SETTINGS
 from recipes.results import Row, record
-from recipes.soundscapes.corpus import prepare
+from recipes.soundscapes.corpus import prepare_small
 from recipes.soundscapes.run import RUNS
 from weakaudio.audio.io import find_audio
 from weakaudio.data.corpus import Corpus
@@ -32,9 +32,10 @@ _COMMAND = "python -m recipes.soundscapes.ablation --data ../shared/data --seeds
 
 BASE = "as it is (mean pooling)"
 
-# N_S at an eighth of the width, six rounds of 130 batches (about a third of the clips, drawn anew): what the others
-# differ from in one thing. {rooms}, {ambiences} and {teacher} are filled in.
-BUDGET = ["--model.network_config.width=0.125", "--trainer.max_epochs=6", "--trainer.limit_train_batches=130"]
+# N_S at an eighth of the width, four rounds of 100 batches of the small corpus: the others differ from it in one
+# thing. {rooms}, {ambiences} and {teacher} are filled in.
+BUDGET = ["--model.network_config.width=0.125", "--trainer.max_epochs=4", "--trainer.limit_train_batches=100"]
+TEACHER = ["--trainer.max_epochs=6"]  # at a quarter of the width
 VARIANTS: dict[str, list[str]] = {
     BASE: [],
     "pooling: max": ["--model.network_config.pooling=max"],
@@ -61,19 +62,20 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def materials(data: Path, folder: Path, corpus: Path) -> dict[str, Path]:
+def materials(data: Path, folder: Path, corpus: Path, overrides: Sequence[str] = ()) -> dict[str, Path]:
     """What the variants need: rooms (decaying noise), the ambiences of the training clips, and a teacher."""
     rooms, ambiences = folder / "rooms", folder / "ambiences"
     rooms.mkdir(parents=True, exist_ok=True)
     ambiences.mkdir(parents=True, exist_ok=True)
     for n, seconds in enumerate(np.linspace(0.1, 0.8, 16)):
         sf.write(rooms / f"{n:02d}.wav", _room(float(seconds), 16000, n), 16000)
-    training = json.loads((corpus / "settings.json").read_text(encoding="utf-8"))["backgrounds"]["train"]
+    training = json.loads((corpus / SETTINGS).read_text(encoding="utf-8"))["backgrounds"]["train"]
     for path in find_audio(data / "backgrounds"):
         link = ambiences / path.name
         if path.name in training and not link.exists():
             link.symlink_to(path.resolve())
-    return {"rooms": rooms, "ambiences": ambiences, "teacher": folder / "weak" / MODEL}
+    teacher = _train(folder / "teacher", corpus, 1, [*TEACHER, *overrides])
+    return {"rooms": rooms, "ambiences": ambiences, "teacher": teacher}
 
 
 def _room(seconds: float, sample_rate: int, seed: int) -> NDArray[np.float32]:
@@ -84,16 +86,21 @@ def _room(seconds: float, sample_rate: int, seed: int) -> NDArray[np.float32]:
     return tail.astype(np.float32)
 
 
-def train_once(name: str, seed: int, folder: Path, corpus: Path, given: Mapping[str, Path]) -> Path:
-    """The folder of one run, trained unless its model is there already."""
-    out = folder / "ablation" / f"{list(VARIANTS).index(name):02d}-seed{seed}"
+def train_once(
+    name: str, seed: int, folder: Path, corpus: Path, given: Mapping[str, Path], overrides: Sequence[str] = ()
+) -> Path:
+    """The model of one run, trained unless it is there already."""
+    options = [*BUDGET, *VARIANTS[name], *overrides]
+    for placeholder, path in given.items():
+        options = [option.replace(f"{{{placeholder}}}", str(path)) for option in options]
+    return _train(folder / f"{list(VARIANTS).index(name):02d}-seed{seed}", corpus, seed, options)
+
+
+def _train(out: Path, corpus: Path, seed: int, options: Sequence[str]) -> Path:
     if not (out / MODEL).is_file():
-        options = [*BUDGET, *VARIANTS[name]]
-        for placeholder, path in given.items():
-            options = [option.replace(f"{{{placeholder}}}", str(path)) for option in options]
         seeds = [f"--seed_everything={seed}", f"--data.seed={seed - 1}"]
         train([f"--config={_HERE / 'weak.yaml'}", *seeds, f"--data.root={corpus}", f"--out={out}", *options])
-    return out
+    return out / MODEL
 
 
 def rows(found: Mapping[str, Sequence[Evaluation]]) -> list[Row]:
@@ -118,15 +125,16 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="a run of each variant for each")
     parser.add_argument("--only", action="append", default=[], help="part of a variant's name; all without it")
     options = parser.parse_args(args)
-    corpus = prepare(options.data, RUNS)
-    given = materials(options.data, RUNS, corpus)
+    corpus = prepare_small(options.data, RUNS)
+    folder = RUNS / "ablation"
+    given = materials(options.data, folder, corpus)
     chosen = [name for name in VARIANTS if not options.only or any(part in name for part in options.only)]
     found: dict[str, list[Evaluation]] = {name: [] for name in chosen}
     for seed in options.seeds:
         for name in chosen:
-            out = train_once(name, seed, RUNS, corpus, given)
-            found[name].append(evaluate(load_model(out / MODEL), Corpus(corpus)))
-    record("soundscapes", rows(found))
+            model = load_model(train_once(name, seed, folder, corpus, given))
+            found[name].append(evaluate(model, Corpus(corpus)))
+        record("soundscapes", rows(found))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -12,14 +12,18 @@ from data_prep import esc50, soundscapes, urbansound8k
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest, write_manifest
 
-TRAIN, VAL, TEST = 3000, 400, 600  # clips
+LARGE = {"train": 3000, "val": 400, "test": 600}  # clips
+SMALL = {"train": 1000, "val": 200, "test": 400}
+
+ESC10 = {"chainsaw", "clock_tick", "crackling_fire", "crying_baby", "dog"}
+ESC10 |= {"helicopter", "rain", "rooster", "sea_waves", "sneezing"}
 
 # UrbanSound8K's classes under the names of ESC-50 where both have them. A jackhammer is a drill: of the two folds
 # at hand, one has a single recording of it.
 _SAME = {"dog_bark": "dog", "engine_idling": "engine", "jackhammer": "drilling"}
 
 
-def prepare(data: Path, folder: Path, **sizes: Any) -> Path:
+def prepare(data: Path, folder: Path, sizes: dict[str, int] = LARGE) -> Path:
     """The folder of the corpus, below `folder`, mixed unless it is there already.
 
     Parameters
@@ -27,13 +31,33 @@ def prepare(data: Path, folder: Path, **sizes: Any) -> Path:
     data
         Has `esc50-16k/`, `urbansound8k/` (folds 1 and 2) and `backgrounds/`.
     sizes
-        Clips of train, val, test, where not the usual.
+        Clips of each split.
     """
-    corpus = folder / "corpus"
+    return _mix(data, folder / "corpus", sizes, lambda: _events(data, folder))
+
+
+def prepare_small(data: Path, folder: Path, sizes: dict[str, int] = SMALL) -> Path:
+    """A smaller and easier corpus, of the ten classes of ESC-10."""
+    return _mix(data, folder / "corpus-small", sizes, lambda: _ten_classes(data, folder))
+
+
+def _mix(data: Path, corpus: Path, sizes: dict[str, int], events: Callable[[], Path]) -> Path:
     if not (corpus / MANIFEST).is_file():  # written when all else is
-        counts = {"train": TRAIN, "val": VAL, "test": TEST, **sizes}
-        soundscapes.prepare(str(_events(data, folder)), str(corpus), str(data / "backgrounds"), **counts)
+        train, val, test = (sizes[split] for split in ("train", "val", "test"))
+        soundscapes.prepare(str(events()), str(corpus), str(data / "backgrounds"), train, val, test)
     return corpus
+
+
+def _ten_classes(data: Path, folder: Path) -> Path:
+    """The manifest of ESC-50's clips of the classes of ESC-10."""
+    esc, events = folder / "esc50", folder / "events-small"
+    esc50.prepare(str(data / "esc50-16k"), str(esc))
+    manifest = read_manifest(esc / MANIFEST)
+    table = manifest.table.assign(path=[os.path.relpath(path, events) for path in manifest.paths])
+    events.mkdir(parents=True, exist_ok=True)
+    chosen = table[[labels[0] in ESC10 for labels in table["labels"]]].reset_index(drop=True)
+    write_manifest(Manifest(chosen, events), events / MANIFEST)
+    return events
 
 
 def _events(data: Path, folder: Path) -> Path:
