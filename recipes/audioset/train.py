@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from weakaudio.errors import WeakAudioError
 from weakaudio.training.command import train
 
@@ -15,10 +17,12 @@ from weakaudio.training.command import train
 def main(args: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     try:
-        print(f"trained: {train(list(sys.argv[1:] if args is None else args))}")
+        path = train(list(sys.argv[1:] if args is None else args))
     except WeakAudioError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    if not getattr(rank_zero_only, "rank", 0):  # with several devices, each is a process
+        print(f"trained: {path}")
     return 0
 
 

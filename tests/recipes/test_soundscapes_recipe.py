@@ -48,7 +48,7 @@ def test_every_configuration_trains(path: Path, corpus: Path, tmp_path: Path) ->
 
 
 def test_there_is_a_configuration_for_each_system() -> None:
-    assert {path.stem for path in CONFIGS} == set(run.SYSTEMS.values())
+    assert {path.stem for path in CONFIGS} == {system.config for system in run.SYSTEMS.values()}
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_sounds_become_a_corpus_once(sounds: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        made = corpus_recipe.prepare(sounds, tmp_path / "runs", **SIZES)
+        made = corpus_recipe.prepare(sounds, tmp_path / "runs", SIZES)
     assert made == tmp_path / "runs" / "corpus"
     assert len(Corpus(made).store) == 32
 
 
 def test_the_splits_of_the_corpus_share_no_recording_and_no_class_is_missing(sounds: Path, tmp_path: Path) -> None:
-    found = Corpus(corpus_recipe.prepare(sounds, tmp_path / "runs", **SIZES))
+    found = Corpus(corpus_recipe.prepare(sounds, tmp_path / "runs", SIZES))
     assert found.label_set.names == ["dog", "drilling", "engine", "rain", "street_music"]
 
     manifest = read_manifest(tmp_path / "runs" / "events" / "manifest.csv")
@@ -124,10 +124,10 @@ def test_rows_of_two_seeds_can_be_recorded_and_nothing_is_trained_twice(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = run.measure(tmp_path, corpus, [1, 2], TINY)
-    runs = {"weak", "slat", "weak-seed2", "slat-seed2"}
+    runs = {f"{name}{seed}" for name in ("weak-20", "weak-10", "slat-10") for seed in ("", "-seed2")}
     assert {path.name for path in tmp_path.iterdir()} == runs
     assert all((tmp_path / name / "evaluation" / "per_class.csv").is_file() for name in runs)
-    first, second = (read_header(tmp_path / name / run.MODEL) for name in ("slat", "slat-seed2"))
+    first, second = (read_header(tmp_path / name / run.MODEL) for name in ("slat-10", "slat-10-seed2"))
     assert first["network"] == second["network"] == "windowed-cnn"
     assert {row["what"] for row in found} == {"clips", "localisation", "time"}
     assert {row["system"] for row in found} == {"prevalence (knows nothing)", *run.SYSTEMS}
@@ -152,9 +152,10 @@ def test_seeds_enter_weights_and_order(corpus: Path, tmp_path: Path, monkeypatch
     seen: list[list[str]] = []
     monkeypatch.setattr(run, "train", seen.append)
     for seed in (1, 3):
-        run.train_once("weak", seed, tmp_path, corpus)
-    assert {"--seed_everything=1", "--data.seed=0", f"--out={tmp_path / 'weak'}"} <= set(seen[0])
-    assert {"--seed_everything=3", "--data.seed=2", f"--out={tmp_path / 'weak-seed3'}"} <= set(seen[1])
+        run.train_once(run.System("weak", 7), seed, tmp_path, corpus)
+    assert {"--seed_everything=1", "--data.seed=0", f"--out={tmp_path / 'weak-7'}"} <= set(seen[0])
+    assert {"--seed_everything=3", "--data.seed=2", f"--out={tmp_path / 'weak-7-seed3'}"} <= set(seen[1])
+    assert all("--trainer.max_epochs=7" in options for options in seen)
 
 
 def test_time_is_that_of_an_epoch_nobody_held_up(tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def _half(checkpoint: Any, path: Path) -> None:
     _kill()
 
 
+TRAINING_STEP = Tagger.training_step
 SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
 
 
@@ -367,6 +368,38 @@ def test_practices_change_what_is_learned(tones: Path, run: Path, tmp_path: Path
     for n, option in enumerate(options):
         seen.add(train(arguments(tones, tmp_path / f"{n}", option)).read_bytes())
     assert len(seen) == len(options)  # + 1 - 1: polarity alone changes no log-mel
+
+
+def test_before_a_plain_average_begins_the_newest_weights_are_validated(tones: Path, tmp_path: Path) -> None:
+    plain, averaged = tmp_path / "none", tmp_path / "swa"
+    for out in (plain, averaged):
+        train(arguments(tones, out, f"--averaging.kind={out.name}", "--averaging.start=0.6"))
+    one, other = (epochs(out)["val_loss"] for out in (plain, averaged))
+    assert list(one[:2]) == list(other[:2])  # the first half of four epochs
+    assert one[3] != other[3]
+
+
+def test_a_run_that_was_told_to_stop_early_goes_on_with_the_next_epoch(tones: Path, tmp_path: Path) -> None:
+    batches: list[tuple[int, int]] = []
+
+    def step(self: Tagger, batch: Any, number: int) -> torch.Tensor:
+        batches.append((self.current_epoch, number))
+        if stopping and batches[-1] == (1, 2):
+            self.trainer.should_stop = True
+        return TRAINING_STEP(self, batch, number)
+
+    stopping = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tagger, "training_step", step)
+        train(arguments(tones, tmp_path))
+        last = max(batches)
+        stopping = False
+        begun = len(batches)
+        train(arguments(tones, tmp_path))
+    assert last == (1, 2)
+    whole = max(number for epoch, number in batches if epoch == 0)
+    assert whole > 2
+    assert batches[begun:] == [(epoch, number) for epoch in (2, 3) for number in range(whole + 1)]
 
 
 def test_gradients_are_clipped_in_mixed_precision_as_well(tones: Path, tmp_path: Path) -> None:

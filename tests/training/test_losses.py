@@ -106,3 +106,11 @@ def test_focal_losses_equal_their_formula(gamma: float) -> None:
 
 def test_smoothed_labels_are_nearer_to_one_half() -> None:
     assert smooth(torch.tensor([0.0, 0.5, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.5, 0.95])
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_gradients_are_finite_at_sure_segments(gamma: float) -> None:
+    logits = torch.tensor([200.0, -200.0, 20.0, 0.0]).repeat(3, 5, 1).requires_grad_()
+    slat_loss(output()._replace(segment_logits=logits), torch.ones(3, 4), gamma).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

@@ -93,3 +93,19 @@ def test_a_corpus_at_another_rate_is_refused(tones: Path, tmp_path: Path) -> Non
     tagger = Tagger(LABELS, front_end="paper-44k", network_config={"width": 0.0625})
     with pytest.raises(ProtocolError, match=r"16000 Hz, front end 'paper-44k' takes 44100 Hz"):
         trainer(tmp_path).validate(tagger, ClipDataModule(str(tones), workers=0), verbose=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixup_alpha": 0},
+        {"focal_gamma": -1},
+        {"time_mask": -1},
+        {"label_smoothing": 1.5},
+        {"teacher_weight": 2},
+        {"warmup": 0},
+    ],
+)
+def test_values_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=next(iter(options))):
+        Tagger(LABELS, **TINY, **options)

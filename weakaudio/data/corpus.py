@@ -67,9 +67,12 @@ class Corpus:
             raise StoreError(f"{self.root}: none of the {len(paths)} clips with {dict(where)} is in its store")
         return positions
 
-    def targets(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """(len(positions), C) weak labels."""
-        return np.stack([self.label_set.multi_hot(self.store.labels[n]) for n in positions])
+    def targets(self, positions: Sequence[int]) -> NDArray[np.uint8]:
+        """(len(positions), C) weak labels, 0 or 1; in bytes, as AudioSet has a thousand million of them."""
+        rows = np.zeros((len(positions), len(self.label_set)), dtype=np.uint8)
+        for row, n in zip(rows, positions, strict=True):
+            row[self.label_set.indices(self.store.labels[n])] = 1
+        return rows
 
     def events(self) -> pd.DataFrame:
         """The strong truth: path, label, onset, offset (seconds).

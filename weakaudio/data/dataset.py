@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -49,7 +50,7 @@ class ClipDataset(Dataset[Item]):
     def __init__(self, corpus: Corpus, where: dict[str, object], augmenter: WaveformAugmenter | None = None) -> None:
         self.store, self.augmenter = corpus.store, augmenter
         self.positions = corpus.select(where)
-        self.targets = corpus.targets(self.positions)
+        self.targets = corpus.targets(self.positions)  # (clips, C)
         self.n_samples = self.store.n_samples[self.positions]
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class ClipDataset(Dataset[Item]):
         audio = self.store.audio(self.positions[n])
         if self.augmenter and isinstance(which, Draw):
             audio = self.augmenter(audio, which.epoch, which.number)
-        return audio, self.targets[n], n
+        return audio, self.targets[n].astype(np.float32), n
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -156,18 +157,21 @@ class ClipDataModule(lightning.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batch that a resumed run begins with: Lightning tells them only once the batches are drawn."""
         assert self.trainer is not None
-        epoch, done = self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if done >= self.trainer.num_training_batches:
+        loop = self.trainer.fit_loop
+        epoch, done = self.trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+        progress = cast(_ProcessedTracker, loop.epoch_progress.current)
+        ended = progress.processed > progress.completed  # maybe early
+        if ended or done >= self.trainer.num_training_batches:
             epoch, done = epoch + 1, 0
         return {"epoch": epoch, "batches": done, "devices": self.trainer.world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epoch, self._done = state_dict["epoch"], state_dict["batches"]
         _, devices = self._place
-        if self._done and devices != state_dict["devices"]:
+        if devices != state_dict["devices"]:
             raise ProtocolError(
-                f"the run was stopped in the middle of an epoch on {state_dict['devices']} devices, and goes on "
-                f"only on as many, not on {devices}"
+                f"the run was begun on {state_dict['devices']} devices and goes on only on as many, not on "
+                f"{devices}: batches and learning rates would be others"
             )
 
 

@@ -65,7 +65,7 @@ def bucket(
     return [batches[n] for n in rng.permutation(len(batches))] if rng else batches
 
 
-def balanced_weights(targets: NDArray[np.floating]) -> NDArray[np.float64]:
+def balanced_weights(targets: NDArray[np.generic]) -> NDArray[np.float64]:
     """How likely each clip is drawn if first a class is drawn evenly, and then evenly one of its clips.
 
     A clip of several classes can be drawn by each of them: its weight is the sum of 1 / clips over its classes,
@@ -85,10 +85,15 @@ def balanced_weights(targets: NDArray[np.floating]) -> NDArray[np.float64]:
     ProtocolError
         No clip has a label.
     """
-    counts = targets.sum(0, dtype=np.float64)
-    if not counts.any():
+    weights = np.zeros(len(targets))
+    n_classes = 0
+    for labelled in (column > 0 for column in targets.T):  # class by class, as all at once would be copied
+        if labelled.any():
+            weights += labelled / labelled.sum()
+            n_classes += 1
+    if not n_classes:
         raise ProtocolError("class-balanced sampling: no clip has a label")
-    return targets @ np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0) / (counts > 0).sum()
+    return weights / n_classes
 
 
 class BucketBatchSampler(Sampler[list[Draw]]):
@@ -106,8 +111,8 @@ class BucketBatchSampler(Sampler[list[Draw]]):
     seed
         None leaves the order sorted by length.
     weights
-        (clips,) probabilities: an epoch draws as many clips as there are, with replacement. Without them, it has
-        each clip once.
+        (clips,) probabilities: an epoch draws as many clips as there are, with replacement, and leaves out batches
+        beyond the usual number. Without weights, it has each clip once.
     rank, world
         This device's number, from 0, and how many there are.
 
@@ -146,11 +151,12 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         batches = bucket(self.n_samples[clips], self.batch_samples, rng)
         if self.weights is not None:  # a draw more or less does not matter
             batches = batches[: self._count]
-        numbers = iter(range(len(clips)))
-        draws = [
-            [Draw(int(clips[n]), epoch, next(numbers)) for n in batch] for batch in _as_many(batches, self._count)
+        batches = _as_many(batches, self._count)
+        first = np.cumsum([0, *map(len, batches)])  # number of each batch's first draw
+        self._batches = [
+            [Draw(int(clips[n]), epoch, int(first[b]) + place) for place, n in enumerate(batches[b])]
+            for b in range(self.rank, len(batches), self.world)
         ]
-        self._batches = draws[self.rank :: self.world]
         self._begin = 0
 
     def go_on(self, epoch: int, batches: int) -> None:

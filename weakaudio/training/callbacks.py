@@ -12,9 +12,11 @@ import lightning
 import pandas as pd
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from torch.optim.swa_utils import get_ema_avg_fn, get_swa_avg_fn
 
 from weakaudio.data.manifest import write_table
+from weakaudio.errors import ProtocolError
 
 # Arguments of every `ModelCheckpoint` here.
 EVERY_EPOCH: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -65,23 +67,47 @@ class Averaging:
     decay: float = 0.999
     start: float = 0.75
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.decay < 1 and 0 <= self.start < 1):
+            raise ProtocolError(f"averaging: decay and start are in [0, 1), got {self.decay} and {self.start}")
+
     def callbacks(self) -> list[Callback]:
         """What averages, if anything."""
         if self.kind == "ema":
-            return [EMAWeightAveraging(decay=self.decay)]
+            return [_MovingAveraging(self.decay)]
         return [_PlainAveraging(self.start)] if self.kind == "swa" else []
 
 
-class _PlainAveraging(WeightAveraging):
+class _OnDevice(WeightAveraging):
+    """The average lies where training is: Lightning asks for the device before the model has been moved there."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+
+class _MovingAveraging(_OnDevice):
+    def __init__(self, decay: float) -> None:
+        super().__init__(avg_fn=get_ema_avg_fn(decay))
+
+
+class _PlainAveraging(_OnDevice):
+    """Until the average begins, it is the newest weights: they are validated, and can be the best."""
+
     def __init__(self, start: float) -> None:
-        super().__init__()
+        super().__init__(avg_fn=get_swa_avg_fn())  # torch's own default fails on whole-number buffers of a GPU
         self._start, self._first = start, 0.0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._first = self._start * trainer.estimated_stepping_batches
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx >= self._first
+        if step_idx is None:
+            return False
+        if step_idx <= self._first:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()  # of none, the next average is a copy
+        return True
 
 
 class EpochLog(Callback):

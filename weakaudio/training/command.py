@@ -39,6 +39,7 @@ _DECISIVE = (
     "seed_everything",
     "model.",
     "averaging.",
+    "teacher",
     "data.train.",
     "data.val.",
     "data.batch_seconds",
@@ -46,6 +47,10 @@ _DECISIVE = (
     "data.balanced",
     "data.augment",
     "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.val_check_interval",
+    "trainer.overfit_batches",
+    "trainer.gradient_clip_algorithm",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.precision",
@@ -65,7 +70,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--averaging", type=Averaging, default=Averaging(), help="averages of weights")
         parser.add_argument("--teacher", type=str | None, default=None, help="a model, or a file of soft targets")
         parser.add_argument(
-            "--checkpoint_minutes", type=float, default=5.0, help="how much work a crash can cost at most"
+            "--checkpoint_minutes", type=float, default=5.0, help="of training that a crash can cost at most"
         )
         parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
         parser.link_arguments("teacher", "model.teacher")

@@ -201,7 +201,7 @@ def _score(
         for n, own, inside in zip(batch.clips.tolist(), probs, mask, strict=True):
             frames[keys[n]] = score_frames(own[inside], model.segment_times(int(dataset.n_samples[n])))
     lengths = (dataset.n_samples / model.sample_rate).tolist()
-    return _Scored(dataset.targets, scores, dict(zip(keys, lengths, strict=True)), frames)
+    return _Scored(dataset.targets.astype(np.float32), scores, dict(zip(keys, lengths, strict=True)), frames)
 
 
 def _strong(corpus: Corpus, scored: _Scored) -> StrongClips:

@@ -54,4 +54,5 @@ def smooth(targets: Tensor, amount: float) -> Tensor:
 
 
 def _focus(probs: Tensor, targets: Tensor, gamma: float) -> Tensor:
-    return (1 - (targets * probs + (1 - targets) * (1 - probs))) ** gamma
+    wrong = 1 - (targets * probs + (1 - targets) * (1 - probs))
+    return wrong.clamp(min=_EDGE) ** gamma  # the slope of 0 ** gamma may be infinite

@@ -50,9 +50,10 @@ class Tagger(lightning.LightningModule):
     time_mask, mel_mask
         SpecAugment: the longest stretch of frames and of mels that is masked in a clip; 0 for none.
     teacher
-        Knowledge distillation: a model, or a file of soft targets that `weakaudio teach` wrote.
+        Knowledge distillation: a model, or a file of soft targets that `weakaudio teach` wrote. `--teacher` on the
+        command line and `teacher` at the top of a YAML file.
     teacher_weight
-        Part of the loss, in (0, 1], that is on the teacher's probabilities.
+        Part of the loss, in [0, 1], that is on the teacher's probabilities.
     learning_rate
         Of AdamW, at its highest: it rises over the first `warmup` of the steps and falls to 0 along a cosine.
     warmup
@@ -88,6 +89,10 @@ class Tagger(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if focal_gamma < 0 or mixup_alpha <= 0 or min(time_mask, mel_mask) < 0:
+            raise ProtocolError("focal_gamma, time_mask and mel_mask are at least 0, and mixup_alpha above 0")
+        if not (0 <= label_smoothing <= 1 and 0 <= teacher_weight <= 1 and 0 < warmup < 1):
+            raise ProtocolError("label_smoothing and teacher_weight are in [0, 1], and warmup in (0, 1)")
         fe = get_front_end(front_end)
         net = build_network(network, n_classes=len(labels), n_mels=fe.n_mels, **network_config)
         if channels_last:

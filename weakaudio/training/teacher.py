@@ -32,7 +32,7 @@ def open_teacher(name: str | Path, dataset: ClipDataset, labels: list[str]) -> T
     Parameters
     ----------
     name
-        A model, which is asked as training goes on and hears the clips as training does; or a file that
+        A model, which is asked as training goes on, about clips with their effects but not mixed; or a file that
         `write_soft_targets` wrote, in which each clip has one answer.
     labels
         Classes of the network that is trained.

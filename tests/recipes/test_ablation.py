@@ -1,0 +1,79 @@
+"""Every variant of the ablation trains, and differs from what it is compared with in what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+import data_prep.soundscapes
+from recipes import results
+from recipes.soundscapes import ablation
+from weakaudio.data.corpus import Corpus
+from weakaudio.pretrained import load_model, read_header
+from weakaudio.training.evaluation import evaluate
+
+TINY = [
+    "--model.network_config.width=0.0625",
+    "--data.workers=0",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six backgrounds."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "backgrounds").mkdir()
+    for n in range(6):
+        noise = 0.1 * np.random.default_rng(n).standard_normal(16000)
+        sf.write(folder / "backgrounds" / f"{n}.wav", noise, 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(event_clips: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("corpus")
+    data_prep.soundscapes.prepare(str(event_clips), str(out), str(data / "backgrounds"), 16, 8, 8)
+    return out
+
+
+@pytest.fixture(scope="module")
+def given(data: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return ablation.materials(data, tmp_path_factory.mktemp("ablation"), corpus, TINY)
+
+
+def test_ambiences_of_the_test_are_not_trained_with(given: dict[str, Path], corpus: Path) -> None:
+    used = json.loads((corpus / data_prep.soundscapes.SETTINGS).read_text())["backgrounds"]
+    assert {path.name for path in given["ambiences"].iterdir()} == set(used["train"])
+    assert not set(used["train"]) & {*used["val"], *used["test"]}
+
+
+def test_a_room_decays_by_60_db(given: dict[str, Path]) -> None:
+    room, rate = sf.read(sorted(given["rooms"].iterdir())[-1])
+    tail = room[1:]
+    power = [np.mean(tail[part] ** 2) for part in (slice(0, rate // 50), slice(-rate // 50, None))]
+    assert 10 * np.log10(power[0] / power[1]) == pytest.approx(60, abs=4)
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_every_variant_trains(name: str, given: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    path = ablation.train_once(name, 2, tmp_path, corpus, given, TINY)
+    header = read_header(path)
+    pooling = dict(option.split("=") for option in ablation.VARIANTS[name]).get("--model.network_config.pooling")
+    assert header["config"]["pooling"] == (pooling or "mean")
+    found = ablation.rows({name: [evaluate(load_model(path), Corpus(corpus))]})
+    assert {row["metric"] for row in found} == {"mAP", "lwlrap", "segment F1, macro"}
+
+
+def test_rows_can_be_recorded(given: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    models = [load_model(ablation.train_once(ablation.BASE, seed, tmp_path, corpus, given, TINY)) for seed in (1, 2)]
+    found = ablation.rows({ablation.BASE: [evaluate(model, Corpus(corpus)) for model in models]})
+    (tmp_path / "project" / "recipes" / "soundscapes").mkdir(parents=True)
+    results.record("soundscapes", found, tmp_path / "project")
+    assert "(n=2)" in results.table("soundscapes", "ablation", tmp_path / "project")
