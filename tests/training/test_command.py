@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -212,11 +213,12 @@ SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
 def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
     """Train in this process, which is killed at a moment of an epoch (from 0)."""
     torch.set_num_threads(1)
-    if moment.startswith("second"):
-        threading.Timer(float(moment.split()[1]), _kill).start()
+    timers = [threading.Timer(float(seconds), _kill) for seconds in re.findall(r"after ([0-9.e-]+)$", moment)]
     step, validate = Tagger.training_step, Tagger.on_validation_epoch_end
 
     def training_step(self: Tagger, batch: Any, number: int) -> torch.Tensor:
+        while timers:
+            timers.pop().start()
         if (self.current_epoch, number) == (epoch, {"training": 1, f"step {number}": number}.get(moment)):
             _kill()
         return step(self, batch, number)
@@ -344,13 +346,12 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_the_undisturbed_one(
 
 def test_runs_killed_at_random_moments_end_as_the_undisturbed_one(tones: Path, tmp_path: Path) -> None:
     train(arguments(tones, tmp_path / "undisturbed", *EVERYTHING))
+    seconds = float(pd.read_csv(tmp_path / "undisturbed" / "log" / "metrics.csv")["seconds"].sum())
     rng, kills, runs = np.random.default_rng(0), 0, 0
     while kills < 20:
         args = arguments(tones, tmp_path / f"{runs}", *EVERYTHING)
-        while start(f"second {rng.uniform(0, 1.2)}", 0, args) == -signal.SIGKILL:
+        while start(f"after {rng.uniform(0, seconds / 2)}", 0, args) == -signal.SIGKILL:
             kills += 1
-            if kills % 7 == 0:  # so that a slow machine gets on, too
-                train(args)
         same(tmp_path / f"{runs}", tmp_path / "undisturbed")
         runs += 1
 
