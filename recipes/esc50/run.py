@@ -1,7 +1,7 @@
 """Five-fold transfer to ESC-50 (16 kHz) and ESC-10 (44.1 kHz): references and, if given, trained models.
 
 python -m recipes.esc50.run --data ../shared/data
-python -m recipes.esc50.run --data ../shared/data --model runs/soundscapes/weak/model.safetensors
+python -m recipes.esc50.run --data ../shared/data --model runs/soundscapes/weak-20/model.safetensors
 """
 
 from __future__ import annotations
