@@ -43,7 +43,7 @@ def _switches(scale: Scale) -> Comparison:
     targets = (torch.rand(scale.clips, _CLASSES) < 0.005).float()
 
     def job(kind: type[WeakCNN], loss: str, bf16: bool = False, last: bool = False, compiled: bool = False) -> Job:
-        network = kind(_CLASSES, n_mels=get_front_end("16k").n_mels, width=scale.width / 4)
+        network = kind(_CLASSES, n_mels=get_front_end("16k").n_mels, width=max(scale.width / 4, 1 / 16))
         if last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
