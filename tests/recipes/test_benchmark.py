@@ -21,6 +21,7 @@ WHATS = {
     "front end parts",
     "inference",
     "training step",
+    "training switches",
     "packing",
     "reading",
     "loading 16 kHz",
