@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from tiny import TINY as TINIEST
 
 import data_prep.soundscapes
 from recipes import results
@@ -16,13 +17,7 @@ from weakaudio.data.corpus import Corpus
 from weakaudio.pretrained import load_model, read_header
 from weakaudio.training.evaluation import evaluate
 
-TINY = [
-    "--model.network_config.width=0.0625",
-    "--data.workers=0",
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.accelerator=cpu",
-]
+TINY = ["--model.network_config.width=0.0625", *TINIEST[1:]]  # the width alone: variants set the pooling beside it
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 import soundfile as sf
 import yaml
 from matplotlib.image import imread
+from tiny import TINY
 from typer.testing import CliRunner
 
 from data_prep.audioset import prepare
@@ -29,13 +30,6 @@ from weakaudio.pretrained import load_model, save_model
 FOLDER = Path(train.__file__).parent
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
-TINY = [
-    "--model.network_config={width: 0.0625}",
-    "--data.workers=0",
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.accelerator=cpu",
-]
 MIDS = {"/m/dog": "Dog", "/m/pet": "Pet, small", "/m/rain": "Rain"}
 Made = Callable[[int], Path]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from tiny import TINY
 
 import data_prep.soundscapes
 from recipes import results
@@ -21,13 +22,6 @@ from weakaudio.pretrained import load_model, read_header
 from weakaudio.training.command import train
 
 CONFIGS = sorted(Path(run.__file__).parent.glob("*.yaml"))
-TINY = [
-    "--model.network_config={width: 0.0625}",
-    "--data.workers=0",
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.accelerator=cpu",
-]
 SIZES = {"train": 16, "val": 8, "test": 8}
 RATE = 16000
 ESC = ("dog", "engine", "rain")

@@ -21,8 +21,10 @@ def weak_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
     """
     with torch.autocast(targets.device.type, enabled=False):
         probs, targets = output.clip_probs.float().clamp(_EDGE, 1 - _EDGE), targets.float()
+        if not focal_gamma:
+            return F.binary_cross_entropy(probs, targets)
         terms = F.binary_cross_entropy(probs, targets, reduction="none")
-        return (_focus(probs, targets, focal_gamma) * terms).mean() if focal_gamma else terms.mean()
+        return (_focus(probs, targets, focal_gamma) * terms).mean()
 
 
 def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
@@ -35,8 +37,10 @@ def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
         logits = output.segment_logits.float()
         copied = targets.float()[:, None].expand_as(logits)[output.mask]
         logits = logits[output.mask]
+        if not focal_gamma:
+            return F.binary_cross_entropy_with_logits(logits, copied)
         terms = F.binary_cross_entropy_with_logits(logits, copied, reduction="none")
-        return (_focus(logits.sigmoid(), copied, focal_gamma) * terms).mean() if focal_gamma else terms.mean()
+        return (_focus(logits.sigmoid(), copied, focal_gamma) * terms).mean()
 
 
 class Loss(Protocol):
