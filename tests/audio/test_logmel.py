@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import librosa
 import numpy as np
 import pytest
@@ -71,6 +73,47 @@ def test_other_front_ends_are_scaled_decibels_over_a_fixed_floor(name: str) -> N
     level = librosa.power_to_db(power, top_db=None).T
     logmel, _ = LogMel(name)(torch.from_numpy(audio)[None])
     np.testing.assert_allclose(logmel[0].numpy(), (level + 100) / 50, rtol=0, atol=1e-4)
+
+
+def efficientat_logmel(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(T, F), as arXiv 2211.04772's release computes it for inference; Kaldi's filters from their formula."""
+    emphasised = torch.from_numpy(audio[1:].astype(np.float64) - 0.97 * audio[:-1].astype(np.float64))
+    window = torch.hann_window(800, periodic=False, dtype=torch.float64)
+    spectrum = torch.stft(emphasised, 1024, 320, 800, window, center=True, return_complex=True)
+    mel = 1127 * np.log1p(np.arange(513) * 32000 / 1024 / 700)
+    edges = np.linspace(0, 1127 * np.log1p(15000 / 700), 130)
+    rise = (mel - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    fall = (edges[2:, None] - mel) / np.diff(edges)[1:, None]
+    power = np.minimum(rise, fall).clip(min=0) @ spectrum.abs().square().numpy()
+    return (np.log(power + 0.00001).T + 4.5) / 5
+
+
+@pytest.mark.parametrize(
+    "name", ["5 s", "odd length", "silence", "a click in silence", "chirp over hiss", "very quiet", "over full scale"]
+)
+def test_efficientat_front_end_equals_its_formula(name: str) -> None:
+    logmel, n_frames = LogMel("efficientat-32k")(torch.from_numpy(SIGNALS[name])[None])
+    expected = efficientat_logmel(SIGNALS[name])
+    assert n_frames.tolist() == [len(expected)]
+    np.testing.assert_allclose(logmel[0].numpy(), expected, rtol=0, atol=1e-3)
+
+
+def test_ten_seconds_have_1000_frames_at_efficientat_as_in_its_release() -> None:
+    assert LogMel("efficientat-32k")(torch.zeros(1, 320000))[1].tolist() == [1000]
+    assert LogMel("32k")(torch.zeros(1, 320000))[1].tolist() == [1001]
+
+
+@pytest.mark.parametrize("n_samples", [2, 3, 100, 512, 513, 514, 2000])
+def test_edges_are_mirrored_as_numpy_does(n_samples: int) -> None:
+    """Also of clips shorter than half a window, which are mirrored again and again."""
+    fe = replace(get_front_end("efficientat-32k"), pre_emphasis=0.0)
+    audio = noise(n_samples)
+    mirrored = np.pad(audio, fe.n_fft // 2, mode="reflect")
+    logmel, _ = LogMel(fe)(torch.from_numpy(audio)[None])
+    # A frame that lies inside what was mirrored by hand sees no edge.
+    middle = LogMel(replace(fe, edges="zeros", hop_length=fe.n_fft // 2))
+    by_hand, _ = middle(torch.from_numpy(mirrored)[None, : fe.n_fft])
+    torch.testing.assert_close(logmel[0, 0], by_hand[0, 1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["16k", "32k"])

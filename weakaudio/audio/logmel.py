@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import log
+from typing import Any, Literal
 
 import librosa
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchaudio.compliance.kaldi import get_mel_banks
 
 from weakaudio.audio.segments import frame_count, frame_counts, length_mask
 from weakaudio.errors import WeakAudioError
@@ -17,7 +20,8 @@ _AMIN = 1e-10  # power below which the logarithm is not taken: librosa's default
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """All numbers of a log-mel. Level in dB is `10 * log10(max(mel power, 1e-10))`, then `(level + shift) * gain`."""
+    """All numbers of a log-mel. The level in dB is `10 * log10(max(mel power + offset, 1e-10))`, and the output
+    `(level + shift) * gain`."""
 
     name: str
     sample_rate: int
@@ -39,24 +43,67 @@ class FrontEnd:
     """1/dB"""
     double: bool = False
     """transform in float64: in float32 weak bands beside strong ones are off by up to 2e-3 dB"""
+    pre_emphasis: float = 0.0
+    """c of `y[n] = x[n + 1] - c * x[n]`, which is a sample shorter; 0 for none"""
+    win_length: int | None = None
+    """samples of a symmetric Hann window, in the middle of n_fft; None is a periodic one of n_fft samples"""
+    edges: Literal["zeros", "reflect"] = "zeros"
+    """what a frame sees beyond an end of the clip: silence, or the clip mirrored at its first or last sample"""
+    mel_scale: Literal["slaney", "kaldi"] = "slaney"
+    """librosa's filters, each of area 1; or Kaldi's, each of height 1 and a triangle on the mel axis"""
+    offset: float = 0.0
+    """added to the mel power: a soft floor"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of a clip of `n_samples` samples at this front end's rate."""
-        return frame_count(n_samples, self.hop_length)
+        return frame_count(max(n_samples - self.n_dropped, 0), self.hop_length)
+
+    @property
+    def n_dropped(self) -> int:
+        """Samples by which pre-emphasis makes a clip shorter."""
+        return int(self.pre_emphasis != 0)
 
 
 # `paper-44k` is the input of arXiv 1711.01369: librosa's `power_to_db(melspectrogram(...))` with its defaults.
 # The others have a fixed floor, so that a block equals the whole, and are scaled so that silence is exactly 0:
-# what convolutions pad with is then silence, too (in dB it would be a loud 0 dB).
+# what convolutions pad with is then silence, too (in dB it would be a loud 0 dB). `efficientat-32k` is the input of
+# the networks of arXiv 2211.04772, at its setting for inference: `(ln(mel power + 1e-5) + 4.5) / 5`; `panns-32k` that
+# of arXiv 1912.10211, shifted to that silence.
 FRONT_ENDS: dict[str, FrontEnd] = {
     front_end.name: front_end
     for front_end in (
         FrontEnd("paper-44k", 44100, n_fft=1024, hop_length=512, n_mels=128, top_db=80.0, double=True),
         FrontEnd("32k", 32000, n_fft=1024, hop_length=320, n_mels=128, f_min=20.0, shift=100.0, gain=0.02),
+        FrontEnd(
+            "panns-32k",
+            32000,
+            1024,
+            hop_length=320,
+            n_mels=64,
+            f_min=50.0,
+            f_max=14000.0,
+            shift=100.0,
+            edges="reflect",
+        ),
         FrontEnd("16k", 16000, n_fft=512, hop_length=160, n_mels=64, f_min=20.0, shift=100.0, gain=0.02),
+        FrontEnd(
+            "efficientat-32k",
+            32000,
+            n_fft=1024,
+            hop_length=320,
+            n_mels=128,
+            f_max=15000.0,
+            shift=4.5 * 10 / log(10),
+            gain=log(10) / 10 / 5,
+            pre_emphasis=0.97,
+            win_length=800,
+            edges="reflect",
+            mel_scale="kaldi",
+            offset=1e-5,
+        ),
     )
 }
 
@@ -78,8 +125,8 @@ def get_front_end(name: str) -> FrontEnd:
 class LogMel(nn.Module):
     """Waveforms (B, N) to log-mels (B, T, F), on any device, in float32 also inside autocast.
 
-    Frames are centred, and what lies outside a clip counts as zeros; so padding a clip with zeros to fit a
-    batch does not change any of its own frames.
+    Frames are centred. What lies outside a clip counts as the front end's `edges` say; so padding a clip with zeros
+    to fit a batch does not change any of its own frames.
     """
 
     window: Tensor
@@ -89,13 +136,10 @@ class LogMel(nn.Module):
         super().__init__()
         self.front_end = get_front_end(front_end) if isinstance(front_end, str) else front_end
         fe = self.front_end
-        filters = librosa.filters.mel(  # Slaney's scale and area normalisation
-            sr=fe.sample_rate, n_fft=fe.n_fft, n_mels=fe.n_mels, fmin=fe.f_min, fmax=fe.f_max
-        )
         # Derived from the preset, so not part of a checkpoint's tensors.
-        self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)  # (n_fft // 2 + 1, F)
+        self.register_buffer("filters", _filters(fe), persistent=False)  # (n_fft // 2 + 1, F)
         # Float64 only where the preset asks for it: not every device has it.
-        window = torch.hann_window(fe.n_fft, dtype=torch.float64)
+        window = _window(fe)
         self.register_buffer("window", window if fe.double else window.float(), persistent=False)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,10 +162,11 @@ class LogMel(nn.Module):
             lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
         with torch.autocast(waveform.device.type, enabled=False):
             # On a CPU clip by clip: what belongs to one fits its cache. A GPU takes all at once.
-            parts = waveform.split(1) if waveform.device.type == "cpu" else (waveform,)
-            mel = torch.cat([self._mel_power(part) for part in parts])
-            level = mel.clamp_(min=_AMIN).log10_().mul_(10.0)
-        n_frames = frame_counts(lengths, fe.hop_length)
+            size = 1 if waveform.device.type == "cpu" else len(waveform)
+            parts = zip(waveform.split(size), lengths.split(size), strict=True)
+            mel = torch.cat([self._mel_power(*part) for part in parts])
+            level = mel.add_(fe.offset).clamp_(min=_AMIN).log10_().mul_(10.0)
+        n_frames = frame_counts((lengths - fe.n_dropped).clamp(min=0), fe.hop_length)
         mask = length_mask(n_frames, level.shape[1])[:, :, None]
         if fe.top_db is not None:
             loudest = level.masked_fill(~mask, -torch.inf).amax(dim=(1, 2), keepdim=True)
@@ -130,17 +175,64 @@ class LogMel(nn.Module):
             level = level.add_(fe.shift).mul_(fe.gain)
         return level.masked_fill_(~mask, 0.0), n_frames
 
-    def _mel_power(self, waveform: Tensor) -> Tensor:
+    def _mel_power(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F) float32"""
         fe = self.front_end
+        waveform = waveform.to(self.window.dtype)
+        if fe.pre_emphasis:
+            waveform = waveform[:, 1:] - fe.pre_emphasis * waveform[:, :-1]
+            lengths = lengths - 1
+        half = fe.n_fft // 2
+        padded = F.pad(waveform, (half, half))
+        if fe.edges == "reflect":
+            _mirror(padded, lengths, half)
         spectrum = torch.stft(
-            waveform.to(self.window.dtype),
-            fe.n_fft,
-            fe.hop_length,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
+            padded, fe.n_fft, fe.hop_length, window=self.window, center=False, return_complex=True
         ).transpose(1, 2)  # (B, T, n_fft // 2 + 1), the order in which it lies in memory
         power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         return power.float() @ self.filters
+
+
+def _window(fe: FrontEnd) -> Tensor:
+    """(n_fft,) float64"""
+    if fe.win_length is None:
+        return torch.hann_window(fe.n_fft, dtype=torch.float64)
+    left = (fe.n_fft - fe.win_length) // 2
+    window = torch.hann_window(fe.win_length, periodic=False, dtype=torch.float64)
+    return F.pad(window, (left, fe.n_fft - fe.win_length - left))
+
+
+def _filters(fe: FrontEnd) -> Tensor:
+    """(n_fft // 2 + 1, F) float32"""
+    if fe.mel_scale == "kaldi":
+        f_max = fe.sample_rate / 2 if fe.f_max is None else fe.f_max
+        banks, _ = get_mel_banks(fe.n_mels, fe.n_fft, float(fe.sample_rate), fe.f_min, f_max, 100.0, -500.0, 1.0)
+        return F.pad(banks, (0, 1)).T.contiguous()  # Kaldi leaves out the highest bin
+    filters = librosa.filters.mel(  # Slaney's scale and area normalisation
+        sr=fe.sample_rate, n_fft=fe.n_fft, n_mels=fe.n_mels, fmin=fe.f_min, fmax=fe.f_max
+    )
+    return torch.from_numpy(filters.T.copy())
+
+
+def _mirror(padded: Tensor, lengths: Tensor, pad: int) -> None:
+    """Fill, in place, `pad` samples before and after each clip with the clip mirrored at its ends.
+
+    `padded` is (B, pad + N + pad), of which clip b has `lengths[b]` samples from `pad` on. A clip shorter than `pad`
+    is mirrored again and again, as by `numpy.pad`.
+    """
+    clips = padded[:, pad : padded.shape[1] - pad]
+    if clips.shape[1] == 0:
+        return
+    clips.masked_fill_(~length_mask(lengths, clips.shape[1]), 0.0)
+    last = (lengths - 1).clamp(min=0)[:, None]
+    steps = torch.arange(1, pad + 1, device=padded.device)
+    period = (2 * last).clamp(min=1)
+
+    def inside(position: Tensor) -> Tensor:
+        position = position.remainder(period)
+        return torch.minimum(position, period - position).minimum(last)
+
+    before = clips.gather(1, inside(-steps.flip(0)[None]))
+    after = clips.gather(1, inside(last + steps))
+    padded[:, :pad] = before
+    padded.scatter_(1, pad + last + steps, after)

@@ -38,9 +38,10 @@ def halves(lengths: Tensor, coverage: Coverage) -> Tensor:
 class SegmentGeometry:
     """Where the segments of a network lie on its log-mel, in frames.
 
-    Segment k stands for frames [k * hop, k * hop + span). With coverage "all" every frame is in a segment and
-    the last one may reach past the end of the clip; with "paper" trailing frames that do not fill a segment
-    are dropped, as the release of arXiv 1711.01369 does.
+    Segment k stands for frames [k * hop - lead, k * hop - lead + span). With coverage "all" every frame is in a
+    segment, the last of which may reach past the end of the clip, or end a little before it and then stands for the
+    rest as well; with "paper" trailing frames that do not fill a segment are dropped, as the release of arXiv
+    1711.01369 does.
     """
 
     span: int
@@ -48,6 +49,8 @@ class SegmentGeometry:
     hop: int
     """frames"""
     coverage: Coverage = "all"
+    lead: int = 0
+    """frames by which the first segment begins before the clip: half a span where segments are centred on k * hop"""
 
     def n_segments(self, n_frames: int) -> int:
         """Segments of a clip of `n_frames` frames; at least one."""
@@ -61,25 +64,27 @@ class SegmentGeometry:
         rounded = n_frames + (self.hop - 1) if self.coverage == "all" else n_frames
         return (torch.div(rounded, self.hop, rounding_mode="floor") - extra).clamp(min=1)
 
-    def times(self, n_samples: int, sample_rate: int, hop_length: int) -> NDArray[np.float64]:
+    def times(self, n_frames: int, frame_seconds: float, clip_seconds: float) -> NDArray[np.float64]:
         """Start and end of each segment of a clip.
 
         Parameters
         ----------
-        n_samples
-            Length of the clip at `sample_rate`.
-        sample_rate
-            Hz
-        hop_length
-            Samples from one frame to the next.
+        n_frames
+            Frames of the clip.
+        frame_seconds
+            From one frame to the next.
+        clip_seconds
+            Length of the clip.
 
         Returns
         -------
         Array of shape (S, 2): seconds from the start of the clip, never past its end.
         """
-        starts = np.arange(self.n_segments(frame_count(n_samples, hop_length))) * self.hop
-        seconds = np.stack([starts, starts + self.span], axis=1) * (hop_length / sample_rate)
-        return np.minimum(seconds, n_samples / sample_rate)
+        starts = np.arange(self.n_segments(n_frames)) * self.hop - self.lead
+        seconds = np.stack([starts, starts + self.span], axis=1) * frame_seconds
+        if self.coverage == "all":
+            seconds[-1, 1] = clip_seconds
+        return np.clip(seconds, 0.0, clip_seconds)
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

@@ -65,4 +65,7 @@ class Model(nn.Module):
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
         """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
-        return self.network.geometry.times(n_samples, self.sample_rate, self.front_end.hop_length)
+        fe = self.front_end
+        return self.network.geometry.times(
+            fe.n_frames(n_samples), fe.hop_length / fe.sample_rate, n_samples / fe.sample_rate
+        )
