@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weakaudio.networks import Network
+from weakaudio.networks.pooling import Pooling
 
 settings.register_profile(
     "weakaudio",
@@ -66,8 +67,10 @@ def randomise() -> Callable[[Network], Network]:
                     nn.init.normal_(module.bias, std=0.2)
                     nn.init.normal_(module.running_mean, std=0.2)
                     nn.init.uniform_(module.running_var, 0.8, 1.5)
-            for parameter in network.pooling.parameters():
-                nn.init.normal_(parameter)
+            for module in network.modules():
+                if isinstance(module, Pooling):
+                    for parameter in module.parameters():
+                        nn.init.normal_(parameter)
         return network.eval()
 
     return apply

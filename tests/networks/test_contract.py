@@ -1,9 +1,10 @@
-"""What every network promises, under every pooling and coverage."""
+"""What every network promises, under every pooling and coverage that it has."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -20,17 +21,37 @@ from weakaudio.networks.pooling import POOLINGS
 
 Randomise = Callable[..., Network]
 
-EVERY = pytest.mark.parametrize(
-    ("name", "pooling", "coverage"), list(itertools.product(NETWORKS, POOLINGS, COVERAGES))
-)
-RATE = 16000  # of the front end "16k": a frame each 160 samples, a segment each 64 frames
+RATE = 16000  # of the front end "16k": a frame each 160 samples, a segment each 64 or 32 frames
+CHOICES: dict[str, Iterable[str]] = {"pooling": POOLINGS, "coverage": COVERAGES}
+SMALL: dict[str, dict[str, object]] = {
+    "weakcnn": {"width": 1 / 8},
+    "windowed-cnn": {"width": 1 / 8},
+    "mobilenet": {"width": 1 / 8},
+    "cnn14": {"width": 1 / 16},
+    "flash": {"stages": [("dense", 1, 8)] * 4, "n_features": 16},
+}
 
 
-def tiny(name: str, pooling: str = "mean", coverage: str = "all", **config: object) -> Network:
-    arguments = {"n_classes": 5, "n_mels": 64, "width": 1 / 8, "pooling": pooling, "coverage": coverage}
+def takes(name: str, argument: str) -> bool:
+    return argument in inspect.signature(NETWORKS[name]).parameters
+
+
+def networks(*choices: str, **fixed: str) -> pytest.MarkDecorator:
+    """Each network under all combinations of those of the choices that it has; `fixed` where it takes that."""
+    cases = []
+    for name in NETWORKS:
+        own = [choice for choice in choices if takes(name, choice)]
+        rest = {key: value for key, value in fixed.items() if takes(name, key)}
+        for values in itertools.product(*(CHOICES[choice] for choice in own)):
+            config = {**rest, **dict(zip(own, values, strict=True))}
+            cases.append(pytest.param(name, config, id="-".join([name, *values])))
+    return pytest.mark.parametrize(("name", "config"), cases)
+
+
+def tiny(name: str, config: dict[str, str] | None = None, **more: object) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_network(name, **{**arguments, **config})
+        return build_network(name, **{"n_classes": 5, "n_mels": 64, **SMALL[name], **(config or {}), **more})
 
 
 def clips_of(lengths: list[int]) -> list[Tensor]:
@@ -60,14 +81,14 @@ borders = st.builds(
 lengths_of_clips = st.lists(st.one_of(borders, seconds), min_size=2, max_size=3)
 
 
-@EVERY
+@networks("pooling", "coverage")
 @settings(max_examples=5)
 @example(lengths=[1, 2])
 @given(lengths=lengths_of_clips)
 def test_clip_in_a_batch_is_the_clip_alone(
-    randomise: Randomise, name: str, pooling: str, coverage: str, lengths: list[int]
+    randomise: Randomise, name: str, config: dict[str, str], lengths: list[int]
 ) -> None:
-    model = Model(randomise(tiny(name, pooling, coverage)), "16k", list("abcde")).eval()
+    model = Model(randomise(tiny(name, config)), "16k", list("abcde")).eval()
     clips = clips_of(lengths)
     with torch.no_grad():
         batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -76,11 +97,12 @@ def test_clip_in_a_batch_is_the_clip_alone(
             assert_same_clip(together, row, model(clip[None]))
 
 
-@pytest.mark.parametrize("coverage", COVERAGES)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_one_sample_beside_two_minutes_is_the_clip_alone(randomise: Randomise, name: str, coverage: str) -> None:
+@networks("coverage", pooling="attention")
+def test_one_sample_beside_two_minutes_is_the_clip_alone(
+    randomise: Randomise, name: str, config: dict[str, str]
+) -> None:
     lengths = [120 * RATE, 1, 4 * RATE + 77]
-    model = Model(randomise(tiny(name, "attention", coverage, width=1 / 16)), "16k", list("abcde")).eval()
+    model = Model(randomise(tiny(name, config)), "16k", list("abcde")).eval()
     clips = clips_of(lengths)
     with torch.no_grad():
         together = model(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths))
@@ -88,23 +110,22 @@ def test_one_sample_beside_two_minutes_is_the_clip_alone(randomise: Randomise, n
             assert_same_clip(together, row, model(clip[None]))
 
 
-@pytest.mark.parametrize("coverage", COVERAGES)
-@pytest.mark.parametrize("name", NETWORKS)
+@networks("coverage", pooling="attention")
 @settings(max_examples=15)
 @given(n_frames=st.integers(1, 500), more=st.integers(0, 200))
 def test_what_lies_past_the_end_of_a_clip_is_ignored(
-    randomise: Randomise, name: str, coverage: str, n_frames: int, more: int
+    randomise: Randomise, name: str, config: dict[str, str], n_frames: int, more: int
 ) -> None:
-    network = randomise(tiny(name, "attention", coverage))
+    network = randomise(tiny(name, config))
     logmel = torch.rand(1, n_frames + more, 64, generator=torch.Generator().manual_seed(n_frames))
     with torch.no_grad():
         together = network(logmel, torch.tensor([n_frames]))
         assert_same_clip(together, 0, network(logmel[:, :n_frames]))
 
 
-@EVERY
-def test_shapes_are_those_of_the_contract(name: str, pooling: str, coverage: str) -> None:
-    network = tiny(name, pooling, coverage).eval()
+@networks("pooling", "coverage")
+def test_shapes_are_those_of_the_contract(name: str, config: dict[str, str]) -> None:
+    network = tiny(name, config).eval()
     lengths = torch.tensor([500, 130, 1])
     output = network(torch.rand(3, 500, 64), lengths)
     segments = network.geometry.n_segments(500)
@@ -118,17 +139,16 @@ def test_shapes_are_those_of_the_contract(name: str, pooling: str, coverage: str
     assert torch.equal(mask, output.mask)
 
 
-@EVERY
-def test_same_input_twice_gives_the_same_bits(randomise: Randomise, name: str, pooling: str, coverage: str) -> None:
+@networks("pooling", "coverage")
+def test_same_input_twice_gives_the_same_bits(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     logmel, lengths = torch.rand(3, 300, 64), torch.tensor([300, 200, 7])
-    first, second = (randomise(tiny(name, pooling, coverage))(logmel, lengths) for _ in range(2))
+    first, second = (randomise(tiny(name, config))(logmel, lengths) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("coverage", COVERAGES)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_fusing_changes_nothing(randomise: Randomise, name: str, coverage: str) -> None:
-    network = randomise(tiny(name, coverage=coverage))
+@networks("coverage", pooling="attention")
+def test_fusing_changes_nothing(randomise: Randomise, name: str, config: dict[str, str]) -> None:
+    network = randomise(tiny(name, config))
     logmel, lengths = torch.rand(3, 431, 64), torch.tensor([431, 200, 7])
     with torch.no_grad():
         before = network(logmel, lengths)
@@ -137,11 +157,11 @@ def test_fusing_changes_nothing(randomise: Randomise, name: str, coverage: str) 
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-5)
 
 
-@EVERY
+@networks("pooling", "coverage")
 def test_config_rebuilds_the_network_also_after_a_new_classifier(
-    randomise: Randomise, name: str, pooling: str, coverage: str
+    randomise: Randomise, name: str, config: dict[str, str]
 ) -> None:
-    network = randomise(tiny(name, pooling, coverage))
+    network = randomise(tiny(name, config))
     logmel = torch.rand(2, 200, 64)
     embeddings = network(logmel).embeddings
     network.reset_classifier(3)
@@ -153,9 +173,9 @@ def test_config_rebuilds_the_network_also_after_a_new_classifier(
     assert torch.equal(twin(logmel).clip_probs, output.clip_probs)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_receives_a_gradient(name: str) -> None:
-    network = tiny(name, "attention", width=1 / 2)
+@networks(pooling="attention")
+def test_every_parameter_receives_a_gradient(name: str, config: dict[str, str]) -> None:
+    network = tiny(name, config)
     network(2 * torch.rand(2, 400, 64), torch.tensor([400, 150])).clip_probs.sum().backward()
     idle = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert idle == []
@@ -165,12 +185,10 @@ def test_every_parameter_receives_a_gradient(name: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"n_mels": 100},
         {"n_mels": 0},
         {"n_mels": -64},
         {"n_classes": 0},
         {"n_classes": -1},
-        {"width": 0.01},
         {"width": -1.0},
         {"depth": 0},
         {"coverage": "most"},
@@ -179,7 +197,25 @@ def test_every_parameter_receives_a_gradient(name: str) -> None:
     ],
 )
 def test_wrong_arguments_are_refused(name: str, wrong: dict[str, object]) -> None:
+    """Also those that are another network's."""
     with pytest.raises(WeakAudioError, match=str(next(iter(wrong.values())))[:5] + "|" + next(iter(wrong))):
+        tiny(name, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("weakcnn", {"n_mels": 100}),
+        ("weakcnn", {"width": 0.01}),
+        ("windowed-cnn", {"n_mels": 100}),
+        ("windowed-cnn", {"width": 0.01}),
+        ("mobilenet", {"width": 0.0}),
+        ("cnn14", {"n_mels": 31}),
+        ("cnn14", {"width": 0.001}),
+    ],
+)
+def test_arguments_that_leave_nothing_are_refused(name: str, wrong: dict[str, object]) -> None:
+    with pytest.raises(WeakAudioError, match=str(next(iter(wrong.values())))):
         tiny(name, **wrong)
 
 
@@ -198,12 +234,19 @@ def test_model_needs_a_label_for_each_class() -> None:
         Model(tiny("weakcnn"), "16k", ["a", "b"])
 
 
-@pytest.mark.parametrize("coverage", COVERAGES)
-@given(n_samples=st.integers(1, 5 * RATE))
+@networks("coverage")
 @settings(max_examples=15)
-def test_model_has_a_time_for_each_segment(coverage: str, n_samples: int) -> None:
-    model = Model(tiny("weakcnn", coverage=coverage, width=1 / 16), "16k", list("abcde")).eval()
-    assert model.segment_times(n_samples).shape == (model(torch.zeros(1, n_samples)).mask.shape[1], 2)
+@given(n_samples=st.integers(1, 5 * RATE))
+def test_model_has_a_time_for_each_segment(name: str, config: dict[str, str], n_samples: int) -> None:
+    model = Model(tiny(name, config), "16k", list("abcde")).eval()
+    with torch.no_grad():
+        mask = model(torch.zeros(1, n_samples)).mask
+    times = model.segment_times(n_samples)
+    assert mask.all()
+    assert times.shape == (mask.shape[1], 2)
+    assert times[0, 0] == 0
+    assert (times[:, 0] < times[:, 1]).all()
+    assert times.max() <= n_samples / RATE
 
 
 def test_model_applies_its_own_front_end() -> None:

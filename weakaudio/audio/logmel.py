@@ -77,6 +77,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     for front_end in (
         FrontEnd("paper-44k", 44100, n_fft=1024, hop_length=512, n_mels=128, top_db=80.0, double=True),
         FrontEnd("32k", 32000, n_fft=1024, hop_length=320, n_mels=128, f_min=20.0, shift=100.0, gain=0.02),
+        FrontEnd("16k", 16000, n_fft=512, hop_length=160, n_mels=64, f_min=20.0, shift=100.0, gain=0.02),
         FrontEnd(
             "panns-32k",
             32000,
@@ -88,7 +89,6 @@ FRONT_ENDS: dict[str, FrontEnd] = {
             shift=100.0,
             edges="reflect",
         ),
-        FrontEnd("16k", 16000, n_fft=512, hop_length=160, n_mels=64, f_min=20.0, shift=100.0, gain=0.02),
         FrontEnd(
             "efficientat-32k",
             32000,

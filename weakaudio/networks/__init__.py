@@ -6,10 +6,19 @@ from typing import Any
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network, Output
+from weakaudio.networks.flash import FlashCNN
+from weakaudio.networks.mobilenet import MobileNet
+from weakaudio.networks.panns import Cnn14
 from weakaudio.networks.weakcnn import WeakCNN
 from weakaudio.networks.windowed import WindowedCNN
 
-NETWORKS: dict[str, type[Network]] = {"weakcnn": WeakCNN, "windowed-cnn": WindowedCNN}
+NETWORKS: dict[str, type[Network]] = {
+    "weakcnn": WeakCNN,
+    "windowed-cnn": WindowedCNN,
+    "mobilenet": MobileNet,
+    "cnn14": Cnn14,
+    "flash": FlashCNN,
+}
 
 
 def build_network(name: str, **config: Any) -> Network:
@@ -33,4 +42,15 @@ def network_name(network: Network) -> str:
     return next(name for name, cls in NETWORKS.items() if cls is type(network))
 
 
-__all__ = ["NETWORKS", "Network", "Output", "WeakCNN", "WindowedCNN", "build_network", "network_name"]
+__all__ = [
+    "NETWORKS",
+    "Cnn14",
+    "FlashCNN",
+    "MobileNet",
+    "Network",
+    "Output",
+    "WeakCNN",
+    "WindowedCNN",
+    "build_network",
+    "network_name",
+]

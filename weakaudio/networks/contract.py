@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weakaudio.audio.segments import SegmentGeometry
+from weakaudio.errors import WeakAudioError
 from weakaudio.networks.pooling import build_pooling
 
 
@@ -22,6 +23,17 @@ class Output(NamedTuple):
     """(B, S, D)"""
     mask: Tensor
     """(B, S) bool: True where a segment belongs to its clip"""
+
+
+class Features(NamedTuple):
+    """What a network makes of a batch on its way to the scores."""
+
+    maps: list[Tensor]
+    """(B, channels, T / stride, F / stride) of each of its stages; what lies past the end of a clip is undefined"""
+    embeddings: Tensor
+    """(B, S, D)"""
+    mask: Tensor
+    """(B, S) bool"""
 
 
 class Network(nn.Module):
@@ -59,10 +71,14 @@ class Network(nn.Module):
         logits: Tensor = self.classifier(embeddings)
         return logits
 
+    def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Segment logits (B, S, C) as `forward` gives them: of each segment alone, unless a network knows better."""
+        return self.forward_head(embeddings)
+
     def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
         """Everything at once; pooling acts on segment probabilities, in float32 also inside autocast."""
         embeddings, mask = self.forward_features(logmel, lengths)
-        logits = self.forward_head(embeddings)
+        logits = self.score_segments(embeddings, mask)
         with torch.autocast(logits.device.type, enabled=False):
             clip_probs = self.pooling(logits.float().sigmoid(), mask, embeddings.float())
         return Output(logits, clip_probs, embeddings, mask)
@@ -73,9 +89,46 @@ class Network(nn.Module):
         self.classifier = nn.Linear(self.n_features, n_classes)
         self.pooling = build_pooling(self.config["pooling"], n_classes, self.n_features)
 
+    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        """As `forward_features`, and what the stages give on the way, for networks that are taught by another one.
+
+        Raises
+        ------
+        WeakAudioError
+            The network does not show its stages.
+        """
+        raise WeakAudioError(
+            f"{type(self).__name__} does not show its stages, so it cannot be taught or teach by them"
+        )
+
     def fuse(self) -> Network:
         """Make this network faster at inference, in place, without changing what it computes; returns itself.
 
         The network cannot be trained or saved afterwards. Networks that have nothing to fuse do nothing.
         """
         return self.eval()
+
+
+class StagedNetwork(Network):
+    """A network that shows its stages, and scores a clip by its mean embedding.
+
+    `clip_probs` is the head on the mean of the clip's embeddings, and is not pooled from the segments' probabilities.
+    A subclass writes `forward_maps`.
+    """
+
+    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        _, embeddings, mask = self.forward_maps(logmel, lengths)
+        return embeddings, mask
+
+    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
+        embeddings, mask = self.forward_features(logmel, lengths)
+        logits = self.score_segments(embeddings, mask)
+        with torch.autocast(logits.device.type, enabled=False):
+            clip_probs = self.forward_head(mean_embedding(embeddings.float(), mask)).sigmoid()
+        return Output(logits, clip_probs, embeddings, mask)
+
+
+def mean_embedding(embeddings: Tensor, mask: Tensor) -> Tensor:
+    """(B, D), each clip's mean over its own segments."""
+    inside = mask[:, :, None]
+    return torch.where(inside, embeddings, 0.0).sum(1) / inside.sum(1)

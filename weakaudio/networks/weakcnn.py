@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from weakaudio.audio.segments import COVERAGES, Coverage, SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
+from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
 
 _CHANNELS = (16, 32, 64, 128, 256, 512)  # blocks B1 .. B6 at width 1
 _EMBEDDING = 1024  # F1 at width 1
@@ -75,35 +75,35 @@ class WeakCNN(Network):
         depths = [depth] * (len(channels) - 1) + [1]
         inputs = [1, *channels[:-1]]
         self.blocks = nn.ModuleList(
-            nn.ModuleList(_ConvNorm(i if n == 0 else o, o, kernel=3, padding=1) for n in range(layers))
+            nn.ModuleList(ConvNorm(i if n == 0 else o, o, kernel=3, padding=1) for n in range(layers))
             for i, o, layers in zip(inputs, channels, depths, strict=True)
         )
-        self.f1 = _ConvNorm(channels[-1], self.n_features, kernel=(2, n_mels // shrink), padding=0)
+        self.f1 = ConvNorm(channels[-1], self.n_features, kernel=(2, n_mels // shrink), padding=0)
         self.reset_classifier(n_classes)
 
     def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
-        x = _clear(logmel[:, None], _ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
+        x = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
         if self.coverage == "paper":  # short clips are zeros up to one segment, and then count as that long
             x = F.pad(x, (0, 0, 0, max(self.geometry.span - x.shape[2], 0)))
             lengths = lengths.clamp(min=self.geometry.span)
         mask = length_mask(self.geometry.segment_counts(lengths), self.geometry.n_segments(x.shape[2]))
-        inner = _ragged(lengths, x.shape[2])
+        inner = ragged(lengths, x.shape[2])
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             assert isinstance(block, nn.ModuleList)
             for n, layer in enumerate(block):
                 x = layer(x)
                 if n + 1 < len(block):
-                    x = _clear(x.relu_(), inner)
+                    x = clear(x.relu_(), inner)
             # ReLU after the maximum is the same as before it, on a quarter of the values; and what is cleared
             # to 0 before the maximum cannot survive the ReLU.
-            x = _halve(_clear(x, inner), self.coverage).relu_()
+            x = _halve(clear(x, inner), self.coverage).relu_()
             if inner is not None:
                 inner = halves(inner, self.coverage)
                 if self.coverage == "paper":  # a row whose frames were half inside the clip is dropped, too
-                    x = _clear(x, inner)
+                    x = clear(x, inner)
         if x.shape[2] < 2:
             x = F.pad(x, (0, 0, 0, 2 - x.shape[2]))
         embeddings = self.f1(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
@@ -111,39 +111,8 @@ class WeakCNN(Network):
 
     def fuse(self) -> Network:
         """Fold batch normalisation into the convolutions and lay weights out channels-last."""
-        self.eval()
-        for layer in self.modules():
-            if isinstance(layer, _ConvNorm):
-                layer.fold()
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-class _ConvNorm(nn.Module):
-    """Convolution and batch normalisation; the one folds into the other for inference."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], padding: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding)
-        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.conv(x))
-        return y
-
-    def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
-
-
-def _ragged(lengths: Tensor, size: int) -> Tensor | None:
-    """None if all clips fill their rows: clearing costs a pass over memory, so they go without."""
-    return None if bool((lengths == size).all()) else lengths
-
-
-def _clear(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Set what lies past the end of each clip to 0; x is (B, channels, T, F)."""
-    return x if lengths is None else x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :, None], 0.0)
+        fold_norms(self)
+        return self
 
 
 def _halve(x: Tensor, coverage: Coverage) -> Tensor:

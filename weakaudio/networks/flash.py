@@ -1,0 +1,124 @@
+"""A network assembled from a small genome, so that a device can choose its own (after arXiv 2511.18890)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Features, Network, StagedNetwork
+from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+
+_STEM = 4  # stride of the first convolution
+_STRIDES = (4, 8, 16, 32)  # of the stages
+_SHRINK = _STRIDES[-1]
+
+
+class DenseBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity (He et al., arXiv 1512.03385): few but large matrix products, which
+    processors run close to their peak."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels, 3, padding=1, bias=False)
+        self.second = ConvNorm(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, channels, T, F), cleared past the end of each clip, to the same."""
+        y = clear(self.first(x).relu_(), lengths)
+        return clear((x + self.second(y)).relu_(), lengths)
+
+
+OPERATORS: dict[str, type[nn.Module]] = {"dense": DenseBlock}
+
+
+class FlashCNN(StagedNetwork):
+    """A stem that sees 7x7 at stride 4, four stages of blocks at strides 4, 8, 16 and 32, and a convolution over all
+    mels that are left, which gives an embedding each 32 frames.
+
+    A segment depends on the frames around it alone, so a recording can be processed in blocks.
+
+    Parameters
+    ----------
+    n_classes
+        C
+    n_mels
+        F, a multiple of 32.
+    stages
+        Operator (a name of `OPERATORS`), number of blocks and channels of each of the four stages.
+    n_features
+        D, width of the embedding.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        n_mels: int = 128,
+        stages: Sequence[tuple[str, int, int]] = (
+            ("dense", 1, 32),
+            ("dense", 2, 64),
+            ("dense", 3, 128),
+            ("dense", 2, 256),
+        ),
+        n_features: int = 768,
+    ) -> None:
+        super().__init__()
+        if n_mels < _SHRINK or n_mels % _SHRINK:
+            raise WeakAudioError(f"FlashCNN: n_mels must be a multiple of {_SHRINK}, got {n_mels}")
+        if len(stages) != len(_STRIDES):
+            raise WeakAudioError(f"FlashCNN: {len(_STRIDES)} stages, got {len(stages)}")
+        for operator, count, channels in stages:
+            if operator not in OPERATORS:
+                raise WeakAudioError(f"FlashCNN: operator {operator!r}: unknown; there are {', '.join(OPERATORS)}")
+            if count < 0 or channels < 1:
+                raise WeakAudioError(f"FlashCNN: a stage of {count} blocks and {channels} channels")
+        if n_classes < 1 or n_features < 1:
+            raise WeakAudioError(f"FlashCNN: {n_classes} classes and {n_features} features: at least 1 of each")
+        self.config = {
+            "n_classes": n_classes,
+            "n_mels": n_mels,
+            "stages": [list(stage) for stage in stages],
+            "n_features": n_features,
+        }
+        self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, lead=_SHRINK // 2)
+        self.n_features = n_features
+        widths = [channels for _, _, channels in stages]
+        self.entries = nn.ModuleList(
+            ConvNorm(i, o, kernel=7 if i == 1 else 3, padding=3 if i == 1 else 1, stride=s, bias=False)
+            for i, o, s in zip([1, *widths[:-1]], widths, [_STEM, 2, 2, 2], strict=True)
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(OPERATORS[operator](channels) for _ in range(count)) for operator, count, channels in stages
+        )
+        self.last = ConvNorm(widths[-1], n_features, kernel=(1, n_mels // _SHRINK), padding=0, bias=False)
+        self.reset_classifier(n_classes)
+
+    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        if lengths is None:
+            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
+        inner = ragged(lengths, x.shape[2])
+        x = clear(x, inner)
+        maps = []
+        for n, (entry, blocks) in enumerate(zip(self.entries, self.stages, strict=True)):
+            for _ in range(2 if n == 0 else 1):  # halvings
+                inner = None if inner is None else halves(inner, "all")
+            x = clear(entry(x).relu_(), inner)
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
+                x = block(x, inner)
+            maps.append(x)
+        embeddings = self.last(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
+        return Features(maps, embeddings, length_mask(self.geometry.segment_counts(lengths), embeddings.shape[1]))
+
+    def reset_classifier(self, n_classes: int) -> None:
+        self.config["n_classes"] = n_classes
+        self.classifier = nn.Linear(self.n_features, n_classes)
+
+    def fuse(self) -> Network:
+        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
+        fold_norms(self)
+        return self

@@ -1,0 +1,177 @@
+"""MobileNetV3 for audio tagging, as in EfficientAT: Schmid, Koutini and Widmer, "Efficient large-scale audio tagging
+via transformer-to-CNN knowledge distillation" (arXiv 2211.04772); blocks after Howard et al. (arXiv 1905.02244)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Features, Network, StagedNetwork
+from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+
+# Blocks of MobileNetV3-Large at width 1: kernel, expanded channels, channels, squeeze-and-excitation, hardswish,
+# stride.
+_BLOCKS = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+_STEM, _HIDDEN = 16, 1280  # channels at width 1
+_EXPANSION = 6  # of the last block's channels: the embedding
+_STAGE_ENDS = (2, 5, 11, 14)
+_CONTEXTS = (3, 9)  # segments whose mean embedding is scored
+_SHRINK = 32
+
+
+class MobileNet(StagedNetwork):
+    """MobileNetV3-Large over a log-mel, with an embedding each 32 frames and a head of two layers.
+
+    A clip is scored by its mean embedding, as in the release. The head was never shown a single segment, and sees
+    dozens of classes in one that is silent; so a segment's score is the lower of the head's on the means of 3 and of
+    9 segments around it, the one for where a sound is, the other for whether it is. Squeeze-and-excitation scales
+    channels by their means over the whole clip, so each segment depends on all of its clip.
+
+    Parameters
+    ----------
+    n_classes
+        C
+    n_mels
+        F
+    width
+        Multiplies all channel counts: EfficientAT's mn04 is `MobileNet(527, width=0.4)`.
+    """
+
+    def __init__(self, n_classes: int, n_mels: int = 128, width: float = 1.0) -> None:
+        super().__init__()
+        if min(n_classes, n_mels) < 1 or width <= 0:
+            raise WeakAudioError(
+                f"MobileNet: n_classes, n_mels and width must be above 0, got {n_classes}, {n_mels} and {width}"
+            )
+        self.config = {"n_classes": n_classes, "n_mels": n_mels, "width": width}
+        self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, lead=_SHRINK // 2)
+        channels = _scale(_STEM, width)
+        self.stem = _conv(1, channels, kernel=3, stride=2)
+        blocks = []
+        for kernel, expanded, outputs, squeeze, hardswish, stride in _BLOCKS:
+            expanded, outputs = _scale(expanded, width), _scale(outputs, width)
+            blocks.append(_InvertedResidual(channels, expanded, outputs, kernel, stride, squeeze, hardswish))
+            channels = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.n_features = _EXPANSION * channels
+        self.last = _conv(channels, self.n_features, kernel=1)
+        self.hidden = nn.Linear(self.n_features, _scale(_HIDDEN, width))
+        self.reset_classifier(n_classes)
+
+    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        """As the contract says, with the maps of the last blocks before each halving: strides 4, 8, 16 and 32."""
+        if lengths is None:
+            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
+        inner = ragged(lengths, x.shape[2])
+        x = F.hardswish(self.stem(clear(x, inner)))
+        inner = None if inner is None else halves(inner, "all")
+        maps = []
+        for n, block in enumerate(self.blocks):
+            x, inner = block(x, inner)
+            if n in _STAGE_ENDS:
+                maps.append(x)
+        x = F.hardswish(self.last(x))
+        mask = length_mask(self.geometry.segment_counts(lengths), x.shape[2])
+        return Features(maps, x.mean(3).transpose(1, 2), mask)
+
+    def forward_head(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(F.hardswish(self.hidden(embeddings)))
+        return logits
+
+    def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        near, far = (self.forward_head(_mean_around(embeddings, mask, width)) for width in _CONTEXTS)
+        return torch.minimum(near, far)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        self.config["n_classes"] = n_classes
+        self.classifier = nn.Linear(self.hidden.out_features, n_classes)
+
+    def fuse(self) -> Network:
+        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
+        fold_norms(self)
+        return self
+
+
+class _InvertedResidual(nn.Module):
+    """Expand, convolve each channel by itself, weigh the channels, project; plus the input where shapes allow."""
+
+    def __init__(
+        self, inputs: int, expanded: int, outputs: int, kernel: int, stride: int, squeeze: bool, hardswish: bool
+    ) -> None:
+        super().__init__()
+        self.activation = F.hardswish if hardswish else F.relu
+        self.expand = _conv(inputs, expanded, kernel=1) if expanded != inputs else None
+        self.depthwise = _conv(expanded, expanded, kernel, stride, groups=expanded)
+        self.squeeze = _SqueezeExcitation(expanded) if squeeze else None
+        self.project = _conv(expanded, outputs, kernel=1)
+        self.stride, self.residual = stride, stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, channels, T, F), of which clip b has `lengths[b]` frames (None: all), to the same of the output."""
+        y = x if self.expand is None else self.activation(self.expand(x))
+        y = self.activation(self.depthwise(clear(y, lengths)))
+        after = halves(lengths, "all") if lengths is not None and self.stride == 2 else lengths
+        if self.squeeze is not None:
+            y = self.squeeze(y, after)
+        y = self.project(y)
+        return (x + y if self.residual else y), after
+
+
+class _SqueezeExcitation(nn.Module):
+    """Channels times a gate, which a small network draws from their means over the clip (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = _divisible(channels // 4)
+        self.down = nn.Linear(channels, squeezed)
+        self.up = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        mean = x.mean((2, 3)) if lengths is None else clear(x, lengths).sum((2, 3)) / (lengths * x.shape[3])[:, None]
+        gate = self.up(F.relu(self.down(mean))).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+def _mean_around(embeddings: Tensor, mask: Tensor, width: int) -> Tensor:
+    """(B, S, D) means over `width` segments around each; at the ends of a clip over its first or last `width`."""
+    counts = mask.sum(1, keepdim=True)  # (B, 1)
+    inside = torch.where(mask[:, :, None], embeddings, 0.0)
+    sums = width * F.avg_pool1d(F.pad(inside, (0, 0, 0, width - 1)).transpose(1, 2), width, 1)  # from each on
+    places = torch.arange(mask.shape[1], device=mask.device) - width // 2
+    starts = torch.minimum(places.clamp(min=0), (counts - width).clamp(min=0))  # (B, S)
+    means = sums.gather(2, starts[:, None].expand_as(sums)) / counts.clamp(max=width)[:, :, None]
+    return means.transpose(1, 2)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> ConvNorm:
+    return ConvNorm(inputs, outputs, kernel, kernel // 2, stride, groups, bias=False, eps=1e-3, momentum=0.01)
+
+
+def _scale(channels: int, width: float) -> int:
+    return _divisible(channels * width)
+
+
+def _divisible(channels: float) -> int:
+    """The nearest multiple of 8 that is not more than 10 % smaller."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest

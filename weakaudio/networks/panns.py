@@ -1,0 +1,102 @@
+"""Cnn14 of PANNs: Kong et al., "PANNs: Large-scale pretrained audio neural networks for audio pattern recognition"
+(arXiv 1912.10211)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Network, Output
+from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+
+EMBEDDING = 2048  # channels at width 1
+_CHANNELS = (64, 128, 256, 512, 1024, EMBEDDING)
+_SHRINK = 2 ** (len(_CHANNELS) - 1)
+
+
+class Cnn14(Network):
+    """Six blocks of two 3x3 convolutions, with 2x2 averages between them, and a head of two layers on each 32 frames.
+
+    A clip is scored by the sum of its segments' largest and mean features, as in the release; `clip_probs` is the
+    head on that sum, and not pooled from the segments' probabilities. A segment is scored as a clip of nothing else
+    would be: its embedding is twice its features, the sum of largest and mean of one.
+
+    Each averaging floors as in the release, and so drops up to 31 trailing frames. A clip below 32 frames is padded
+    with 0, which is silence in the front end `panns-32k`.
+
+    Parameters
+    ----------
+    n_classes
+        C
+    n_mels
+        F, at least 32
+    width
+        Multiplies all channel counts.
+    """
+
+    def __init__(self, n_classes: int, n_mels: int = 64, width: float = 1.0) -> None:
+        super().__init__()
+        channels = [round(c * width) for c in _CHANNELS]
+        if n_classes < 1 or n_mels < _SHRINK or channels[0] < 1:
+            raise WeakAudioError(
+                f"Cnn14: needs n_classes above 0, n_mels of at least {_SHRINK} and channels that are left at the "
+                f"width, got {n_classes}, {n_mels} and {width}"
+            )
+        self.config = {"n_classes": n_classes, "n_mels": n_mels, "width": width}
+        self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, coverage="paper")
+        self.n_features = channels[-1]
+        self.norm = nn.BatchNorm2d(n_mels)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(
+                ConvNorm(i, o, kernel=3, padding=1, bias=False) for i, o in ((inputs, outputs), (outputs,) * 2)
+            )
+            for inputs, outputs in zip([1, *channels], channels, strict=False)
+        )
+        self.hidden = nn.Linear(self.n_features, self.n_features)
+        self.reset_classifier(n_classes)
+
+    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if lengths is None:
+            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        logmel = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
+        logmel = F.pad(logmel, (0, 0, 0, max(_SHRINK - logmel.shape[2], 0)))
+        lengths = lengths.clamp(min=_SHRINK)
+        mask = length_mask(self.geometry.segment_counts(lengths), self.geometry.n_segments(logmel.shape[2]))
+        inner = ragged(lengths, logmel.shape[2])
+        x = clear(self.norm(logmel.transpose(1, 3)).transpose(1, 3), inner)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for n, block in enumerate(self.blocks):
+            assert isinstance(block, nn.ModuleList)
+            if n:
+                x = F.avg_pool2d(x, 2)
+                inner = None if inner is None else halves(inner, "paper")
+                x = clear(x, inner)  # also a row whose frames were half inside the clip
+            for layer in block:
+                x = clear(layer(x).relu_(), inner)
+        return 2 * x.mean(3).transpose(1, 2), mask
+
+    def forward_head(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(F.relu(self.hidden(embeddings)))
+        return logits
+
+    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
+        embeddings, mask = self.forward_features(logmel, lengths)
+        logits = self.forward_head(embeddings)
+        inside = mask[:, :, None]
+        with torch.autocast(logits.device.type, enabled=False):
+            features = torch.where(inside, embeddings.float(), 0.0)  # never below 0
+            clip = (features.amax(1) + features.sum(1) / inside.sum(1)) / 2
+            clip_probs = self.forward_head(clip).sigmoid()
+        return Output(logits, clip_probs, embeddings, mask)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        self.config["n_classes"] = n_classes
+        self.classifier = nn.Linear(self.hidden.out_features, n_classes)
+
+    def fuse(self) -> Network:
+        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
+        fold_norms(self)
+        return self
