@@ -57,7 +57,7 @@ CODE: dict[str, list[str]] = {
         "weakaudio/networks",
         "weakaudio/transfer",
         "weakaudio/inference/embedding.py",
-        "weakaudio/pretrained.py",
+        "weakaudio/pretrained",
         "data_prep/esc50.py",
         "recipes/esc50",
     ],

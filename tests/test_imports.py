@@ -99,6 +99,16 @@ def test_importing_the_package_loads_little_prints_nothing_and_writes_nothing(tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_embedding_and_detection_do_not_wait_for_what_only_training_needs() -> None:
+    heavy = {"lightning", "torchmetrics", "sed_scores_eval", "sklearn", "matplotlib", "audiomentations"}
+    code = (
+        "import sys, weakaudio.inference.detection, weakaudio.inference.folder\n"
+        f"sys.exit(' '.join({heavy} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stderr.strip() == ""  # the modules that were loaded
+
+
 @pytest.mark.parametrize("name", weakaudio.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(weakaudio, name) is not None

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ClipDataModule": "weakaudio.data.dataset",
     "Corpus": "weakaudio.data.corpus",
+    "Detector": "weakaudio.inference.detection",
     "Embedder": "weakaudio.inference.embedding",
     "EmbeddingTransformer": "weakaudio.transfer.features",
     "LogMelStatistics": "weakaudio.transfer.features",
@@ -19,6 +20,7 @@ _HOME = {
     "WeakAudioError": "weakaudio.errors",
     "WeakCNN": "weakaudio.networks",
     "cross_validate_folds": "weakaudio.transfer.folds",
+    "detect_folder": "weakaudio.inference.detection",
     "embed_folder": "weakaudio.inference.folder",
     "load_model": "weakaudio.pretrained",
     "read_audio": "weakaudio.audio.io",
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.dataset import ClipDataModule as ClipDataModule
     from weakaudio.errors import WeakAudioError as WeakAudioError
+    from weakaudio.inference.detection import Detector as Detector
+    from weakaudio.inference.detection import detect_folder as detect_folder
     from weakaudio.inference.embedding import Embedder as Embedder
     from weakaudio.inference.folder import embed_folder as embed_folder
     from weakaudio.networks import WeakCNN as WeakCNN

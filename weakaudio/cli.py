@@ -7,11 +7,15 @@ import sys
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakaudio.errors import DataPrepError, WeakAudioError
+from weakaudio.errors import CheckpointError, DataPrepError, WeakAudioError
+from weakaudio.inference import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from weakaudio.inference.detection import Detector
 
 SOME_FAILED = 3  # exit code: done, but some files were left out
 CANNOT = 2  # exit code: an error that the user can mend
@@ -175,6 +179,58 @@ def embed(
 
 
 @app.command()
+def detect(
+    source: Annotated[Path, typer.Argument(help="A recording, or a folder of recordings.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table to write: .csv. Without it, events are shown here.")
+    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which on a class counts as heard; else the model's own.")
+    ] = None,
+    min_length: Annotated[
+        float | None, typer.Option(help="Leave out shorter events; seconds; else the model's own.")
+    ] = None,
+    merge_gap: Annotated[float, typer.Option(help="Join events of a class no farther apart; seconds.")] = 0.0,
+    top: Annotated[int, typer.Option(min=0, help="How many tags of the whole recording are shown.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Find events: `weakaudio detect street.wav` shows them; with -o, those of a recording or a folder become CSV."""
+    from weakaudio.inference.detection import Detector, detect_folder
+
+    if out is None and source.is_dir():
+        raise WeakAudioError(f"{source}: a folder; say with -o EVENTS.csv where its table of events is to go")
+    detector = Detector.from_pretrained(model, threshold, min_length, merge_gap, device)
+    if out is None:
+        _show(detector, source, top)
+        return
+    summary = detect_folder(detector, source, out)
+    typer.echo(str(summary))
+    if summary.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _show(detector: Detector, path: Path, top: int) -> None:
+    """Print tags and events of a recording."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = detector.detect_file(path)
+    tags, events = Table("tag", "score", title="the whole"), Table("start", "end", "event", "score", title="events")
+    for label, score in found.tags.head(top).itertuples(index=False):
+        tags.add_row(Text(label), f"{score:.2f}")
+    for start, end, label, score in found.events.itertuples(index=False):
+        events.add_row(f"{start:.2f}", f"{end:.2f}", Text(label), f"{score:.2f}")
+    console = Console()
+    typer.echo(f"{path}: {found.seconds:.2f} s, {len(found.events)} events")
+    if top:
+        console.print(tags)
+    if len(found.events):
+        console.print(events)
+
+
+@app.command()
 def transfer(
     manifest: Annotated[
         Path, typer.Argument(help="CSV with path, labels, fold, as `prepare` writes it; or its folder.")
@@ -202,21 +258,87 @@ def transfer(
 
 
 @app.command()
-def models() -> None:
-    """List the models that are known by name."""
+def models(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also how fast those are that need no download, on this processor.")
+    ] = False,
+) -> None:
+    """List the models that are known by name: size, figures, licence, and where they are."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from weakaudio.pretrained import load_model, model_names
+    from weakaudio.pretrained.catalogue import catalogue
+    from weakaudio.pretrained.overview import COLUMNS, NOTE, facts, whereabouts
 
-    table = Table("name", "classes", "sample rate", "front end", "parameters", "training")
-    for name in model_names():
-        model = load_model(name)
-        size = sum(parameter.numel() for parameter in model.network.parameters())
-        training = str(model.notes.get("training", ""))
-        row = (str(len(model.labels)), f"{model.sample_rate} Hz", model.front_end.name, f"{size / 1e6:.2f} M")
-        table.add_row(name, *row, training)
-    Console().print(table)
+    entries = list(catalogue().values())
+    last: dict[str, tuple[str, ...]] = {entry.name: (whereabouts(entry),) for entry in entries}
+    failures: list[str] = []
+    if measure:
+        last, failures = _speeds([entry.name for entry in entries if entry.at_hand])
+    columns = (*COLUMNS, *(("speed", "ms") if measure else ("where",)))
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for entry in entries:
+        table.add_row(*facts(entry), *last.get(entry.name, ()))
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 120)
+    console.print(table)
+    typer.echo(NOTE)
+    if measure:
+        typer.echo(
+            "speed: seconds of audio a second, from waveform, in batches of 8 clips of 10 s. ms: for one such clip. "
+            "Left out: what needs a download or is missing here."
+        )
+    for failure in failures:
+        typer.echo(failure, err=True)
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _speeds(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Times real time and milliseconds for a clip of each model; and what is wrong with those that do not open."""
+    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.measure import measure
+    from weakaudio.progress import progress
+
+    speeds: dict[str, tuple[str, ...]] = {}
+    failures = []
+    for name in progress(names, len(names), "measuring"):
+        try:
+            speed = measure(load_model(name))
+        except WeakAudioError as error:
+            failures.append(str(error))
+        else:
+            speeds[name] = (f"{speed.times_real_time:.0f}", f"{1000 * speed.latency:.0f}")
+    return speeds, failures
+
+
+@app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help="efficientat, panns or paper (the N_S of arXiv 1711.01369).")],
+    file: Annotated[Path, typer.Argument(help="Weights as they are published, a file of torch.save.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write: .safetensors.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Class names in the order of the outputs: AudioSet's class_labels_indices.csv, one name a line, or "
+            "(for the kind paper, which needs it) classes_id_name.txt. Else AudioSet's 527."
+        ),
+    ] = None,
+) -> None:
+    """Make a model file of weights that others publish; a pickle with code in it is refused, and its code not run."""
+    from weakaudio.pretrained import convert as run
+    from weakaudio.pretrained import save_model
+    from weakaudio.pretrained.class_list import read_class_list
+
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"{out}: a model file's name ends in .safetensors")
+    model = run(kind, file, read_class_list(labels) if labels else None)
+    save_model(model, out)
+    licence = model.notes["licence"]
+    typer.echo(f"{len(model.labels)} classes, {model.sample_rate} Hz, licence of the weights: {licence} -> {out}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Models by path or name: a safetensors file that says by itself what network, front end and classes it holds."""
+"""Model files: safetensors that say by themselves what network, front end and classes they hold."""
 
 from __future__ import annotations
 
@@ -19,13 +19,6 @@ from weakaudio.networks.model import Model
 
 FORMAT_VERSION = 1
 _KEY = "weakaudio"
-
-# Models that need no file: the paper's network with random weights of a fixed seed, to try things out and as
-# the floor that any trained network has to beat.
-_UNTRAINED = {
-    "untrained-44k": {"front_end": "paper-44k", "n_mels": 128},
-    "untrained-16k": {"front_end": "16k", "n_mels": 64},
-}
 
 
 def save_model(model: Model, path: str | Path) -> None:
@@ -65,22 +58,16 @@ def save_model(model: Model, path: str | Path) -> None:
     os.replace(beside, path)
 
 
-def load_model(name_or_path: str | Path) -> Model:
-    """A model ready for inference (in eval mode, on the CPU), by the name `weakaudio models` lists or by path.
+def open_model(path: str | Path) -> Model:
+    """A model ready for inference (in eval mode, on the CPU), from its file.
 
     Raises
     ------
     CheckpointError
-        No such name or file; a pickle; a file cut short, of another format version, or whose tensors do not
-        fit the network it names.
+        No such file; a pickle; a file cut short, of another format version, or whose tensors do not fit the
+        network it names.
     """
-    name = str(name_or_path)
-    if name in _UNTRAINED:
-        return _untrained(name)
-    path = Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(model_names())
-        raise CheckpointError(f"{name}: neither a file nor a model's name; the names are: {known}")
+    path = Path(path)
     header = read_header(path)
     try:
         network = build_network(header["network"], **header["config"])
@@ -102,12 +89,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         Not a weakaudio safetensors file of a version that this release reads.
     """
     path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(4)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(
             f"{path}: a pickle (torch.save or a training checkpoint), which could run code when opened; "
-            "weakaudio opens its own .safetensors files"
+            "weakaudio opens its own .safetensors files; `weakaudio convert` turns published weights into one"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -134,20 +123,6 @@ def model_checksum(model: Model) -> str:
     return digest.hexdigest()
 
 
-def model_names() -> list[str]:
-    """Names that `load_model` knows."""
-    return sorted(_UNTRAINED)
-
-
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def _untrained(name: str) -> Model:
-    spec = _UNTRAINED[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build_network("weakcnn", n_classes=527, n_mels=spec["n_mels"])
-    labels = [f"untrained class {n}" for n in range(527)]
-    return Model(network, str(spec["front_end"]), labels, {"training": "none: random weights"}).eval()
