@@ -16,6 +16,7 @@ from torch import Tensor
 import weakaudio.networks
 from weakaudio.audio.logmel import LogMel
 from weakaudio.audio.segments import SegmentGeometry
+from weakaudio.audio.timeline import timeline
 from weakaudio.data.corpus import EVENTS, MANIFEST, STORE, Corpus
 from weakaudio.data.store import StoreWriter
 from weakaudio.errors import LabelError, ManifestError, ProtocolError
@@ -23,7 +24,6 @@ from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import model_checksum
 from weakaudio.training.evaluation import evaluate
-from weakaudio.training.localisation import timeline
 from weakaudio.training.metrics import per_class_metrics, tagging_metrics
 
 LABELS = ["onset", "macro_average"]

@@ -1,4 +1,4 @@
-"""PSDS beside a plain count in fractions; the timeline of overlapping segments; events made one."""
+"""PSDS beside a plain count in fractions; events made one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from weakaudio.audio.segments import Coverage, SegmentGeometry
 from weakaudio.training.localisation import (
     PSDS,
     StrongClips,
@@ -21,40 +20,7 @@ from weakaudio.training.localisation import (
     merge_events,
     psds_scores,
     score_frames,
-    timeline,
 )
-
-# ---- the timeline ----------------------------------------------------------------------------------------
-
-
-@given(
-    hop=st.integers(1, 80),
-    overlap=st.integers(1, 4),
-    coverage=st.sampled_from(["all", "paper"]),
-    n_samples=st.integers(1, 100000),
-    rate=st.sampled_from([16000, 22050, 44100]),
-    seed=st.integers(0, 99),
-)
-def test_a_piece_scores_the_mean_of_the_segments_over_it(
-    hop: int, overlap: int, coverage: Coverage, n_samples: int, rate: int, seed: int
-) -> None:
-    times = SegmentGeometry(hop * overlap, hop, coverage).times(n_samples, rate, 160)
-    scores = np.random.default_rng(seed).random((len(times), 3))
-    pieces, edges = timeline(scores, times)
-    assert edges[0] == 0
-    assert edges[-1] == pytest.approx(times[-1, 1], abs=1e-6)
-    assert (np.diff(edges) > 0).all()
-    assert pieces.shape == (len(edges) - 1, 3)
-    for score, begin, end in zip(pieces, edges[:-1], edges[1:], strict=True):
-        over = [own for own, (s, e) in zip(scores, times, strict=True) if s < end - 1e-6 and e > begin + 1e-6]
-        np.testing.assert_allclose(score, sum(over) / len(over), rtol=1e-12)
-
-
-def test_every_piece_of_the_papers_geometry_lasts_a_hop_until_the_end_of_the_clip() -> None:
-    times = SegmentGeometry(128, 64).times(50000, 16000, 160)
-    pieces, edges = timeline(np.array([[1.0], [0.0], [0.5], [0.0]]), times)
-    assert edges.tolist() == [0, 0.64, 1.28, 1.92, 2.56, 3.125]
-    assert pieces[:, 0].tolist() == [1.0, 0.5, 0.25, 0.25, 0.0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from("ab")), min_size=1))

@@ -12,9 +12,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from weakaudio.audio.io import check_samples, read_audio, resample
-from weakaudio.data.dataset import pad
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.networks.model import Model
@@ -66,14 +66,9 @@ class Embedder:
             if value not in get_args(known):
                 raise WeakAudioError(f"{what} {value!r}: unknown; there are {', '.join(get_args(known))}")
         self.layer, self.pooling = layer, pooling
-        try:
-            self.device = torch.device(device)
-            torch.zeros(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise WeakAudioError(f"device {device!r}: not to be had here ({str(error).splitlines()[0]})") from error
+        self.device = find_device(device)
         self.checksum = model_checksum(model)
-        self.model = copy.deepcopy(model).eval().to(self.device)
-        self.model.network.fuse()
+        self.model = fused_copy(model, self.device)
 
     @classmethod
     def from_pretrained(
@@ -110,15 +105,7 @@ class Embedder:
         AudioError
             Another shape, integers, no samples, NaN or infinite samples.
         """
-        audio = np.asarray(audio)
-        if audio.ndim != 1 or audio.dtype.kind != "f":
-            raise AudioError(
-                f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
-                "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
-            )
-        audio = audio.astype(np.float32, copy=False)
-        check_samples(audio, "audio")
-        return self.embed_clips([resample(audio, sample_rate, self.sample_rate)])[0]
+        return self.embed_clips([resample(mono_floats(audio), sample_rate, self.sample_rate)])[0]
 
     def embed_file(self, path: str | Path) -> Embedding:
         """Embed a recording.
@@ -153,7 +140,8 @@ class Embedder:
 
     @torch.inference_mode()
     def _forward(self, clips: list[Audio]) -> list[NDArray[np.float32]]:
-        waveform, lengths = pad(clips)
+        waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+        lengths = torch.tensor([len(clip) for clip in clips])
         frames, n_frames = self.model.logmel(waveform.to(self.device), lengths.to(self.device))
         values, mask = self.model.network.forward_features(frames, n_frames)
         if self.layer == "f2":
@@ -173,3 +161,45 @@ class Embedder:
                 clips = [job.result() for job in ahead]
                 ahead = [pool.submit(read, path) for path in following]
                 yield from self.embed_clips(clips)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, e.g. "cpu" or "cuda".
+
+    Raises
+    ------
+    WeakAudioError
+        This machine, or this build of torch, has none of that name.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise WeakAudioError(f"device {name!r}: not to be had here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def fused_copy(model: Model, device: torch.device) -> Model:
+    """A copy for inference on a device, made faster (`Network.fuse`); the caller's model stays as it is."""
+    model = copy.deepcopy(model).eval().to(device)
+    model.network.fuse()
+    return model
+
+
+def mono_floats(audio: NDArray[np.floating]) -> Audio:
+    """An array that a caller calls audio, as float32 of shape (N,).
+
+    Raises
+    ------
+    AudioError
+        Another shape, integers, no samples, NaN or infinite samples.
+    """
+    audio = np.asarray(audio)
+    if audio.ndim != 1 or audio.dtype.kind != "f":
+        raise AudioError(
+            f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
+            "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
+        )
+    samples: Audio = audio.astype(np.float32, copy=False)
+    check_samples(samples, "audio")
+    return samples

@@ -85,14 +85,7 @@ def embed_folder(
         raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     folder, out = Path(folder), Path(out)
     check_suffix(out)
-    if not folder.exists():
-        raise AudioError(f"{folder}: no such file or folder")
-    if folder.is_file():
-        folder, files = folder.parent, [folder]
-    else:
-        files = find_audio(folder)
-    # A name that is not UTF-8 is written with its bytes escaped; libsndfile cannot open such a file.
-    names = [path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode() for path in files]
+    names, files = find_recordings(folder)
     parts = _open_parts(out, _fingerprint(embedder, files, names, level))
     groups = _group(files)
     missing = [n for n in range(len(groups)) if not (parts / f"{n}.npz").is_file()]
@@ -110,16 +103,46 @@ def embed_folder(
         "command": command,
     }
     table, n_segments, failures = _join(parts, len(groups), metadata, level)
-    if failures or _is_ours(out.parent / FAILURES):
-        (out.parent / FAILURES).unlink(missing_ok=True)
-    if failures:
-        write_table(pd.DataFrame(failures, columns=["path", "reason"]), out.parent / FAILURES)
+    write_failures(failures, out.parent)
     if not table.paths:
         shutil.rmtree(parts)
         raise AudioError(f"{folder}: none of its {len(files)} files can be read; see {out.parent / FAILURES}")
     write_embeddings(table, out)
     shutil.rmtree(parts)
     return FolderSummary(out, len(table.paths), n_segments, failures)
+
+
+def find_recordings(source: Path) -> tuple[list[str], list[Path]]:
+    """All audio below a folder, sorted by path; or, if `source` is a file, that one.
+
+    Returns
+    -------
+    names, files
+        Each recording's path relative to the folder, as it stands in tables, and where it is.
+
+    Raises
+    ------
+    AudioError
+        No such file or folder, or no audio below the folder.
+    """
+    if not source.exists():
+        raise AudioError(f"{source}: no such file or folder")
+    folder, files = (source.parent, [source]) if source.is_file() else (source, find_audio(source))
+    # libsndfile cannot open a file whose name is not UTF-8: it will stand among the failures.
+    return [printable(path.relative_to(folder).as_posix()) for path in files], files
+
+
+def printable(text: str) -> str:
+    """Text with a file's name in it, as a table can hold it: bytes that are not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def write_failures(failures: list[tuple[str, str]], folder: Path) -> None:
+    """Write path and reason of recordings that were left out to failures.csv, or remove an earlier run's list."""
+    if failures or _is_ours(folder / FAILURES):
+        (folder / FAILURES).unlink(missing_ok=True)
+    if failures:
+        write_table(pd.DataFrame(failures, columns=["path", "reason"]), folder / FAILURES)
 
 
 def _is_ours(path: Path) -> bool:
@@ -173,7 +196,7 @@ def _embed_group(
     failures = []
     for (name, _), result in zip(files, read, strict=True):
         if isinstance(result, AudioError):
-            failures.append((name, str(result).encode("utf-8", "backslashreplace").decode()))
+            failures.append((name, printable(str(result))))
         else:
             clips[name] = result
     found = embedder.embed_clips(list(clips.values()))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from weakaudio.audio.io import to_int16
 from weakaudio.audio.logmel import FrontEnd
-from weakaudio.training.localisation import timeline
+from weakaudio.audio.timeline import timeline
 
 # Okabe and Ito's colours: told apart by eyes of every kind. Systems take them in this order.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sed_scores_eval import collar_based, intersection_based, segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 
+from weakaudio.audio.timeline import timeline
 from weakaudio.data.corpus import Corpus
 
 Event = tuple[float, float, str]  # onset, offset (seconds), class
@@ -24,8 +25,6 @@ COLLAR_RATE = 0.2  # this part of the event's length
 _SCENARIO1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_ct": 0.0, "alpha_st": 1.0}
 _SCENARIO2 = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0}
 _MAX_EFPR = 100.0  # effective false positives an hour at which PSDS ends
-
-_DECIMALS = 6  # of times in seconds: floating point may not tell apart what is one sample
 
 
 class F1(NamedTuple):
@@ -158,35 +157,6 @@ def strong_truth(corpus: Corpus, keys: Collection[str]) -> dict[str, list[Event]
     events = events[events["path"].isin(keys)]
     events = events.assign(label=_names(corpus.label_set.indices(list(events["label"]))))
     return {**{key: [] for key in keys}, **{str(key): merge_events(rows) for key, rows in events.groupby("path")}}
-
-
-def timeline(
-    scores: NDArray[np.floating], times: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of overlapping segments become scores of pieces that follow each other.
-
-    Time is cut wherever a segment starts or ends, and a piece's score is the mean over the segments that
-    cover it. The mean, not the maximum: of the two segments over a piece beside an event only one holds the
-    event, so the mean is lower there than inside the event, while the maximum would make each event longer by
-    a hop at both ends.
-
-    Parameters
-    ----------
-    scores
-        (S, C) probabilities of the segments.
-    times
-        (S, 2) start and end of each, in seconds, without a gap between them (as `Model.segment_times`).
-
-    Returns
-    -------
-    pieces, edges
-        (P, C) scores, and (P + 1,) seconds: piece p lasts from edges[p] to edges[p + 1].
-    """
-    times = np.round(times, _DECIMALS)
-    edges = np.unique(times)
-    middles = (edges[:-1] + edges[1:]) / 2
-    covers = (times[:, 0] <= middles[:, None]) & (middles[:, None] < times[:, 1])  # (P, S)
-    return covers @ np.asarray(scores, dtype=np.float64) / covers.sum(1, keepdims=True), edges
 
 
 def merge_events(events: pd.DataFrame) -> list[tuple[float, float, str]]:
