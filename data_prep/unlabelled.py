@@ -1,0 +1,72 @@
+"""Recordings without labels, for networks that learn from another network."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from data_prep.summary import Summary, finish
+from weakaudio.audio.io import find_audio
+from weakaudio.data.corpus import MANIFEST
+from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.errors import DataPrepError
+
+LABEL = "unlabelled"  # of all clips
+
+
+def prepare(
+    root: str, out: str, sample_rate: int, without: str | None = None, held_out: float = 0.05, workers: int = 1
+) -> Summary:
+    """Pack all audio below a folder, split by file into train and val.
+
+    Parameters
+    ----------
+    root
+        A folder of audio, nested as you like.
+    out
+        Folder of the corpus.
+    sample_rate
+        Hz, of the store.
+    without
+        Manifest CSV (or its folder) with a column `source` of Freesound ids, as `prepare esc50` writes it: files
+        that have one of them as a number in their name are left out, so that it can test what these train.
+    held_out
+        Part of the files that is `val`, by a checksum of their path below `root`.
+    workers
+        Processes that decode while packing.
+
+    Raises
+    ------
+    AudioError
+        No such folder, or no audio in it.
+    DataPrepError
+        `without` has no column `source`; no file is left.
+    """
+    folder, base = Path(root), Path(out)
+    paths = find_audio(folder)
+    if without is not None:
+        known = _sources(Path(without))
+        paths = [path for path in paths if not known & set(re.findall(r"\d+", path.stem))]
+    if not paths:
+        raise DataPrepError(f"{folder}: no file is left")
+    base.mkdir(parents=True, exist_ok=True)
+    places = [zlib.crc32(path.relative_to(folder).as_posix().encode()) / 2**32 for path in paths]
+    rows = pd.DataFrame(
+        {
+            "path": [os.path.relpath(path, base) for path in paths],
+            "labels": [[LABEL]] * len(paths),
+            "split": ["val" if place < held_out else "train" for place in places],
+        }
+    )
+    return finish(folder.name, Manifest(rows, base), base, sample_rate, workers)
+
+
+def _sources(other: Path) -> set[str]:
+    table = read_manifest(other / MANIFEST if other.is_dir() else other, check_files=False).table
+    if "source" not in table:
+        raise DataPrepError(f"{other}: no column `source` that says which recordings to leave out")
+    return set(table["source"].astype(str))

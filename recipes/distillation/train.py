@@ -1,0 +1,137 @@
+"""Teach a network what another one hears, on mixtures of unlabelled recordings.
+
+    python -m recipes.distillation.train --config recipes/distillation/base.yaml --out runs/base
+
+A run that is found in the folder goes on from its last epoch. With more `epochs` it is prolonged; the `cooldown`,
+over which the learning rate falls to 0, is the end of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgressBar
+
+from weakaudio import __version__
+from weakaudio.data.lock import FolderLock
+from weakaudio.data.mixtures import Mixtures, mixture_loader
+from weakaudio.pretrained import save_model
+from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
+from weakaudio.training.distillation import Distiller
+
+MODEL, METRICS = "model.safetensors", "metrics.csv"
+
+
+def train(
+    out: str,
+    teacher: str,
+    corpora: dict[str, float],
+    network: str,
+    network_config: dict[str, Any],
+    epochs: int,
+    cooldown: int = 0,
+    seconds: float = 4.0,
+    batch_size: int = 32,
+    epoch_steps: int = 400,
+    learning_rate: float = 2e-3,
+    warmup: int = 500,
+    decay: float = 0.999,
+    precision: str = "bf16-mixed",
+    seed: int = 0,
+    workers: int = 1,
+    accelerator: str = "auto",
+) -> Path:
+    """Train; returns the path of the model, which is also written after each epoch.
+
+    Parameters
+    ----------
+    out
+        Folder of the run: `model.safetensors` (averaged weights), `metrics.csv`, `last.ckpt`.
+    teacher
+        Name or path of a model.
+    corpora
+        Folders of corpora of `weakaudio prepare unlabelled`, and how often each is drawn from.
+    network, network_config
+        Of the student.
+    epochs
+        Of the whole training; after each the model is validated and written, and a run can go on.
+    epoch_steps
+        Steps of an epoch: what a crash costs at most.
+    warmup
+        Steps at the beginning, over which the learning rate rises.
+    cooldown
+        Epochs at the end, over which it falls to 0.
+    seconds, batch_size
+        Length of a mixture, and how many a step has.
+    decay
+        Of the exponential moving average of the weights.
+    """
+    lightning.seed_everything(seed, verbose=False)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = epochs * epoch_steps
+    distiller = Distiller(teacher, network, network_config, steps, learning_rate, warmup, cooldown * epoch_steps)
+    heard = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
+    kept = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
+    last = ModelCheckpoint(folder, filename="last", **EVERY_EPOCH)
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=epochs,
+        gradient_clip_val=5.0,
+        logger=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        callbacks=[TQDMProgressBar(refresh_rate=20)],
+        enable_checkpointing=False,  # Lightning's own
+    )
+    found = folder / "last.ckpt"
+    averaging, log = Averaging("ema", decay).callbacks(), EpochLog(folder / METRICS)
+    # In this order: the checkpoint holds the rows of the log, and what is exported is the newest checkpoint.
+    trainer.callbacks.extend([*averaging, log, last, _Export(found, folder / MODEL)])  # type: ignore[attr-defined]
+    trainer.strategy.checkpoint_io = WholeFiles()
+    lock = FolderLock(folder)
+    try:
+        trainer.fit(
+            distiller,
+            mixture_loader(heard, batch_size, epoch_steps, workers),
+            mixture_loader(kept, batch_size, 4, 0),
+            ckpt_path=str(found) if found.is_file() else None,
+        )
+    finally:
+        lock.release()
+    return folder / MODEL
+
+
+class _Export(Checkpoint):
+    """Writes the student of the newest checkpoint, whose weights are averaged, as a model file.
+
+    A `Checkpoint`, as Lightning calls those after all others, in their order.
+    """
+
+    def __init__(self, checkpoint: Path, path: Path) -> None:
+        self.checkpoint, self.path = checkpoint, path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        prefix = "model."
+        state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
+        assert isinstance(pl_module, Distiller)
+        model = copy.deepcopy(pl_module.model).cpu()
+        model.load_state_dict(state, strict=True)
+        model.notes = {
+            "weakaudio": __version__,
+            "training": f"distilled from {Path(pl_module.hparams['teacher']).stem}, {saved['global_step']} steps",
+        }
+        save_model(model, self.path)
+
+
+if __name__ == "__main__":
+    print(auto_cli(train, as_positional=False))

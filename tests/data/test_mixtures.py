@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.unlabelled import prepare
+from weakaudio.data.mixtures import Mixtures, mixture_loader
+from weakaudio.errors import ManifestError, ProtocolError
+
+MakeWavs = Callable[..., Path]
+RATE = 8000
+
+
+@pytest.fixture
+def corpora(make_wavs: MakeWavs, tmp_path: Path) -> dict[str, float]:
+    """A corpus of short sounds and one of a long sound, a single sample among them."""
+    rng = np.random.default_rng(0)
+    root = make_wavs(
+        {
+            **{f"short/{n}.wav": 0.1 * rng.standard_normal(RATE // 4).astype(np.float32) for n in range(30)},
+            "short/sample.wav": np.array([0.5], dtype=np.float32),
+            **{f"long/{n}.wav": 0.1 * rng.standard_normal(RATE).astype(np.float32) for n in range(16)},
+        }
+    )
+    for name in ("short", "long"):
+        prepare(str(root / name), str(tmp_path / name), RATE, held_out=0.2)
+    return {str(tmp_path / "short"): 3.0, str(tmp_path / "long"): 1.0}
+
+
+def test_mixtures_have_their_length_fill_no_more_than_full_scale_and_are_never_alike(
+    corpora: dict[str, float],
+) -> None:
+    mixtures = Mixtures(corpora, 0.5, 60)
+    items = [mixtures[n] for n in range(len(mixtures))]
+    assert all(item.shape == (RATE // 2,) and item.dtype == np.float32 for item in items)
+    peaks = np.array([np.abs(item).max() for item in items])
+    assert peaks.max() <= 1 + 1e-6
+    assert peaks.min() > 0
+    assert peaks.max() / peaks.min() > 3  # levels differ
+    assert len({item.tobytes() for item in items}) == len(items)
+
+
+def test_a_mixture_hangs_on_the_seed_and_its_number_alone(corpora: dict[str, float]) -> None:
+    some, again, other = (Mixtures(corpora, 0.5, 10, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(some[7], again[7])
+    assert not np.array_equal(some[7], other[7])
+
+
+def test_only_the_clips_asked_for_are_heard(corpora: dict[str, float]) -> None:
+    train = Mixtures(corpora, 0.5, 10, where={"split": "train"})
+    val = Mixtures(corpora, 0.5, 10, where={"split": "val"})
+    for one, other, store in zip(train.clips, val.clips, train.stores, strict=True):
+        assert not set(one) & set(other)
+        assert len(one) + len(other) == len(store)
+    with pytest.raises(ManifestError, match="no clip"):
+        Mixtures(corpora, 0.5, 10, where={"split": "test"})
+
+
+def test_corpora_of_other_rates_are_refused(corpora: dict[str, float], make_wavs: MakeWavs, tmp_path: Path) -> None:
+    root = make_wavs({"x/a.wav": np.ones(100, dtype=np.float32)})
+    prepare(str(root / "x"), str(tmp_path / "x"), 16000, held_out=0.0)
+    with pytest.raises(ProtocolError, match=r"one sample rate, got \[8000, 16000\]"):
+        Mixtures({**corpora, str(tmp_path / "x"): 1.0}, 0.5, 10)
+    with pytest.raises(ProtocolError, match="one sample rate, got \\[\\]"):
+        Mixtures({}, 0.5, 10)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epochs_follow_each_other_without_a_gap(corpora: dict[str, float], workers: int) -> None:
+    """What a run hears hangs on the epoch, so that one that is taken up again hears what it would have heard."""
+    mixtures = Mixtures(corpora, 0.1, 1000)
+    loader = mixture_loader(mixtures, batch_size=3, epoch_steps=2, workers=workers)
+    heard = []
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
+        heard += list(loader)
+    expected = torch.from_numpy(np.stack([mixtures[n] for n in range(12)]))
+    torch.testing.assert_close(torch.cat(heard), expected, rtol=0, atol=0)

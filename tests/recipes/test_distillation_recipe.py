@@ -1,0 +1,66 @@
+"""The recipe on tiny networks and a few sounds: what it writes, and that a run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_prep.unlabelled import prepare
+from recipes.distillation.train import train
+from weakaudio.networks import Network, build_network
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import load_model, save_model
+
+STAGES = [["dense", 1, 4], ["dense", 0, 8], ["dense", 0, 8], ["dense", 0, 16]]
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory, randomise: Callable[[Network], Network]) -> dict[str, Any]:
+    import soundfile as sf
+
+    root = tmp_path_factory.mktemp("distillation")
+    rng = np.random.default_rng(0)
+    (root / "sounds").mkdir()
+    for n in range(12):
+        sf.write(root / "sounds" / f"{n}.wav", 0.1 * rng.standard_normal(16000).clip(-3, 3), 32000)
+    prepare(str(root / "sounds"), str(root / "corpus"), 32000, held_out=0.3)
+    network = randomise(build_network("mobilenet", n_classes=3, width=0.1))
+    save_model(Model(network, "efficientat-32k", ["dog", "rain", "saw"]), root / "teacher.safetensors")
+    return {
+        "teacher": str(root / "teacher.safetensors"),
+        "corpora": {str(root / "corpus"): 1.0},
+        "network": "flash",
+        "network_config": {"stages": STAGES, "n_features": 8},
+        "seconds": 1.0,
+        "batch_size": 2,
+        "epoch_steps": 3,
+        "warmup": 2,
+        "precision": "32-true",
+        "workers": 0,
+        "accelerator": "cpu",
+    }
+
+
+def test_a_run_leaves_a_model_and_a_table_and_goes_on_as_if_it_had_not_stopped(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = train(str(tmp_path / "whole"), epochs=3, cooldown=1, **arguments)
+    parts = train(str(tmp_path / "parts"), epochs=2, **arguments)
+    assert len(pd.read_csv(parts.parent / "metrics.csv")) == 2
+    assert train(str(tmp_path / "parts"), epochs=3, cooldown=1, **arguments) == parts
+    tables = [pd.read_csv(path.parent / "metrics.csv").drop(columns="seconds") for path in (whole, parts)]
+    # The weights are those of the whole run to the bit; validation rounds as memory happens to lie.
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-6)
+    assert list(tables[0]["step"]) == [3, 6, 9]
+    assert {"train_scores", "train_embedding", "train_maps", "val_loss"} <= set(tables[0])
+    assert whole.read_bytes() == parts.read_bytes()
+    model = load_model(whole)
+    assert model.labels == ["dog", "rain", "saw"]
+    assert "9 steps" in model.notes["training"]
+    assert torch.isfinite(model(torch.zeros(1, 5000)).clip_probs).all()

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.networks import Network, build_network
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import load_model, save_model
+from weakaudio.training.distillation import Distiller
+
+LABELS = ["dog", "rain", "saw"]
+STAGES = [["dense", 1, 4], ["dense", 1, 8], ["dense", 1, 8], ["dense", 1, 16]]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, randomise: Callable[[Network], Network]) -> Path:
+    network = randomise(build_network("mobilenet", n_classes=3, width=0.1))
+    save_model(Model(network, "efficientat-32k", LABELS), tmp_path / "teacher.safetensors")
+    return tmp_path / "teacher.safetensors"
+
+
+def distiller(teacher: Path, network: str = "flash", **more: object) -> Distiller:
+    torch.manual_seed(0)
+    config = {"stages": STAGES, "n_features": 24} if network == "flash" else {"width": 0.1}
+    return Distiller(str(teacher), network, config, **{"steps": 100, "warmup": 10, **more})  # type: ignore[arg-type]
+
+
+def noise(n_clips: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(n_clips, 32000, generator=generator)
+
+
+def test_every_part_of_the_loss_falls_on_audio_heard_again_and_again(teacher: Path) -> None:
+    student, audio = distiller(teacher, learning_rate=1e-2, warmup=0), noise()
+    optimizer = student.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
+
+    def losses() -> dict[str, float]:
+        return {name: float(value.detach()) for name, value in student.losses(audio).items()}
+
+    first = losses()
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.stack(list(student.losses(audio).values())).sum().backward()
+        optimizer.step()
+    last = losses()
+    assert first.keys() == last.keys() == {"scores", "embedding", "maps"}
+    for name in first:
+        assert last[name] < 0.7 * first[name], name
+
+
+def around(embeddings: torch.Tensor, n: int, width: int) -> torch.Tensor:
+    """Mean of the segments around one, or of the first or the last of a clip."""
+    start = min(max(n - width // 2, 0), max(len(embeddings) - width, 0))
+    return embeddings[start : start + width].mean(0)
+
+
+def test_scores_are_compared_over_clips_and_over_segments(teacher: Path) -> None:
+    """Against a plain loop; 0 would be a student that agrees everywhere."""
+    student = distiller(teacher).eval()
+    audio = noise(2).repeat(1, 4)
+    with torch.no_grad():
+        found = float(student.losses(audio)["scores"])
+        logmel, _ = student.model.logmel(audio)
+        net, theirs = student.model.network, load_model(teacher).network
+        ours, embeddings = net.forward_features(logmel)[0], theirs.forward_features(logmel)[0]
+
+        def divergence(logits: torch.Tensor, target_logits: torch.Tensor) -> float:
+            p, q = target_logits.sigmoid().double().numpy(), logits.sigmoid().double().numpy()
+            return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum())
+
+        clips = segments = 0.0
+        for clip in range(2):
+            of_clip = theirs.forward_head(embeddings[clip].mean(0))
+            clips += divergence(net.forward_head(ours[clip].mean(0)), of_clip) / 2
+            for n in range(ours.shape[1]):
+                low = torch.stack([theirs.forward_head(around(embeddings[clip], n, width)) for width in (3, 9)])
+                segments += divergence(net.forward_head(ours[clip, n]), low.amin(0)) / (2 * ours.shape[1])
+    assert found == pytest.approx(clips + segments / 2, rel=1e-4)
+
+
+def test_the_teacher_is_neither_changed_nor_trained_nor_saved(teacher: Path) -> None:
+    student = distiller(teacher)
+    before = student.teacher(noise()).clip_probs
+    optimizer = student.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
+    torch.stack(list(student.losses(noise()).values())).sum().backward()
+    optimizer.step()
+    assert torch.equal(student.teacher(noise()).clip_probs, before)
+    assert not student.teacher.training
+    of_student = sum(parameter.numel() for parameter in student.model.network.parameters())
+    adapters = (4 * 8 + 8) + (8 * 8 + 8) + (8 * 16 + 16) + (16 * 16 + 16) + (24 * 96 + 96)
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == of_student + adapters
+    assert not [name for name in student.state_dict() if "teacher" in name]
+
+
+def test_the_rate_rises_stays_and_falls(teacher: Path) -> None:
+    rates = [distiller(teacher, cooldown=20)._rate(step) for step in (0, 4, 9, 50, 80, 90, 99)]
+    np.testing.assert_allclose(rates, [0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.05])
+    assert distiller(teacher)._rate(99) == 1.0
+
+
+def test_what_cannot_be_taught_is_refused(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeakAudioError, match="WeakCNN does not show its stages"):
+        Distiller(str(teacher), "weakcnn", {}, 1000)
+    with pytest.raises(ProtocolError, match="25 steps are fewer than 10 of warmup and 20 of cooldown"):
+        distiller(teacher, steps=25, cooldown=20)
