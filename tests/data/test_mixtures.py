@@ -60,6 +60,16 @@ def test_only_the_clips_asked_for_are_heard(corpora: dict[str, float]) -> None:
         Mixtures(corpora, 0.5, 10, where={"split": "test"})
 
 
+def test_a_folder_of_many_clips_does_not_drown_the_others(make_wavs: MakeWavs, tmp_path: Path) -> None:
+    noise = np.full(100, 0.1, dtype=np.float32)
+    root = make_wavs({f"many/{n}.wav": noise for n in range(64)} | {f"few/{n}.wav": noise for n in range(4)})
+    prepare(str(root), str(tmp_path / "out"), RATE, held_out=0.0)
+    mixtures = Mixtures({str(tmp_path / "out"): 1.0}, 0.5, 10)
+    few = ["/few/" in mixtures.stores[0].keys[n] for n in mixtures.clips[0]]
+    assert mixtures.chances[0][few].sum() == pytest.approx(2 / (2 + 8))
+    assert mixtures.chances[0].sum() == pytest.approx(1.0)
+
+
 def test_corpora_of_other_rates_are_refused(corpora: dict[str, float], make_wavs: MakeWavs, tmp_path: Path) -> None:
     root = make_wavs({"x/a.wav": np.ones(100, dtype=np.float32)})
     prepare(str(root / "x"), str(tmp_path / "x"), 16000, held_out=0.0)

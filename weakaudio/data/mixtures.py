@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.fft
@@ -67,6 +68,9 @@ class Mixtures(Dataset[Audio]):
         self.sample_rate = rates.pop()
         self.stores = [corpus.store for corpus in opened]
         self.clips = [corpus.select(dict(where or {})) for corpus in opened]
+        self.chances = [
+            _of_folders(corpus.store.keys, clips) for corpus, clips in zip(opened, self.clips, strict=True)
+        ]
         weights = np.array(list(corpora.values()), dtype=float)
         self.weights = weights / weights.sum()
         self.n_samples = round(seconds * self.sample_rate)
@@ -87,7 +91,7 @@ class Mixtures(Dataset[Audio]):
     def _sound(self, rng: np.random.Generator) -> Audio:
         """(N,), as loud as full scale at most."""
         which = rng.choice(len(self.stores), p=self.weights)
-        audio = self.stores[which].audio(rng.choice(self.clips[which]))
+        audio = self.stores[which].audio(rng.choice(self.clips[which], p=self.chances[which]))
         speed = np.exp(rng.uniform(-_SPEED, _SPEED)) if rng.random() < 0.5 else 1.0
         needed = int(np.ceil(self.n_samples * speed))
         if len(audio) > needed:
@@ -98,6 +102,15 @@ class Mixtures(Dataset[Audio]):
         audio = _place(audio[: self.n_samples], self.n_samples, rng)
         loudest = max(float(np.abs(audio).max()), 1e-4)
         return audio * np.float32(10 ** (-rng.uniform(0, _BELOW_DB) / 20) / loudest)
+
+
+def _of_folders(keys: Sequence[str], clips: Sequence[int]) -> NDArray[np.float64]:
+    """Chance of each clip: a folder of n clips is drawn from in proportion to the root of n, so that many takes of
+    one instrument do not drown the rest."""
+    folders = [keys[n].rpartition("/")[0] for n in clips]
+    counts = Counter(folders)
+    chances = np.array([counts[folder] ** -0.5 for folder in folders])
+    return chances / chances.sum()
 
 
 def _place(audio: Audio, n_samples: int, rng: np.random.Generator) -> Audio:

@@ -1,0 +1,101 @@
+"""How well students hear what their teacher hears, and what they are worth off the shelf.
+
+    python -m recipes.distillation.evaluate --data ../shared/data --teacher TEACHER --model MODEL ...
+
+Off the shelf: ESC-50 by frozen embeddings (mean over segments), StandardScaler and LinearSVC(C=0.01), over its five
+folds. Agreement: on the audio of ESC-50, which no student has heard, the teacher's probabilities above a threshold
+are the truth of which the student's mAP is measured; and the rank correlation of the probabilities within a clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score
+
+from data_prep.esc50 import prepare
+from recipes.results import ROOT, Row, record
+from weakaudio.data.corpus import MANIFEST
+from weakaudio.data.manifest import read_manifest
+from weakaudio.inference.embedding import Embedder
+from weakaudio.pretrained import load_model
+from weakaudio.pretrained.measure import measure
+from weakaudio.transfer.classifiers import build_classifier
+from weakaudio.transfer.folds import cross_validate_folds
+
+_THRESHOLD = 0.2  # from which on the teacher says that a class is there
+_FEWEST = 5  # clips of a class, for its average precision to count
+
+
+class Heard:
+    """What a model says of clips: embeddings (clips, D) and the probabilities (clips, C) that its head gives them."""
+
+    def __init__(self, path: str, files: Sequence[Path]) -> None:
+        embedder = Embedder.from_pretrained(path)
+        self.embeddings = embedder.embed_files(files)
+        head = embedder.model.network
+        import torch
+
+        with torch.inference_mode():
+            self.probs: NDArray[np.float32] = head.forward_head(torch.from_numpy(self.embeddings)).sigmoid().numpy()
+
+
+def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> tuple[float, int, float]:
+    """mAP of a student's probabilities (clips, C) for what the teacher hears, over how many classes; and the mean
+    rank correlation of the two within a clip."""
+    truth = teacher >= _THRESHOLD
+    classes = np.flatnonzero(truth.sum(0) >= _FEWEST)
+    mean_ap = np.mean([average_precision_score(truth[:, c], student[:, c]) for c in classes])
+    ranks = np.mean([spearmanr(a, b).statistic for a, b in zip(student, teacher, strict=True)])
+    return float(mean_ap), len(classes), float(ranks)
+
+
+def rows(name: str, path: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int]) -> Iterator[Row]:
+    """Rows for `recipes.results`, but for the command."""
+    scores = cross_validate_folds(build_classifier("linear-svm"), heard.embeddings, y, folds, None, True)
+    facts = {"what": "ESC-50", "system": name, "data": "ESC-50 at 16 kHz"}
+    five = {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": len(scores.accuracies)}
+    yield {**facts, "metric": "five folds (%)", **five}
+    facts["what"] = "agreement with the teacher"
+    mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
+    yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
+    yield {**facts, "metric": "rank correlation", "value": ranks}
+    model = load_model(path)
+    speed, size = measure(model, budget=5.0), sum(p.numel() for p in model.network.parameters())
+    facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
+    yield {**facts, "metric": "weights (M)", "value": size / 1e6}
+    yield {**facts, "metric": "times real time, 8 x 10 s", "value": speed.times_real_time}
+    yield {**facts, "metric": "ms for 10 s", "value": 1000 * speed.latency}
+
+
+def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
+    """The command; figures are recorded below `root`."""
+    parser = argparse.ArgumentParser("python -m recipes.distillation.evaluate", description="Students and teacher.")
+    parser.add_argument("--data", required=True, help="folder that holds esc50-16k/")
+    parser.add_argument("--teacher", required=True, help="name or path of the teacher")
+    parser.add_argument("--model", action="append", default=[], help="a student; may be given several times")
+    parser.add_argument("--work", default="runs/distillation/esc50", help="folder for the manifest")
+    given = parser.parse_args(args)
+    command = shlex.join(["python", "-m", "recipes.distillation.evaluate", *(sys.argv[1:] if args is None else args)])
+    prepare(str(Path(given.data) / "esc50-16k"), given.work)
+    clips = read_manifest(Path(given.work) / MANIFEST)
+    y, folds = [labels[0] for labels in clips.table["labels"]], list(clips.table["fold"])
+    teacher = Heard(given.teacher, clips.paths)
+    for path in (given.teacher, *given.model):
+        heard = teacher if path == given.teacher else Heard(path, clips.paths)
+        measured = [{**row, "command": command} for row in rows(Path(path).stem, path, heard, teacher, y, folds)]
+        for row in measured:
+            Console().print(f"{row['system']}, {row['metric']}: {row['value']:.3f}")
+        record("distillation", measured, root)
+
+
+if __name__ == "__main__":
+    main()
