@@ -52,6 +52,16 @@ CODE: dict[str, list[str]] = {
         "data_prep/urbansound8k.py",
         "recipes/soundscapes",
     ],
+    # Of the weights as they are: how they were trained stands in their cards.
+    "distillation": [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/transfer",
+        "weakaudio/inference/embedding.py",
+        "weakaudio/pretrained",
+        "data_prep/esc50.py",
+        "recipes/distillation/evaluate.py",
+    ],
     "esc50": [
         "weakaudio/audio",
         "weakaudio/networks",

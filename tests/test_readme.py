@@ -31,7 +31,7 @@ def test_verbs_and_options_of_the_readme_exist(line: str) -> None:
         result = CliRunner().invoke(app, [verb, *words])
         assert result.exit_code == 0
         return
-    known = {name for parameter in commands[verb].params for name in parameter.opts}
+    known = {"--help", *(name for parameter in commands[verb].params for name in parameter.opts)}
     assert set(options) <= known
 
 

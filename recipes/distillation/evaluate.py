@@ -14,14 +14,17 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from data_prep.esc50 import prepare
+from recipes.distillation.train import MODEL
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
@@ -35,17 +38,22 @@ _THRESHOLD = 0.2  # from which on the teacher says that a class is there
 _FEWEST = 5  # clips of a class, for its average precision to count
 
 
-class Heard:
-    """What a model says of clips: embeddings (clips, D) and the probabilities (clips, C) that its head gives them."""
+class Heard(NamedTuple):
+    """What a model says of clips."""
 
-    def __init__(self, path: str, files: Sequence[Path]) -> None:
-        embedder = Embedder.from_pretrained(path)
-        self.embeddings = embedder.embed_files(files)
-        head = embedder.model.network
-        import torch
+    embeddings: NDArray[np.float32]
+    """(clips, D)"""
+    probs: NDArray[np.float32]
+    """(clips, C)"""
 
-        with torch.inference_mode():
-            self.probs: NDArray[np.float32] = head.forward_head(torch.from_numpy(self.embeddings)).sigmoid().numpy()
+
+def hear(model: str, files: Sequence[Path]) -> Heard:
+    """Embeddings of clips, and what the model's head says of them: all models here score a clip by its embedding."""
+    embedder = Embedder.from_pretrained(model)
+    embeddings = embedder.embed_files(files)
+    with torch.inference_mode():
+        probs = embedder.model.network.forward_head(torch.from_numpy(embeddings)).sigmoid()
+    return Heard(embeddings, probs.numpy())
 
 
 def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> tuple[float, int, float]:
@@ -58,8 +66,10 @@ def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> tup
     return float(mean_ap), len(classes), float(ranks)
 
 
-def rows(name: str, path: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int]) -> Iterator[Row]:
+def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int]) -> Iterator[Row]:
     """Rows for `recipes.results`, but for the command."""
+    path = Path(model)
+    name = path.parent.name if path.name == MODEL else path.stem  # a run is known by its folder
     scores = cross_validate_folds(build_classifier("linear-svm"), heard.embeddings, y, folds, None, True)
     facts = {"what": "ESC-50", "system": name, "data": "ESC-50 at 16 kHz"}
     five = {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": len(scores.accuracies)}
@@ -68,8 +78,8 @@ def rows(name: str, path: str, heard: Heard, teacher: Heard, y: list[str], folds
     mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
     yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
     yield {**facts, "metric": "rank correlation", "value": ranks}
-    model = load_model(path)
-    speed, size = measure(model, budget=5.0), sum(p.numel() for p in model.network.parameters())
+    opened = load_model(model)
+    speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}
     yield {**facts, "metric": "times real time, 8 x 10 s", "value": speed.times_real_time}
@@ -88,10 +98,10 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     prepare(str(Path(given.data) / "esc50-16k"), given.work)
     clips = read_manifest(Path(given.work) / MANIFEST)
     y, folds = [labels[0] for labels in clips.table["labels"]], list(clips.table["fold"])
-    teacher = Heard(given.teacher, clips.paths)
-    for path in (given.teacher, *given.model):
-        heard = teacher if path == given.teacher else Heard(path, clips.paths)
-        measured = [{**row, "command": command} for row in rows(Path(path).stem, path, heard, teacher, y, folds)]
+    teacher = hear(given.teacher, clips.paths)
+    for model in (given.teacher, *given.model):
+        heard = teacher if model == given.teacher else hear(model, clips.paths)
+        measured = [{**row, "command": command} for row in rows(model, heard, teacher, y, folds)]
         for row in measured:
             Console().print(f"{row['system']}, {row['metric']}: {row['value']:.3f}")
         record("distillation", measured, root)
