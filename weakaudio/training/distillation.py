@@ -16,8 +16,9 @@ from weakaudio.networks.contract import Features, mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 
-# Weights of the parts of the loss, which begin at about 5 (scores), 1 and 1.
-_SCORES, _EMBEDDING, _MAPS = 1.0, 2.0, 1.0
+# Weights of the parts of the loss, which begin at about 5 (scores), 1.5 and 1. The maps are what teaches: after 300
+# steps, ESC-50 (fold 5) off the shelf was at 61 % with 1, 2 and 1, 77 % with 0.3, 2 and 4, 78 % with 0.3, 2 and 16.
+_SCORES, _EMBEDDING, _MAPS = 0.3, 2.0, 8.0
 _RARE = -5.0  # logit of most classes most of the time: without it the first steps go into unlearning one half
 
 
