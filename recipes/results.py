@@ -3,8 +3,8 @@
     python -m recipes.results            rewrite the tables
     python -m recipes.results --check    exit 1 and name the files whose tables disagree
 
-A table stands in README.md or recipes/*/README.md between `<!-- results: RECIPE / WHAT -->` and
-`<!-- /results -->`. A figure is stale once the code under it (`CODE`) differs from what it was measured with.
+A table stands in README.md, recipes/*/README.md or a model card, pretrained/*.md, between
+`<!-- results: RECIPE / WHAT -->` and `<!-- /results -->`. A figure is stale once the code under it (`CODE`) differs from what it was measured with.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ CODE: dict[str, list[str]] = {
     "distillation": [
         "weakaudio/audio",
         "weakaudio/networks",
-        "weakaudio/transfer",
+        "weakaudio/transfer/classifiers.py",
+        "weakaudio/transfer/folds.py",
         "weakaudio/inference/embedding.py",
         "weakaudio/pretrained",
         "data_prep/esc50.py",
@@ -317,7 +318,8 @@ def _provenance(rows: list[Row], by_data: bool) -> str:
 
 
 def _readmes(root: Path) -> list[Path]:
-    paths = [root / "README.md", *sorted((root / "recipes").glob("*/README.md"))]
+    recipes, cards = sorted((root / "recipes").glob("*/README.md")), sorted((root / "pretrained").glob("*.md"))
+    paths = [root / "README.md", *recipes, *cards]
     return [path for path in paths if path.is_file()]
 
 

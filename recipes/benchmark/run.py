@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from recipes.benchmark import front_end, inference, loading, packing, padding, training
+from recipes.benchmark import front_end, inference, loading, packing, padding, start, training
 from recipes.benchmark.compare import QUICK, Comparison, Scale
 from recipes.results import Row, record
 
@@ -40,7 +40,7 @@ def measure(scale: Scale, segments: Path | None = None) -> list[Row]:
         found = [row for part in _PARTS for comparison in part.measure(scale) for row in rows(comparison)]
     finally:
         torch.set_num_threads(threads)
-    return found + padding.measure(_COMMAND, segments)
+    return [*found, *padding.measure(_COMMAND, segments), *start.measure(scale.repeats, _COMMAND)]
 
 
 def rows(comparison: Comparison) -> list[Row]:

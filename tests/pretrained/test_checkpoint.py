@@ -66,6 +66,20 @@ def test_loaded_model_gives_the_same_bits(
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["weakcnn", "mobilenet", "flash"])
+def test_half_the_size_gives_nearly_the_same(tmp_path: Path, randomise: Callable[..., Network], name: str) -> None:
+    model = tiny_model(name)
+    randomise(model.network)
+    save_model(model, tmp_path / "whole.safetensors")
+    save_model(model, tmp_path / "half.safetensors", half=True)
+    loaded = load_model(tmp_path / "half.safetensors")
+    assert {tensor.dtype for tensor in loaded.network.state_dict().values()} <= {torch.float32, torch.int64}
+    audio = torch.randn(1, 30000)
+    torch.testing.assert_close(loaded(audio).clip_probs, model(audio).clip_probs, rtol=0, atol=5e-3)
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes["half"] < 0.8 * sizes["whole"]  # headers and batch normalisations stay as they are
+
+
 def test_header_says_what_the_model_is(saved: Path) -> None:
     header = read_header(saved)
     assert header["format_version"] == 1

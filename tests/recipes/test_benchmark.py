@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.benchmark import loading, padding, run
+from recipes.benchmark import loading, padding, run, start
 from recipes.benchmark.compare import QUICK, Comparison
 from weakaudio.audio.logmel import FRONT_ENDS
 
@@ -47,8 +47,9 @@ def test_quick_mode_measures_everything(segments: Path) -> None:
     threads = torch.get_num_threads()
     found = run.measure(QUICK, segments)
     assert torch.get_num_threads() == threads
-    assert {row["what"] for row in found} == {*WHATS, padding.WHAT}
+    assert {row["what"] for row in found} == {*WHATS, padding.WHAT, start.WHAT}
     assert {row["data"].split()[-1] for row in found if row["what"] == padding.WHAT} == {"s", "train_segments.csv"}
+    assert [row["system"] for row in found if row["what"] == start.WHAT] == list(start.WAYS)
     found = [row for row in found if row["what"] != padding.WHAT]
     for row in found:
         assert math.isfinite(row["value"]), row

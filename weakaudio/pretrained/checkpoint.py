@@ -21,10 +21,15 @@ FORMAT_VERSION = 1
 _KEY = "weakaudio"
 
 
-def save_model(model: Model, path: str | Path) -> None:
+def save_model(model: Model, path: str | Path, half: bool = False) -> None:
     """Write a model to one self-describing safetensors file, beside first and then renamed into place.
 
     The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes.
+
+    Parameters
+    ----------
+    half
+        Store weights of more than one dimension as float16, at half the size; they are float32 again once loaded.
 
     Raises
     ------
@@ -49,7 +54,10 @@ def save_model(model: Model, path: str | Path) -> None:
         "notes": model.notes,
     }
     tensors = {
-        name: tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        name: (tensor.half() if half and tensor.ndim > 1 else tensor)
+        .detach()
+        .cpu()
+        .contiguous(memory_format=torch.contiguous_format)
         for name, tensor in model.network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
