@@ -17,9 +17,12 @@ _HOME = {
     "LogMelStatistics": "weakaudio.transfer.features",
     "Model": "weakaudio.networks.model",
     "Tagger": "weakaudio.training.tagger",
+    "SegmentPooler": "weakaudio.transfer.estimators",
+    "WeakAudioClassifier": "weakaudio.transfer.estimators",
     "WeakAudioError": "weakaudio.errors",
     "WeakCNN": "weakaudio.networks",
     "cross_validate_folds": "weakaudio.transfer.folds",
+    "paired_bootstrap": "weakaudio.transfer.compare",
     "detect_folder": "weakaudio.inference.detection",
     "embed_folder": "weakaudio.inference.folder",
     "load_model": "weakaudio.pretrained",
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from weakaudio.pretrained import load_model as load_model
     from weakaudio.pretrained import save_model as save_model
     from weakaudio.training.tagger import Tagger as Tagger
+    from weakaudio.transfer.compare import paired_bootstrap as paired_bootstrap
+    from weakaudio.transfer.estimators import SegmentPooler as SegmentPooler
+    from weakaudio.transfer.estimators import WeakAudioClassifier as WeakAudioClassifier
     from weakaudio.transfer.features import EmbeddingTransformer as EmbeddingTransformer
     from weakaudio.transfer.features import LogMelStatistics as LogMelStatistics
     from weakaudio.transfer.folds import cross_validate_folds as cross_validate_folds

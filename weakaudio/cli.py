@@ -34,20 +34,6 @@ ModelName = Annotated[
 ]
 
 
-class Layer(str, Enum):
-    """Which representation of arXiv 1711.01369."""
-
-    f1 = "f1"
-    f2 = "f2"
-
-
-class Pooling(str, Enum):
-    """How segments become a clip."""
-
-    mean = "mean"
-    max = "max"
-
-
 class Level(str, Enum):
     """One row a clip, or one a segment."""
 
@@ -55,8 +41,12 @@ class Level(str, Enum):
     segment = "segment"
 
 
-LayerOption = Annotated[Layer, typer.Option(help="f1: the embedding; f2: the class probabilities.")]
-PoolingOption = Annotated[Pooling, typer.Option(help="How segments become a clip.")]
+LayerOption = Annotated[
+    str, typer.Option(help="f1: the embedding; f2: the class probabilities; f1+f2: one after the other.")
+]
+PoolingOption = Annotated[
+    str, typer.Option(help="How segments become a clip: mean, max, std, or several, as mean+max.")
+]
 
 
 @app.command(context_settings=_PASS_ON)
@@ -163,15 +153,15 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .h5, .npz or .parquet.")],
     model: ModelName,
     level: Annotated[Level, typer.Option(help="One row a clip, or one a segment.")] = Level.clip,
-    layer: LayerOption = Layer.f1,
-    pooling: PoolingOption = Pooling.mean,
+    layer: LayerOption = "f1",
+    pooling: PoolingOption = "mean",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Embed a recording or a folder; a run that was killed goes on where it was."""
     from weakaudio.inference.embedding import Embedder
     from weakaudio.inference.folder import embed_folder
 
-    embedder = Embedder.from_pretrained(model, layer.value, pooling.value, device)
+    embedder = Embedder.from_pretrained(model, layer, pooling, device)
     summary = embed_folder(embedder, source, out, level.value, model, shlex.join(["weakaudio", *sys.argv[1:]]))
     typer.echo(str(summary))
     if summary.failures:
@@ -236,8 +226,8 @@ def transfer(
         Path, typer.Argument(help="CSV with path, labels, fold, as `prepare` writes it; or its folder.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="As for embed, or logmel-statistics: no network.")],
-    layer: LayerOption = Layer.f1,
-    pooling: PoolingOption = Pooling.mean,
+    layer: LayerOption = "f1",
+    pooling: PoolingOption = "mean",
     classifier: Annotated[str, typer.Option(help="linear-svm or rbf-svm.")] = "linear-svm",
     allow_shared_sources: Annotated[
         bool, typer.Option("--allow-shared-sources", help="Keep folds that share recordings, as ESC-50's.")
@@ -251,7 +241,7 @@ def transfer(
     from weakaudio.transfer.command import transfer as run
 
     table = manifest / MANIFEST if manifest.is_dir() else manifest
-    scores = run(table, out, model, layer.value, pooling.value, classifier, allow_shared_sources)
+    scores = run(table, out, model, layer, pooling, classifier, allow_shared_sources)
     for fold, accuracy in scores.accuracies.items():
         typer.echo(f"fold {fold}: {accuracy:.1%}")
     typer.echo(f"{scores} -> {out}")

@@ -49,6 +49,26 @@ def test_f1_and_f2_are_what_the_network_says(model: Model) -> None:
     np.testing.assert_array_equal(loudest.clip, f1.segments.max(0))
 
 
+def test_layers_and_poolings_are_put_side_by_side(model: Model) -> None:
+    audio = noise(3 * RATE)
+    f1, f2 = (Embedder(model, layer).embed_array(audio, RATE).segments for layer in ("f1", "f2"))
+    embedder = Embedder(model, "f2+f1", "max+std")
+    found = embedder.embed_array(audio, RATE)
+    both = np.concatenate([f2, f1], 1)
+    np.testing.assert_array_equal(found.segments, both)
+    np.testing.assert_allclose(found.clip, np.concatenate([both.max(0), both.std(0)]), atol=1e-6)
+    names = embedder.feature_names
+    assert len(names) == embedder.n_features == len(found.clip)
+    assert (names[0], names[3], names[-1]) == ("dog_max", "f1_0_max", f"f1_{f1.shape[1] - 1}_std")
+    assert Embedder(model, "f2").feature_names == ["dog", "rain", "saw"]
+
+
+@pytest.mark.parametrize(("layer", "pooling"), [("f3", "mean"), ("f1+f1", "mean"), ("f1", "median"), ("f1", "max+")])
+def test_layers_and_poolings_that_are_not_known_are_refused(model: Model, layer: str, pooling: str) -> None:
+    with pytest.raises(WeakAudioError, match=r"unknown; there are|names one of them twice"):
+        Embedder(model, layer, pooling)
+
+
 def test_times_cover_the_whole_recording(embedder: Embedder) -> None:
     found = embedder.embed_array(noise(5 * RATE + 1), RATE)
     assert found.times.shape == (len(found.segments), 2)

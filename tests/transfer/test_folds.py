@@ -202,3 +202,39 @@ def test_a_recording_in_two_folds_is_refused_unless_allowed() -> None:
     assert check_split(A, B, ["r1", None, None, np.nan]) == ()  # unknown: recordings of their own
     with pytest.raises(ProtocolError, match="sources 3"):
         check_split(A, B, sources[:3])
+
+
+def test_parameters_are_chosen_on_the_other_folds_as_scikit_learn_would() -> None:
+    X, y, folds = clips(3, n=90)
+    grid = {"n_neighbors": [1, 5, 15]}
+    scores = cross_validate_folds(KNeighborsClassifier(), X, y, folds, grid=grid, n_jobs=2)
+    for fold in range(1, 6):
+        inside = folds != fold
+        means = {
+            k: cross_val_score(
+                KNeighborsClassifier(k), X[inside], y[inside], cv=PredefinedSplit(folds[inside])
+            ).mean()
+            for k in grid["n_neighbors"]
+        }
+        best = max(means, key=lambda k: means[k])
+        assert scores.chosen[fold] == {"n_neighbors": best}
+        expected = KNeighborsClassifier(best).fit(X[inside], y[inside]).predict(X[~inside])
+        np.testing.assert_array_equal(scores.predictions[~inside], expected)
+    assert cross_validate_folds(KNeighborsClassifier(), X, y, folds).chosen == {}
+
+
+def test_labels_of_the_fold_that_is_scored_choose_nothing() -> None:
+    X, y, folds = clips(4)
+    grid = {"n_neighbors": [1, 5, 15]}
+    scores = cross_validate_folds(KNeighborsClassifier(), X, y, folds, grid=grid)
+    shuffled = y.copy()
+    shuffled[folds == 2] = np.random.default_rng(0).permutation(shuffled[folds == 2])
+    again = cross_validate_folds(KNeighborsClassifier(), X, shuffled, folds, grid=grid)
+    assert again.chosen[2] == scores.chosen[2]
+    np.testing.assert_array_equal(again.predictions[folds == 2], scores.predictions[folds == 2])
+
+
+def test_two_folds_are_too_few_to_choose_on() -> None:
+    X, y, folds = clips(0, n_folds=2)
+    with pytest.raises(ProtocolError, match="at least three folds"):
+        cross_validate_folds(KNeighborsClassifier(), X, y, folds, grid={"n_neighbors": [1]})

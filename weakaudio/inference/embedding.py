@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,9 +19,14 @@ from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 
-Layer = Literal["f1", "f2"]
-Pooling = Literal["mean", "max"]
 Audio = NDArray[np.float32]
+
+LAYERS = ("f1", "f2")
+POOLINGS: dict[str, Callable[[Audio], Audio]] = {
+    "mean": lambda segments: segments.mean(0),
+    "max": lambda segments: segments.max(0),
+    "std": lambda segments: segments.std(0),
+}
 
 _BATCH_SECONDS = 20.0  # of audio that go through the network at once: what stays in a processor's cache
 _FILES_AHEAD = 64  # decoded together
@@ -48,10 +52,11 @@ class Embedder:
     model
         Is copied; the copy is made faster (`Network.fuse`).
     layer
-        "f1": the embedding before the classifier, D = `n_features` of the network. "f2": the class
-        probabilities, D = C. Both are representations of arXiv 1711.01369.
+        "f1": the embedding before the classifier, as wide as `n_features` of the network. "f2": the class
+        probabilities, C wide. Both are representations of arXiv 1711.01369; "f1+f2" is one after the other.
     pooling
-        How segments become a clip: "mean" or "max" over time.
+        How segments become a clip: "mean", "max" or "std" (standard deviation) over time, or several, as "mean+max",
+        one after the other.
     device
         Where the network runs, e.g. "cpu" or "cuda".
 
@@ -61,11 +66,9 @@ class Embedder:
         No such layer or pooling.
     """
 
-    def __init__(self, model: Model, layer: Layer = "f1", pooling: Pooling = "mean", device: str = "cpu") -> None:
-        for value, known, what in ((layer, Layer, "layer"), (pooling, Pooling, "pooling")):
-            if value not in get_args(known):
-                raise WeakAudioError(f"{what} {value!r}: unknown; there are {', '.join(get_args(known))}")
+    def __init__(self, model: Model, layer: str = "f1", pooling: str = "mean", device: str = "cpu") -> None:
         self.layer, self.pooling = layer, pooling
+        self._layers, self._poolings = parts(layer, LAYERS, "layer"), parts(pooling, POOLINGS, "pooling")
         self.device = find_device(device)
         self.checksum = model_checksum(model)
         self.model = fused_copy(model, self.device)
@@ -74,8 +77,8 @@ class Embedder:
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        layer: Layer = "f1",
-        pooling: Pooling = "mean",
+        layer: str = "f1",
+        pooling: str = "mean",
         device: str = "cpu",
     ) -> Embedder:
         """An embedder by the name that `weakaudio models` lists, or by the path of a model file.
@@ -89,8 +92,18 @@ class Embedder:
 
     @property
     def n_features(self) -> int:
-        """D"""
-        return self.model.network.n_features if self.layer == "f1" else len(self.model.labels)
+        """D of a clip; that of a segment is smaller by the number of poolings."""
+        return len(self.feature_names)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """(D,) where each value of a clip's embedding is from, as "f1_0" or, of f2, the class; and the pooling, if
+        there are several."""
+        names = {"f1": [f"f1_{n}" for n in range(self.model.network.n_features)], "f2": self.model.labels}
+        columns = [name for layer in self._layers for name in names[layer]]
+        if len(self._poolings) == 1:
+            return columns
+        return [f"{name}_{pooling}" for pooling in self._poolings for name in columns]
 
     @property
     def sample_rate(self) -> int:
@@ -134,7 +147,7 @@ class Embedder:
         found: dict[int, Embedding] = {}
         for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate)):
             for n, segments in zip(batch, self._forward([clips[n] for n in batch]), strict=True):
-                clip = segments.mean(0) if self.pooling == "mean" else segments.max(0)
+                clip = pool(segments, self._poolings)
                 found[n] = Embedding(segments, self.model.segment_times(lengths[n]), clip)
         return [found[n] for n in range(len(clips))]
 
@@ -143,10 +156,12 @@ class Embedder:
         waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
         lengths = torch.tensor([len(clip) for clip in clips])
         frames, n_frames = self.model.logmel(waveform.to(self.device), lengths.to(self.device))
-        values, mask = self.model.network.forward_features(frames, n_frames)
-        if self.layer == "f2":
-            values = self.model.network.forward_head(values).float().sigmoid()
-        return [own[inside].cpu().numpy() for own, inside in zip(values.float(), mask, strict=True)]
+        embeddings, mask = self.model.network.forward_features(frames, n_frames)
+        values = {"f1": embeddings.float()}
+        if "f2" in self._layers:
+            values["f2"] = self.model.network.score_segments(embeddings, mask).float().sigmoid()
+        wide = torch.cat([values[layer] for layer in self._layers], 2)
+        return [own[inside].cpu().numpy() for own, inside in zip(wide, mask, strict=True)]
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Threads decode the next files (libsndfile and soxr let others run) while the network has these."""
@@ -161,6 +176,28 @@ class Embedder:
                 clips = [job.result() for job in ahead]
                 ahead = [pool.submit(read, path) for path in following]
                 yield from self.embed_clips(clips)
+
+
+def parts(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
+    """The names in "a+b".
+
+    Raises
+    ------
+    WeakAudioError
+        A name that is not known, or one that is there twice.
+    """
+    names = tuple(value.split("+"))
+    for name in names:
+        if name not in known:
+            raise WeakAudioError(f"{what} {name!r}: unknown; there are {', '.join(known)}, or several joined by +")
+    if len(set(names)) < len(names):
+        raise WeakAudioError(f"{what} {value!r}: names one of them twice")
+    return names
+
+
+def pool(segments: Audio, poolings: Sequence[str]) -> Audio:
+    """(S, D) segments to one vector, of as many times D as there are poolings (names of `POOLINGS`)."""
+    return np.concatenate([POOLINGS[name](segments) for name in poolings])
 
 
 def find_device(name: str) -> torch.device:

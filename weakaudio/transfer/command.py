@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -26,8 +26,8 @@ def transfer(
     manifest: str | Path,
     out: str | Path,
     model: str = "untrained-16k",
-    layer: Literal["f1", "f2"] = "f1",
-    pooling: Literal["mean", "max"] = "mean",
+    layer: str = "f1",
+    pooling: str = "mean",
     classifier: str = "linear-svm",
     allow_shared_sources: bool = False,
 ) -> FoldScores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from weakaudio.audio.io import read_audio
 from weakaudio.audio.logmel import LogMel
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import Embedder
+from weakaudio.transfer.cache import embed_cached
 
 Paths = Sequence[str | Path]
 
@@ -55,9 +56,12 @@ class EmbeddingTransformer(_PathTransformer):
     model
         Path of a model file, or a name that `weakaudio models` lists.
     layer
-        "f1": the embedding before the classifier; "f2": the class probabilities.
+        "f1": the embedding before the classifier; "f2": the class probabilities; "f1+f2": both.
     pooling
-        How segments become a clip: "mean" or "max".
+        How segments become a clip: "mean", "max", "std", or several, as "mean+max".
+    cache
+        A folder where embeddings are kept, so that no recording is heard twice: by the recording's path, size and
+        time of change, and by the model. It may be shared, and deleted at any time. None keeps nothing.
 
     Attributes
     ----------
@@ -70,12 +74,14 @@ class EmbeddingTransformer(_PathTransformer):
     def __init__(
         self,
         model: str | Path = "untrained-16k",
-        layer: Literal["f1", "f2"] = "f1",
-        pooling: Literal["mean", "max"] = "mean",
+        layer: str = "f1",
+        pooling: str = "mean",
+        cache: str | Path | None = None,
     ) -> None:
         self.model = model
         self.layer = layer
         self.pooling = pooling
+        self.cache = cache
 
     def fit(self, X: Paths, y: object = None) -> EmbeddingTransformer:
         """Load the model; opens no recording.
@@ -102,12 +108,13 @@ class EmbeddingTransformer(_PathTransformer):
             A recording that cannot be read; the message names it.
         """
         check_is_fitted(self)
-        return self._embedder.embed_files(_check_paths(X))
+        paths = _check_paths(X)
+        if self.cache is None:
+            return self._embedder.embed_files(paths)
+        return embed_cached(self._embedder, paths, Path(self.cache))
 
     def _names(self) -> list[str]:
-        if self.layer == "f2":
-            return self._embedder.model.labels
-        return [f"f1_{n}" for n in range(self.n_features_out_)]
+        return self._embedder.feature_names
 
 
 class LogMelStatistics(_PathTransformer):

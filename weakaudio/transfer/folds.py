@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -32,6 +35,8 @@ class FoldScores:
     """(C, C) clips of class [row] that were taken for class [column], over all folds"""
     shared_sources: tuple[str, ...] = ()
     """recordings with clips in more than one fold"""
+    chosen: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    """parameters that were chosen on the other folds, by the fold's name"""
 
     @property
     def mean(self) -> float:
@@ -54,6 +59,8 @@ def cross_validate_folds(
     folds: ArrayLike,
     sources: ArrayLike | None = None,
     allow_shared_sources: bool = False,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    n_jobs: int | None = None,
 ) -> FoldScores:
     """Train a fresh copy of a classifier on all folds but one, predict that one, and so for each.
 
@@ -76,11 +83,17 @@ def cross_validate_folds(
     allow_shared_sources
         Whether a recording may have clips in more than one fold, as four of ESC-50 have; they are listed in
         the scores.
+    grid
+        Values to choose parameters of the estimator from, e.g. {"linearsvc__C": [0.001, 0.01, 0.1]}. For each
+        fold they are chosen by cross-validation over the other folds, so never by the clips that are scored.
+    n_jobs
+        Folds that are trained at the same time, as joblib has it; None is one.
 
     Raises
     ------
     ProtocolError
-        Lengths differ, X holds NaN, the estimator is trained already, or `check_split` refuses the folds.
+        Lengths differ, X holds NaN, the estimator is trained already, there is a grid and only two folds, or
+        `check_split` refuses the folds.
     """
     features = np.asarray(X)
     shared = check_split(y, folds, sources, allow_shared_sources)
@@ -91,22 +104,50 @@ def cross_validate_folds(
         row = int((~np.isfinite(features)).reshape(len(features), -1).any(axis=1).argmax())
         raise ProtocolError(f"X holds NaN or infinite values, first in row {row}: mend or drop that clip")
 
+    names = _fold_names(folds)
+    if grid and len(names) < 3:
+        raise ProtocolError("choosing parameters takes at least three folds: one to score, the others to choose on")
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(_predict)(
+            _untrained(estimator),
+            features[fold_of != fold],
+            truth[fold_of != fold],
+            fold_of[fold_of != fold],
+            features[fold_of == fold],
+            grid,
+        )
+        for fold in names
+    )
     predictions = np.empty_like(truth)
-    for fold in _fold_names(folds):
-        test = fold_of == fold
-        classifier = _untrained(estimator)
-        classifier.fit(features[~test], truth[~test])
-        predictions[test] = classifier.predict(features[test])
+    for fold, (predicted, _) in zip(names, found, strict=True):
+        predictions[fold_of == fold] = predicted
 
     right = predictions == truth
     classes = np.unique(truth)
     return FoldScores(
-        {fold: float(right[fold_of == fold].mean()) for fold in _fold_names(folds)},
+        {fold: float(right[fold_of == fold].mean()) for fold in names},
         predictions,
         classes,
         confusion_matrix(truth, predictions, labels=classes),
         shared,
+        {fold: chosen for fold, (_, chosen) in zip(names, found, strict=True) if grid},
     )
+
+
+def _predict(
+    classifier: Any,
+    X: NDArray[Any],
+    y: NDArray[Any],
+    folds: NDArray[Any],
+    unseen: NDArray[Any],
+    grid: Mapping[str, Sequence[Any]] | None,
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Classes of clips unseen, and the parameters that were chosen. Labels of these clips do not come here."""
+    if not grid:
+        return classifier.fit(X, y).predict(unseen), {}
+    inner = PredefinedSplit(np.unique(folds, return_inverse=True)[1])
+    search = GridSearchCV(classifier, dict(grid), cv=inner, error_score="raise").fit(X, y)
+    return search.predict(unseen), dict(search.best_params_)
 
 
 def check_split(
