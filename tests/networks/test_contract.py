@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, object]] = {
     "mobilenet": {"width": 1 / 8},
     "cnn14": {"width": 1 / 16},
     "flash": {"stages": [("dense", 1, 8)] * 4, "n_features": 16},
+    "stacked": {"base": "weakcnn", "base_config": {"n_classes": 4, "n_mels": 64, "width": 1 / 8}},
 }
 
 
@@ -51,7 +52,8 @@ def networks(*choices: str, **fixed: str) -> pytest.MarkDecorator:
 def tiny(name: str, config: dict[str, str] | None = None, **more: object) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_network(name, **{"n_classes": 5, "n_mels": 64, **SMALL[name], **(config or {}), **more})
+        mels = {"n_mels": 64} if takes(name, "n_mels") else {}
+        return build_network(name, **{"n_classes": 5, **mels, **SMALL[name], **(config or {}), **more})
 
 
 def clips_of(lengths: list[int]) -> list[Tensor]:
@@ -254,3 +256,21 @@ def test_model_applies_its_own_front_end() -> None:
     expected = model.network(*LogMel("16k")(audio))
     assert torch.equal(model(audio).clip_probs, expected.clip_probs)
     assert model.sample_rate == RATE
+
+
+@networks()
+def test_layers_lead_to_the_embedding_and_leave_the_heads(name: str, config: dict[str, str]) -> None:
+    """Each parameter is in one layer, or only scores what the layers made."""
+    net = tiny(name, config)
+    in_layers = [id(p) for layer in net.layers() for p in layer.parameters()]
+    assert len(in_layers) == len(set(in_layers))
+    embeddings, _ = net.forward_features(torch.randn(2, 200, 64))
+    embeddings.square().sum().backward()
+    reached = {id(p) for p in net.parameters() if p.grad is not None}
+    assert reached == set(in_layers)
+    for layer in net.layers()[:-1]:
+        for parameter in layer.parameters():
+            parameter.requires_grad_(False)
+    net.zero_grad()
+    embeddings, _ = net.forward_features(torch.randn(2, 200, 64))
+    assert embeddings.requires_grad  # the last layer makes them

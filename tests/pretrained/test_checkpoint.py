@@ -18,11 +18,15 @@ from weakaudio.pretrained import load_model, model_checksum, model_names, read_h
 
 
 def tiny_model(name: str = "weakcnn", **config: object) -> Model:
-    if "width" in inspect.signature(NETWORKS[name]).parameters:
-        config = {"width": 1 / 16, **config}
+    small = {"width": 1 / 16, "n_mels": 64}
+    if name == "stacked":
+        config = {"base": "weakcnn", "base_config": {"n_classes": 4, **small}}
+    config = {
+        key: value for key, value in small.items() if key in inspect.signature(NETWORKS[name]).parameters
+    } | config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network(name, n_classes=3, n_mels=64, **config)
+        network = build_network(name, n_classes=3, **config)
     return Model(network, "16k", ["dog", "rain", "Säge"], {"training": "none", "mAP": 0.1}).eval()
 
 

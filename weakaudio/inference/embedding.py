@@ -153,9 +153,7 @@ class Embedder:
 
     @torch.inference_mode()
     def _forward(self, clips: list[Audio]) -> list[NDArray[np.float32]]:
-        waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
-        lengths = torch.tensor([len(clip) for clip in clips])
-        frames, n_frames = self.model.logmel(waveform.to(self.device), lengths.to(self.device))
+        frames, n_frames = self.model.logmel(*stack(clips, self.device))
         embeddings, mask = self.model.network.forward_features(frames, n_frames)
         values = {"f1": embeddings.float()}
         if "f2" in self._layers:
@@ -198,6 +196,12 @@ def parts(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
 def pool(segments: Audio, poolings: Sequence[str]) -> Audio:
     """(S, D) segments to one vector, of as many times D as there are poolings (names of `POOLINGS`)."""
     return np.concatenate([POOLINGS[name](segments) for name in poolings])
+
+
+def stack(clips: Sequence[Audio], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of shape (N,) to one zero-padded waveform (B, max N) and their lengths (B,), on a device."""
+    waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+    return waveform.to(device), torch.tensor([len(clip) for clip in clips], device=device)
 
 
 def find_device(name: str) -> torch.device:

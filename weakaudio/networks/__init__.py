@@ -9,6 +9,7 @@ from weakaudio.networks.contract import Network, Output
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.mobilenet import MobileNet
 from weakaudio.networks.panns import Cnn14
+from weakaudio.networks.stacked import StackedNetwork
 from weakaudio.networks.weakcnn import WeakCNN
 from weakaudio.networks.windowed import WindowedCNN
 
@@ -18,6 +19,7 @@ NETWORKS: dict[str, type[Network]] = {
     "mobilenet": MobileNet,
     "cnn14": Cnn14,
     "flash": FlashCNN,
+    "stacked": StackedNetwork,
 }
 
 
@@ -49,6 +51,7 @@ __all__ = [
     "MobileNet",
     "Network",
     "Output",
+    "StackedNetwork",
     "WeakCNN",
     "WindowedCNN",
     "build_network",

@@ -40,7 +40,7 @@ class Network(nn.Module):
     """A log-mel becomes segment and clip scores; plain torch.
 
     A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, writes
-    `forward_features`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must not
+    `forward_features` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must not
     depend on what else is in its batch, nor on how far it is padded.
     """
 
@@ -88,6 +88,13 @@ class Network(nn.Module):
         self.config["n_classes"] = n_classes
         self.classifier = nn.Linear(self.n_features, n_classes)
         self.pooling = build_pooling(self.config["pooling"], n_classes, self.n_features)
+
+    def layers(self) -> list[nn.Module]:
+        """Its layers from the log-mel to the embedding, which the last of them makes; heads are not among them.
+
+        So that transfer can train them at different rates, or some of them only.
+        """
+        raise NotImplementedError
 
     def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
         """As `forward_features`, and what the stages give on the way, for networks that are taught by another one.

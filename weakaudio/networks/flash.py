@@ -114,6 +114,10 @@ class FlashCNN(StagedNetwork):
         embeddings = self.last(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
         return Features(maps, embeddings, length_mask(self.geometry.segment_counts(lengths), embeddings.shape[1]))
 
+    def layers(self) -> list[nn.Module]:
+        pairs = zip(self.entries, self.stages, strict=True)
+        return [*(nn.ModuleList(pair) for pair in pairs), self.last]
+
     def reset_classifier(self, n_classes: int) -> None:
         self.config["n_classes"] = n_classes
         self.classifier = nn.Linear(self.n_features, n_classes)

@@ -98,6 +98,9 @@ class MobileNet(StagedNetwork):
         logits: Tensor = self.classifier(F.hardswish(self.hidden(embeddings)))
         return logits
 
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks, self.last]
+
     def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         near, far = (self.forward_head(_mean_around(embeddings, mask, width)) for width in _CONTEXTS)
         return torch.minimum(near, far)

@@ -92,6 +92,9 @@ class Cnn14(Network):
             clip_probs = self.forward_head(clip).sigmoid()
         return Output(logits, clip_probs, embeddings, mask)
 
+    def layers(self) -> list[nn.Module]:
+        return [self.norm, *self.blocks]
+
     def reset_classifier(self, n_classes: int) -> None:
         self.config["n_classes"] = n_classes
         self.classifier = nn.Linear(self.hidden.out_features, n_classes)

@@ -109,6 +109,9 @@ class WeakCNN(Network):
         embeddings = self.f1(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
         return embeddings, mask
 
+    def layers(self) -> list[nn.Module]:
+        return [*self.blocks, self.f1]
+
     def fuse(self) -> Network:
         """Fold batch normalisation into the convolutions and lay weights out channels-last."""
         fold_norms(self)

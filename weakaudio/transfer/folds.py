@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,80 @@ class FoldScores:
         return f"accuracy {self.mean:.1%} ± {self.std:.1%} over {len(self.accuracies)} folds"
 
 
+class Fold(NamedTuple):
+    """What may be known before a fold is scored: all of the other folds, and which clips are in this one."""
+
+    name: Any
+    train: NDArray[np.int64]
+    """positions of the clips of all other folds"""
+    y: NDArray[Any]
+    """their classes"""
+    folds: NDArray[Any]
+    """their folds, for choices inside the training clips"""
+    test: NDArray[np.int64]
+    """positions of the clips of this fold, whose classes are kept back"""
+
+
+class Protocol:
+    """Hands out folds without the classes of their test clips, and scores what was predicted for these.
+
+    Parameters
+    ----------
+    y, folds, sources, allow_shared_sources
+        As of `cross_validate_folds`.
+
+    Raises
+    ------
+    ProtocolError
+        As `check_split`.
+    """
+
+    def __init__(
+        self,
+        y: ArrayLike,
+        folds: ArrayLike,
+        sources: ArrayLike | None = None,
+        allow_shared_sources: bool = False,
+    ) -> None:
+        self._shared = check_split(y, folds, sources, allow_shared_sources)
+        self._truth, self._fold_of = _values(y, "y"), _values(folds, "folds")
+        self._names = _fold_names(folds)
+
+    def __len__(self) -> int:
+        """Clips."""
+        return len(self._truth)
+
+    def __iter__(self) -> Iterator[Fold]:
+        for name in self._names:
+            test = self._fold_of == name
+            train = np.flatnonzero(~test)
+            yield Fold(name, train, self._truth[train], self._fold_of[train], np.flatnonzero(test))
+
+    def score(self, predictions: Mapping[Any, ArrayLike]) -> FoldScores:
+        """Scores of the classes predicted for each fold's test clips, in their order.
+
+        Raises
+        ------
+        ProtocolError
+            A fold without predictions, or with another number of them than it has clips.
+        """
+        predicted = np.empty_like(self._truth)
+        for fold in self:
+            own = np.asarray(predictions[fold.name]) if fold.name in predictions else np.empty(0)
+            if len(own) != len(fold.test):
+                raise ProtocolError(f"fold {fold.name!r}: {len(own)} predictions of {len(fold.test)} clips")
+            predicted[fold.test] = own
+        right = predicted == self._truth
+        classes = np.unique(self._truth)
+        return FoldScores(
+            {name: float(right[self._fold_of == name].mean()) for name in self._names},
+            predicted,
+            classes,
+            confusion_matrix(self._truth, predicted, labels=classes),
+            self._shared,
+        )
+
+
 def cross_validate_folds(
     estimator: Any,
     X: ArrayLike,
@@ -95,43 +169,23 @@ def cross_validate_folds(
         Lengths differ, X holds NaN, the estimator is trained already, there is a grid and only two folds, or
         `check_split` refuses the folds.
     """
+    protocol = Protocol(y, folds, sources, allow_shared_sources)
     features = np.asarray(X)
-    shared = check_split(y, folds, sources, allow_shared_sources)
-    truth, fold_of = _values(y, "y"), _values(folds, "folds")
-    if len(features) != len(truth):
-        raise ProtocolError(f"X has {len(features)} rows, y {len(truth)}: they must describe the same clips")
+    if len(features) != len(protocol):
+        raise ProtocolError(f"X has {len(features)} rows, y {len(protocol)}: they must describe the same clips")
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         row = int((~np.isfinite(features)).reshape(len(features), -1).any(axis=1).argmax())
         raise ProtocolError(f"X holds NaN or infinite values, first in row {row}: mend or drop that clip")
-
-    names = _fold_names(folds)
-    if grid and len(names) < 3:
+    parts = list(protocol)
+    if grid and len(parts) < 3:
         raise ProtocolError("choosing parameters takes at least three folds: one to score, the others to choose on")
     found = Parallel(n_jobs=n_jobs)(
-        delayed(_predict)(
-            _untrained(estimator),
-            features[fold_of != fold],
-            truth[fold_of != fold],
-            fold_of[fold_of != fold],
-            features[fold_of == fold],
-            grid,
-        )
-        for fold in names
+        delayed(_predict)(_untrained(estimator), features[fold.train], fold.y, fold.folds, features[fold.test], grid)
+        for fold in parts
     )
-    predictions = np.empty_like(truth)
-    for fold, (predicted, _) in zip(names, found, strict=True):
-        predictions[fold_of == fold] = predicted
-
-    right = predictions == truth
-    classes = np.unique(truth)
-    return FoldScores(
-        {fold: float(right[fold_of == fold].mean()) for fold in names},
-        predictions,
-        classes,
-        confusion_matrix(truth, predictions, labels=classes),
-        shared,
-        {fold: chosen for fold, (_, chosen) in zip(names, found, strict=True) if grid},
-    )
+    scores = protocol.score({fold.name: predicted for fold, (predicted, _) in zip(parts, found, strict=True)})
+    chosen = {fold.name: parameters for fold, (_, parameters) in zip(parts, found, strict=True) if grid}
+    return replace(scores, chosen=chosen)
 
 
 def _predict(

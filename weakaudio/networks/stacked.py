@@ -1,0 +1,68 @@
+"""A network whose classes are judged by the classes of another one (preset III of `weakaudio.transfer.adapt`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Network, Output, mean_embedding
+
+
+class StackedNetwork(Network):
+    """A linear layer on the class probabilities (F2) of another network, which it contains.
+
+    A clip is scored by the mean of these probabilities over its segments. Embeddings are those of the network
+    beneath.
+
+    Parameters
+    ----------
+    n_classes
+        C
+    base, base_config
+        Name and arguments of the network beneath, its own number of classes among them.
+    """
+
+    def __init__(self, n_classes: int, base: str, base_config: dict[str, Any]) -> None:
+        super().__init__()
+        if n_classes < 1:
+            raise WeakAudioError(f"StackedNetwork: n_classes must be at least 1, got {n_classes}")
+        from weakaudio.networks import build_network  # which itself lists this class
+
+        self.base = build_network(base, **base_config)
+        self.config = {"n_classes": n_classes, "base": base, "base_config": self.base.config}
+        self.geometry, self.n_features = self.base.geometry, self.base.n_features
+        self.reset_classifier(n_classes)
+
+    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.base.forward_features(logmel, lengths)
+
+    def forward_head(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.base.forward_head(embeddings).sigmoid())
+        return logits
+
+    def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.base.score_segments(embeddings, mask).sigmoid())
+        return logits
+
+    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
+        embeddings, mask = self.forward_features(logmel, lengths)
+        scores = self.base.score_segments(embeddings, mask).sigmoid()
+        logits = self.classifier(scores)
+        with torch.autocast(logits.device.type, enabled=False):
+            clip_probs = self.classifier(mean_embedding(scores.float(), mask)).sigmoid()
+        return Output(logits, clip_probs, embeddings, mask)
+
+    def layers(self) -> list[nn.Module]:
+        return self.base.layers()
+
+    def reset_classifier(self, n_classes: int) -> None:
+        self.config["n_classes"] = n_classes
+        self.classifier = nn.Linear(int(self.base.config["n_classes"]), n_classes)
+
+    def fuse(self) -> Network:
+        """Fuse the network beneath."""
+        self.base.fuse()
+        return self.eval()
