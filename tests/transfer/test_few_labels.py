@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from weakaudio.errors import ProtocolError
+from weakaudio.inference.embedding import Embedder
+from weakaudio.networks import FlashCNN, MobileNet, Network, WeakCNN
+from weakaudio.networks.model import Model
+from weakaudio.transfer.adapted import clip_probs
+from weakaudio.transfer.few_labels import SIZES, estimate_quality, fold_by_recording, train_head
+
+
+@pytest.fixture
+def model(randomise: Callable[[Network], Network]) -> Model:
+    network = FlashCNN(4, 128, [("dense", 0, 8), ("dense", 0, 8), ("dense", 0, 16), ("dense", 0, 16)], 32)
+    return Model(randomise(network), "32k", list("abcd")).eval()
+
+
+def clusters(rng: np.random.Generator, n: int = 150, n_classes: int = 3) -> tuple[NDArray[np.float64], list[str]]:
+    """Embeddings in which classes are told apart better the more of them one has seen."""
+    names = [f"class {k % n_classes}" for k in range(n)]
+    centres = rng.standard_normal((n_classes, 60))
+    return 4 * rng.standard_normal((n, 60)) + centres[np.arange(n) % n_classes], names
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_head_says_what_its_regression_says(model: Model, rng: np.random.Generator, n_classes: int) -> None:
+    clips = [(0.1 * rng.standard_normal(16000 + 100 * n)).astype(np.float32) for n in range(30)]
+    for n, clip in enumerate(clips):
+        if n % n_classes:
+            clip *= np.sin(np.arange(len(clip)) * 0.01 * (n % n_classes)).astype(np.float32)
+    y = [f"class {n % n_classes}" for n in range(30)]
+    X = np.stack([found.clip for found in Embedder(model).embed_clips(clips)])
+    own = train_head(model, X, y)
+    assert own.labels == sorted(set(y))
+    scaled = (X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1)
+    for k, name in enumerate(own.labels):
+        head = LogisticRegression(C=0.01, solver="newton-cg", tol=1e-8).fit(scaled, np.array(y) == name)
+        np.testing.assert_allclose(clip_probs(own, clips)[:, k], head.predict_proba(scaled)[:, 1], atol=1e-4)
+    assert model.labels == list("abcd")
+
+
+def test_the_estimate_is_that_of_cross_validation_and_grows_with_labels(rng: np.random.Generator) -> None:
+    X, y = clusters(rng, 300)
+    quality = estimate_quality(X, y)
+    assert list(quality.curve["labels"]) == list(SIZES)
+    assert quality.curve["accuracy"].iloc[0] + 0.1 < quality.curve["accuracy"].iloc[-1]
+    assert quality.curve["accuracy"].iloc[-1] <= quality.scores.mean + 0.05
+    assert len(quality.scores.accuracies) == 5
+    few = estimate_quality(X[:60], y[:60])  # sixteen of each class to train on
+    assert list(few.curve["labels"]) == [5, 10]
+
+
+def test_recordings_stay_together_and_classes_are_spread(rng: np.random.Generator) -> None:
+    y = [f"class {n % 3}" for n in range(90)]
+    sources = [f"recording {n // 6}" for n in range(90)]
+    folds = fold_by_recording(y, sources)
+    assert set(folds) == {1, 2, 3, 4, 5}
+    assert all(len({folds[n] for n in range(90) if sources[n] == source}) == 1 for source in set(sources))
+    for fold in range(1, 6):
+        assert {y[n] for n in range(90) if folds[n] == fold} == set(y)
+    assert set(fold_by_recording(["a", "a", "a", "b", "b", "b"])) == {1, 2, 3}
+
+
+def test_what_cannot_be_estimated_or_trained_is_refused(model: Model, rng: np.random.Generator) -> None:
+    X, _ = clusters(rng, 4)
+    with pytest.raises(ProtocolError, match="class 'b' has clips of one recording only"):
+        estimate_quality(X, ["a", "a", "b", "b"], sources=["1", "2", "3", "3"])
+    with pytest.raises(ProtocolError, match="one class only"):
+        train_head(model, rng.standard_normal((4, 32)), ["a"] * 4)
+    for network, front_end in ((WeakCNN(3, 64, 0.125), "16k"), (MobileNet(3, width=0.1), "efficientat-32k")):
+        with pytest.raises(ProtocolError, match="adapt it instead"):
+            train_head(Model(network, front_end, ["a", "b", "c"]), X, ["a", "b", "a", "b"])
