@@ -170,3 +170,98 @@ def test_what_is_not_there_is_refused_by_name(class_folders: Path, tmp_path: Pat
     (class_folders / "clips.csv").write_text("path,labels\ndog/a.wav,dog\nabsent.wav,dog\n")
     with pytest.raises(ManifestError, match="1 of 2 clips do not exist"):
         prepare(str(class_folders / "clips.csv"), str(tmp_path / "out"))
+
+
+@pytest.fixture
+def sessions(make_wavs: MakeWavs) -> Path:
+    """Two classes, four recordings of each, of one to four clips; dog and rain were recorded in other sessions."""
+    return make_wavs(
+        {
+            f"{label}/{label[0]}{session}_{clip}.wav": tone(100 * number + 10 * session + clip)
+            for number, label in enumerate(("dog", "rain"))
+            for session in range(4)
+            for clip in range(1 + session)
+        }
+    )
+
+
+def folds_of(out: Path) -> pd.DataFrame:
+    """Columns name, label, fold, and source where there is one."""
+    table = Corpus(out).manifest.table if (out / "store").exists() else pd.read_csv(out / "manifest.csv")
+    return table.assign(name=[Path(path).stem for path in table["path"]])
+
+
+def test_folds_keep_the_clips_of_a_recording_together_and_have_every_class(sessions: Path, tmp_path: Path) -> None:
+    summary = prepare(str(sessions), str(tmp_path / "out"), folds=4, group=r"([^/]+)_\d+[.]wav")
+    table = folds_of(tmp_path / "out")
+    assert table["source"].tolist() == [name.split("_")[0] for name in table["name"]]
+    assert set(table.groupby("source")["fold"].agg(lambda folds: len(set(folds)))) == {1}
+    assert (table.groupby("labels")["fold"].nunique() == 4).all()
+    assert sorted(summary.groups) == ["fold 1", "fold 2", "fold 3", "fold 4"]
+    prepare(str(sessions), str(tmp_path / "again"), folds=4, group=r"([^/]+)_\d+[.]wav")
+    assert folds_of(tmp_path / "again")["fold"].tolist() == table["fold"].tolist()
+
+
+def test_without_a_rule_each_file_is_its_own_recording(sessions: Path, tmp_path: Path) -> None:
+    prepare(str(sessions), str(tmp_path / "out"), folds=5)
+    table = folds_of(tmp_path / "out")
+    assert "source" not in table
+    assert pd.crosstab(table["labels"], table["fold"]).to_numpy().tolist() == [[2] * 5] * 2
+
+
+def test_a_broken_file_changes_no_fold(sessions: Path, tmp_path: Path) -> None:
+    prepare(str(sessions), str(tmp_path / "whole"), sample_rate=8000, folds=2)
+    (sessions / "dog" / "d1_0.wav").write_text("no audio")
+    assert len(prepare(str(sessions), str(tmp_path / "out"), sample_rate=8000, folds=2).failures) == 1
+    whole, rest = (folds_of(tmp_path / name).set_index("name")["fold"] for name in ("whole", "out"))
+    assert rest.to_dict() == whole.drop("d1_0").to_dict()
+
+
+def write_csv(root: Path, rows: list[tuple[str, str, str]], header: str = "path,labels,source") -> str:
+    (root / "clips.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    return str(root / "clips.csv")
+
+
+def test_a_csv_names_recordings_in_its_column_source(sessions: Path, tmp_path: Path) -> None:
+    """Across classes, and a clip without a source is a recording of its own."""
+    rows = [
+        (f"{label}/{label[0]}3_{clip}.wav", label, f"take {clip}") for label in ("dog", "rain") for clip in range(3)
+    ]
+    rows += [("dog/d3_3.wav", "dog", ""), ("rain/r3_3.wav", "rain", "")]
+    prepare(write_csv(sessions, rows), str(tmp_path / "out"), folds=4)
+    table = folds_of(tmp_path / "out")
+    fold = table.set_index("name")["fold"]
+    for clip in range(3):
+        assert fold[f"d3_{clip}"] == fold[f"r3_{clip}"]
+    assert pd.crosstab(table["labels"], table["fold"]).to_numpy().tolist() == [[1] * 4] * 2
+
+
+def test_clips_of_several_classes_are_spread_by_class(sessions: Path, tmp_path: Path) -> None:
+    rows = [(f"dog/d3_{clip}.wav", "dog;wind" if clip % 2 else "dog", f"s{clip}") for clip in range(4)]
+    rows += [(f"rain/r3_{clip}.wav", "rain;wind" if clip % 2 else "rain", f"s{clip}") for clip in range(4)]
+    prepare(write_csv(sessions, rows), str(tmp_path / "out"), folds=2)
+    table = folds_of(tmp_path / "out")
+    assert set(table.groupby("source")["fold"].agg(lambda folds: len(set(folds)))) == {1}
+    for label in ("dog", "rain", "wind"):
+        folds = table["fold"][table["labels"].str.contains(label)].tolist()
+        assert folds.count(1) == folds.count(2) > 0
+
+
+def test_folds_that_cannot_be_made_are_refused_with_what_to_do(sessions: Path, tmp_path: Path) -> None:
+    def refused(message: str, root: Path | str = sessions, **settings: object) -> None:
+        with pytest.raises(DataPrepError, match=message):
+            prepare(str(root), str(tmp_path / "out"), **settings)  # type: ignore[arg-type]
+        assert not (tmp_path / "out").exists()
+
+    rule = r"(.\d)_"
+    refused("class 'dog' has 4 recordings, fewer than the 5 folds: .* ask for 4 folds", folds=5, group=rule)
+    refused("1 folds; at least 2", folds=1)
+    refused("not a regular expression", folds=2, group="(")
+    refused("has no group; put what names the recording in", folds=2, group="d")
+    refused("names no recording in 10 paths, the first: rain/r0_0.wav", folds=2, group="(d.)_")
+    clips = [("dog/d0_0.wav", "dog", "1"), ("dog/d1_0.wav", "dog", "2")]
+    refused("its column `source` names the recordings", write_csv(sessions, clips), group=rule)
+    for column in ("fold", "split"):
+        refused(f"`{column}` already", write_csv(sessions, clips, f"path,labels,{column}"), folds=2)
+    shutil.copy(sessions / "dog" / "d0_0.wav", sessions / "rain" / "r9_0.wav")
+    refused(r"r9_0\.wav is a copy of .*d0_0\.wav", folds=2, group=rule)

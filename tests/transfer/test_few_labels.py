@@ -44,7 +44,7 @@ def test_a_head_says_what_its_regression_says(model: Model, rng: np.random.Gener
         found = own.network.forward_head(torch.from_numpy(X)).sigmoid().numpy()
     for k, name in enumerate(own.labels):
         head = LogisticRegression(C=0.01, max_iter=1000, tol=1e-6).fit(scaled, np.array(y) == name)
-        np.testing.assert_allclose(found[:, k], head.predict_proba(scaled)[:, 1], atol=1e-5)
+        np.testing.assert_allclose(found[:, k], head.predict_proba(scaled)[:, 1], atol=1e-4)
     # Features that hardly vary are scaled up, and with them the rounding of fused and plain convolutions.
     np.testing.assert_allclose(clip_probs(own, clips), found, atol=2e-3)
     assert model.labels == list("abcd")
