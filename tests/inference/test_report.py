@@ -152,14 +152,6 @@ def test_all_true_classes_are_shown_also_if_they_are_more_than_most() -> None:
     assert rows_of(clip(5.0, 10, EVENTS, most=1)) == ["bell", "dog"]
 
 
-def test_confusion_matrix_shows_counts_shaded_by_row() -> None:
-    (axes,) = report.confusion_matrix(np.array([[3, 1], [0, 0]]), ["dog", "bell"]).axes
-    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [((0, 0), "3"), ((1, 0), "1")]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["dog", "bell"]
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "predicted class")
-
-
 class _Reader(HTMLParser):
     """Tags with their attributes, and text, of a page."""
 

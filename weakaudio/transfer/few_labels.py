@@ -129,7 +129,7 @@ def train_head(model: Model, X: NDArray[np.floating], y: Sequence[str]) -> Model
     labels = sorted(set(y))
     if len(labels) < 2:
         raise ProtocolError(f"one class only, {labels}: add clips of something else, or there is nothing to tell")
-    classifier = _classifier().fit(X, np.asarray(y))
+    classifier = _classifier().fit(np.asarray(X, dtype=np.float64), np.asarray(y))  # in float32 it stops early
     scaler, heads = classifier[0], classifier[1]
     weight = np.concatenate([head.coef_ for head in heads.estimators_])
     bias = np.concatenate([head.intercept_ for head in heads.estimators_])
