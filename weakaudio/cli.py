@@ -229,6 +229,12 @@ def transfer(
     layer: LayerOption = "f1",
     pooling: PoolingOption = "mean",
     classifier: Annotated[str, typer.Option(help="linear-svm or rbf-svm.")] = "linear-svm",
+    adapt: Annotated[
+        str | None, typer.Option(help="Adapt the network on the other folds first: head, I, II, III or full.")
+    ] = None,
+    heard: Annotated[
+        str, typer.Option(help="With --adapt, what is done with a fold's audio before: nothing, norms or entropy.")
+    ] = "nothing",
     allow_shared_sources: Annotated[
         bool, typer.Option("--allow-shared-sources", help="Keep folds that share recordings, as ESC-50's.")
     ] = False,
@@ -241,10 +247,33 @@ def transfer(
     from weakaudio.transfer.command import transfer as run
 
     table = manifest / MANIFEST if manifest.is_dir() else manifest
-    scores = run(table, out, model, layer, pooling, classifier, allow_shared_sources)
+    scores = run(table, out, model, layer, pooling, classifier, allow_shared_sources, adapt, heard)
     for fold, accuracy in scores.accuracies.items():
         typer.echo(f"fold {fold}: {accuracy:.1%}")
     typer.echo(f"{scores} -> {out}")
+
+
+@app.command()
+def adapt(
+    source: Annotated[
+        Path, typer.Argument(help="A folder with a folder of audio for each class, or a CSV of paths and labels.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write: .safetensors.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Path or name of the model to begin with.")
+    ] = DEFAULT_MODEL,
+    preset: Annotated[
+        str, typer.Option(help="What is trained: head (seconds), or I, II, III, full (minutes and more).")
+    ] = "head",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Make a model of own classes from a few clips of each, and say how good it will be; exit code 3 if some failed."""
+    from weakaudio.transfer.adapt_command import adapt_folder
+
+    summary = adapt_folder(source, out, model, preset, device)
+    typer.echo(str(summary))
+    if summary.failures:
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()

@@ -156,8 +156,7 @@ def test_classes_of_a_fold_change_nothing_that_is_made_for_it(model: Model, hear
     shuffled = y.copy()
     shuffled[folds == 1] = np.roll(shuffled[folds == 1], 1)
     found = [
-        cross_validate_adapted(model, clips, labels, folds, "II", practice, heard=heard)  # type: ignore[arg-type]
-        for labels in (y, shuffled)
+        cross_validate_adapted(model, clips, labels, folds, "II", practice, heard=heard) for labels in (y, shuffled)
     ]
     for scored in ("embedding", "head"):
         first, second = (scores[scored].predictions[folds == 1] for scores in found)

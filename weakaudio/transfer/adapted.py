@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.folds import FoldScores, Protocol
 from weakaudio.transfer.transductive import minimise_entropy, reestimate_norms
 
-Heard = Literal["nothing", "norms", "entropy"]
-"""what is done with the audio of a fold before it is scored: nothing; `reestimate_norms`; `minimise_entropy`"""
+# What may be done with the audio of a fold before it is scored: nothing, `reestimate_norms`, `minimise_entropy`.
+HEARD = ("nothing", "norms", "entropy")
 
 
 def cross_validate_adapted(
@@ -33,7 +32,7 @@ def cross_validate_adapted(
     layer: str = "f1",
     pooling: str = "max",
     classifier: str = "linear-svm",
-    heard: Heard = "nothing",
+    heard: str = "nothing",
     device: str = "cpu",
 ) -> dict[str, FoldScores]:
     """Adapt a network on all folds but one, and so for each; score its embeddings and its own head.
@@ -51,7 +50,7 @@ def cross_validate_adapted(
     layer, pooling, classifier
         Of the adapted network's embeddings, and what is trained on those of the other folds, as the paper does.
     heard
-        Transductive use of the fold's audio; its classes are never known.
+        Transductive use of the fold's audio, a name of `HEARD`; its classes are never known.
 
     Returns
     -------

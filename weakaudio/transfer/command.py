@@ -10,8 +10,11 @@ from typing import Any
 import pandas as pd
 
 from weakaudio import __version__
+from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest, read_manifest, write_table
 from weakaudio.errors import ProtocolError
+from weakaudio.pretrained import load_model
+from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.folds import FoldScores, check_split, cross_validate_folds
@@ -30,6 +33,8 @@ def transfer(
     pooling: str = "mean",
     classifier: str = "linear-svm",
     allow_shared_sources: bool = False,
+    adapt: str | None = None,
+    heard: str = "nothing",
 ) -> FoldScores:
     """Embed the clips of a manifest, cross-validate a classifier over its folds, write the scores.
 
@@ -49,6 +54,10 @@ def transfer(
         A name from `weakaudio.transfer.classifiers.CLASSIFIERS`.
     allow_shared_sources
         As of `cross_validate_folds`.
+    adapt
+        A preset: the network is first adapted on the other folds, anew for each fold, and embeds then.
+    heard
+        With `adapt`: transductive use of a fold's audio, as of `cross_validate_adapted`.
 
     Raises
     ------
@@ -64,10 +73,17 @@ def transfer(
         "pooling": pooling,
         "classifier": classifier,
         "allow_shared_sources": allow_shared_sources,
+        "adapt": adapt,
+        "heard": heard,
     }
     clips = read_manifest(manifest)
     features = LogMelStatistics() if model == STATISTICS else EmbeddingTransformer(model, layer, pooling)
-    scores = cross_validate_manifest(clips, features, classifier, allow_shared_sources)
+    if adapt is None:
+        scores = cross_validate_manifest(clips, features, classifier, allow_shared_sources)
+    else:
+        if isinstance(features, LogMelStatistics):
+            raise ProtocolError(f"{STATISTICS} is no network, so nothing can be adapted; name a model")
+        scores = _cross_validate_adapted(clips, features, classifier, allow_shared_sources, adapt, heard)
     write_scores(scores, clips, features, out, arguments)
     return scores
 
@@ -84,18 +100,54 @@ def cross_validate_manifest(
     WeakAudioError
         No such classifier, model or front end, or a clip that cannot be read.
     """
-    estimator = build_classifier(classifier)
+    estimator, table, y = build_classifier(classifier), clips.table, _classes(clips)
+    sources = table.get("source")
+    check_split(y, table["fold"], sources, allow_shared_sources)
+    X = features.fit_transform(clips.paths)
+    return cross_validate_folds(estimator, X, y, table["fold"], sources, allow_shared_sources)
+
+
+def _cross_validate_adapted(
+    clips: Manifest,
+    features: EmbeddingTransformer,
+    classifier: str,
+    allow_shared_sources: bool,
+    preset: str,
+    heard: str,
+) -> FoldScores:
+    if heard not in HEARD:
+        raise ProtocolError(f"heard {heard!r}: unknown; there are {', '.join(HEARD)}")
+    table, y = clips.table, _classes(clips)
+    sources = list(table["source"]) if "source" in table else None
+    check_split(y, table["fold"], sources, allow_shared_sources)
+    features.fit(clips.paths)
+    model = load_model(features.model)
+    audio = [read_audio(path, model.sample_rate)[0] for path in clips.paths]
+    found = cross_validate_adapted(
+        model,
+        audio,
+        y,
+        table["fold"],
+        preset,
+        sources=sources,
+        allow_shared_sources=allow_shared_sources,
+        layer=features.layer,
+        pooling=features.pooling,
+        classifier=classifier,
+        heard=heard,
+    )
+    return found["embedding"]
+
+
+def _classes(clips: Manifest) -> list[str]:
+    """The one class of each clip of a manifest with folds."""
     table = clips.table
     if "fold" not in table:
         raise ProtocolError(f"{clips.root}: its manifest has no column 'fold', e.g. 1 to 5")
     for path, labels in zip(table["path"], table["labels"], strict=True):
         if len(labels) != 1:
             raise ProtocolError(f"{clips.root / path}: has the labels {labels}, one is needed")
-    y = [labels[0] for labels in table["labels"]]
-    sources = table.get("source")
-    check_split(y, table["fold"], sources, allow_shared_sources)
-    X = features.fit_transform(clips.paths)
-    return cross_validate_folds(estimator, X, y, table["fold"], sources, allow_shared_sources)
+    return [labels[0] for labels in table["labels"]]
 
 
 def write_scores(
