@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_prep.grouping import grouped_folds, refuse_copies, refuse_rare_classes
 from data_prep.summary import Summary, finish
-from weakaudio.audio.io import find_audio
+from weakaudio.data.class_folders import read_class_folders
 from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
 
@@ -59,7 +59,7 @@ def prepare(
         names = manifest.table["path"].tolist()
         table = manifest.table.assign(path=[str(path) for path in manifest.paths])
     elif source.is_dir():
-        table = _read_class_folders(source)
+        table = read_class_folders(source)
         names = [Path(path).relative_to(source).as_posix() for path in table["path"]]
     else:
         raise DataPrepError(f"{source}: neither a folder of class folders nor a CSV")
@@ -72,14 +72,6 @@ def prepare(
     base.mkdir(parents=True, exist_ok=True)
     table["path"] = [os.path.relpath(path, base) for path in table["path"]]
     return finish(source.stem, Manifest(table, base), base, sample_rate, workers)
-
-
-def _read_class_folders(folder: Path) -> pd.DataFrame:
-    paths = find_audio(folder)
-    loose = [path for path in paths if path.parent == folder]
-    if loose:
-        raise DataPrepError(f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/...")
-    return pd.DataFrame({"path": paths, "labels": [[path.relative_to(folder).parts[0]] for path in paths]})
 
 
 def _recordings(names: Sequence[str], group: str) -> list[str]:

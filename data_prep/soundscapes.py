@@ -7,52 +7,46 @@ levels over a background. Training sees the classes of a clip; onset and offset 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from data_prep.mixing import (
+    BACKGROUND_DB,
+    MORE_OF_A_CLASS,
+    SETTINGS,
+    Audio,
+    Event,
+    Events,
+    load_events,
+    mix,
+    place_event,
+    refuse_other_settings,
+    rms,
+    truth,
+)
 from data_prep.summary import NOTES, Summary
 from data_prep.synthetic import background as synthetic_background
 from weakaudio.audio.io import find_audio, read_audio, to_int16, write_wav
 from weakaudio.data.corpus import EVENTS, FAILURES, MANIFEST, STORE, write_labels
 from weakaudio.data.manifest import Manifest, read_manifest, write_manifest, write_table
 from weakaudio.data.store import StoreWriter
-from weakaudio.errors import AudioError, DataPrepError
+from weakaudio.errors import DataPrepError
 from weakaudio.progress import progress
 
-Audio = NDArray[np.float32]
-
 CLASSES_PER_CLIP = {1: 0.15, 2: 0.32, 3: 0.28, 4: 0.18, 5: 0.07}  # mean 2.70
-MORE_OF_A_CLASS = 0.3  # chance that one more event of the same class follows, up to three
 TEN_SECONDS = 0.7  # part of clips that last 10 s; the others are log-uniform from 2 to 30 s
 SNR_DB = (0.0, 20.0)  # level of an event's active part over the background's, drawn uniformly
-BACKGROUND_DB = (-45.0, -30.0)  # RMS of the background under full scale
-SETTINGS = "settings.json"  # what a corpus was mixed with
-_FADE = 0.01  # seconds, where an event is cut in and out
-_ACTIVE_DB = 40.0  # a source is trimmed where it is this far under its loudest 20 ms
-
-
-@dataclass
-class _Event:
-    """An event placed in a clip; onset and length in samples."""
-
-    label: str
-    source: str
-    audio: Audio
-    onset: int
-    snr_db: float
 
 
 @dataclass
 class _Sources:
     """Trimmed events by class, and backgrounds, of one split."""
 
-    events: dict[str, list[tuple[str, Audio]]]
+    events: Events
     backgrounds: list[Audio]
 
 
@@ -114,26 +108,27 @@ def prepare(
         "sample_rate": sample_rate,
         "seed": seed,
     }
-    _refuse_other_settings(base / SETTINGS, settings)
+    refuse_other_settings(base / SETTINGS, settings)
     failures: list[tuple[str, str]] = []
     rows: list[dict[str, object]] = []
-    truth: list[dict[str, object]] = []
+    strong: list[dict[str, object]] = []
     seconds = 0.0
     with StoreWriter(base / STORE, sample_rate) as writer:
         for number, (split, (count, _)) in enumerate(plan.items()):
-            sources = _load(tables[split], ambiences[split], sample_rate, failures)
+            backgrounds_of = [read_audio(path, sample_rate)[0] for path in ambiences[split] or ()]
+            sources = _Sources(load_events(tables[split], sample_rate, failures), backgrounds_of)
             for n in progress(range(count), count, f"mixing {split}"):
                 rng = np.random.default_rng([seed, number, n])
                 key = f"audio/{split}/{n:05d}.wav"
                 n_samples, events, bed = _draw(rng, sources, sample_rate)
                 labels = sorted({event.label for event in events})
                 rows.append({"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate})
-                truth += _truth(key, events, sample_rate)
+                strong += truth(key, events, sample_rate)
                 seconds += n_samples / sample_rate
                 path = base / key
                 if key in writer.keys and (path.is_file() or not wav):
                     continue
-                audio = _mix(events, bed, sample_rate)
+                audio = mix(events, bed, sample_rate)
                 if wav:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_wav(path, audio, sample_rate)
@@ -144,7 +139,7 @@ def prepare(
         (base / name).unlink(missing_ok=True)
         if rows_of:
             write_table(pd.DataFrame(rows_of, columns=["path", column]), base / name)
-    write_table(pd.DataFrame(truth), base / EVENTS)
+    write_table(pd.DataFrame(strong), base / EVENTS)
     write_manifest(Manifest(pd.DataFrame(rows), base), base / MANIFEST)
     counts = {f"split {split}": count for split, (count, _) in plan.items()}
     return Summary("soundscapes", base, len(rows), len(label_set), seconds, counts, failures)
@@ -154,18 +149,6 @@ def clip_seconds(rng: np.random.Generator) -> float:
     """How long one clip is."""
     ten = rng.random() < TEN_SECONDS
     return 10.0 if ten else float(np.exp(rng.uniform(np.log(2.0), np.log(30.0))))
-
-
-def _refuse_other_settings(path: Path, settings: dict[str, object]) -> None:
-    """Clips that are in the store stay, so the folder can only go on with what it was begun with."""
-    text = json.dumps(settings, indent=1, default=list) + "\n"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise DataPrepError(
-            f"{path.parent}: begun with other settings ({path.name}); delete it or name another folder"
-        )
 
 
 def _split(
@@ -208,35 +191,7 @@ def _share_out(folder: str | None, splits: list[str], seed: int) -> dict[str, li
     return {"val": order[:quarter], "test": order[quarter : 2 * quarter], "train": order[2 * quarter :]}
 
 
-def _load(
-    manifest: Manifest, ambiences: list[Path] | None, sample_rate: int, broken: list[tuple[str, str]]
-) -> _Sources:
-    """Sounds that cannot be read go into `broken`."""
-    events: dict[str, list[tuple[str, Audio]]] = {}
-    rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
-    for name, path, labels in progress(rows, len(rows), "reading events"):
-        if len(labels) != 1:
-            raise DataPrepError(f"{path}: has the labels {labels}; an event needs exactly one")
-        try:
-            audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
-        except AudioError as error:
-            broken.append((name, str(error)))
-            continue
-        events.setdefault(labels[0], []).append((name, audio))
-    backgrounds = [read_audio(path, sample_rate)[0] for path in ambiences or ()]
-    return _Sources(dict(sorted(events.items())), backgrounds)
-
-
-def _trim(audio: Audio, sample_rate: int) -> Audio:
-    """The part between the first and the last 20 ms that are within 40 dB of the loudest 20 ms."""
-    size = sample_rate // 50
-    padded = np.pad(audio, (0, -len(audio) % size))
-    power = np.square(padded.reshape(-1, size)).mean(1)
-    active = np.flatnonzero(power >= power.max() * 10 ** (-_ACTIVE_DB / 10))
-    return audio[active[0] * size : (active[-1] + 1) * size]
-
-
-def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tuple[int, list[_Event], Audio]:
+def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tuple[int, list[Event], Audio]:
     """One clip's length, events and background; the background is at its level, events are still at their own."""
     n_samples = int(clip_seconds(rng) * sample_rate)
     names = list(sources.events)
@@ -244,13 +199,7 @@ def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tupl
     events = []
     for label in rng.choice(names, size=min(count, len(names)), replace=False):
         repeats = 1 + int(rng.random() < MORE_OF_A_CLASS) + int(rng.random() < MORE_OF_A_CLASS**2)
-        for _ in range(repeats):
-            name, audio = sources.events[label][rng.integers(len(sources.events[label]))]
-            if len(audio) > n_samples:
-                begin = rng.integers(len(audio) - n_samples + 1)
-                audio = audio[begin : begin + n_samples]
-            onset = int(rng.integers(n_samples - len(audio) + 1))
-            events.append(_Event(str(label), Path(name).name, audio, onset, float(rng.uniform(*SNR_DB))))
+        events += [place_event(rng, str(label), sources.events, n_samples, SNR_DB) for _ in range(repeats)]
     if sources.backgrounds:
         ambience = sources.backgrounds[rng.integers(len(sources.backgrounds))]
         begin = rng.integers(len(ambience))
@@ -258,47 +207,4 @@ def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tupl
     else:
         bed = synthetic_background(rng, n_samples, sample_rate)
     level = 10 ** (rng.uniform(*BACKGROUND_DB) / 20)
-    return n_samples, events, bed * np.float32(level / (_rms(bed) + 1e-9))
-
-
-def _mix(events: list[_Event], bed: Audio, sample_rate: int) -> Audio:
-    """Events at their signal-to-noise ratio over the background; scaled down as a whole if it would clip."""
-    mixture = bed.copy()
-    floor = _rms(bed)
-    for event in events:
-        gain = floor * 10 ** (event.snr_db / 20) / (_rms(event.audio) + 1e-9)
-        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
-    peak = float(np.abs(mixture).max())
-    return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
-
-
-def _fade(audio: Audio, sample_rate: int) -> Audio:
-    ramp = np.ones(len(audio), dtype=np.float32)
-    size = min(int(_FADE * sample_rate), len(audio) // 2)
-    if size:
-        slope = np.linspace(0, 1, size, dtype=np.float32)
-        ramp[:size], ramp[-size:] = slope, slope[::-1]
-    return audio * ramp
-
-
-def _rms(audio: Audio) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
-
-
-def _seconds(samples: int, sample_rate: int) -> float:
-    """Whole microseconds, rounded down, so that no event ends after its clip."""
-    return (samples * 1_000_000 // sample_rate) / 1_000_000
-
-
-def _truth(key: str, events: list[_Event], sample_rate: int) -> list[dict[str, object]]:
-    return [
-        {
-            "path": key,
-            "label": event.label,
-            "onset": _seconds(event.onset, sample_rate),
-            "offset": _seconds(event.onset + len(event.audio), sample_rate),
-            "source": event.source,
-            "snr_db": round(event.snr_db, 2),
-        }
-        for event in sorted(events, key=lambda event: (event.onset, event.label))
-    ]
+    return n_samples, events, bed * np.float32(level / (rms(bed) + 1e-9))

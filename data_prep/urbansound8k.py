@@ -7,6 +7,7 @@ slices of folds 1 and 2 are of recordings that are in it, too.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from weakaudio.errors import DataPrepError
 
 _COLUMNS = {"slice_file_name", "fsID", "salience", "fold"}
 _FOREGROUND = 1  # `salience`; 2 is background
+_FOLDS = 10  # of the official protocol
 
 
 def prepare(
@@ -35,7 +37,8 @@ def prepare(
     ----------
     root
         Folder with `UrbanSound8K.csv` (or `metadata/UrbanSound8K.csv`) and `audio/foldN/`, audio in any format.
-        Folds whose folder is not there are left out as a whole.
+        Folds whose folder is not there are left out as a whole, with a warning: figures over fewer than ten folds are
+        not those of the official protocol.
     out
         Folder of the corpus.
     without
@@ -65,6 +68,13 @@ def prepare(
         table = table[~table["fsID"].isin(set(known["source"].astype(str)))]
     if table.empty:
         raise DataPrepError(f"{folder}: no slice is left")
+    folds = sorted(set(table["fold"]))
+    if len(folds) < _FOLDS:
+        warnings.warn(
+            f"{folder}: only folds {', '.join(map(str, folds))} of UrbanSound8K's ten; a figure over them is not one "
+            "of the official ten-fold protocol",
+            stacklevel=2,
+        )
     base.mkdir(parents=True, exist_ok=True)
     rows = pd.DataFrame(
         {

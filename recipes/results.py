@@ -4,7 +4,8 @@
     python -m recipes.results --check    exit 1 and name the files whose tables disagree
 
 A table stands in README.md, recipes/*/README.md or a model card, pretrained/*.md, between
-`<!-- results: RECIPE / WHAT -->` and `<!-- /results -->`. A figure is stale once the code under it (`CODE`) differs from what it was measured with.
+`<!-- results: RECIPE / WHAT -->` and `<!-- /results -->`. A figure is stale once the code under it (`CODE`) differs
+from what it was measured with.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def sounds(run: Run, tmp_path: Path) -> Path:
 def test_prepare_lists_data_sets_and_their_arguments(run: Run) -> None:
     code, out, _ = run("prepare")
     assert code == 0
-    assert "esc50, folder, soundscapes, synthetic" in out
+    assert "esc50, folder, scenes-synthetic, soundscapes, synthetic" in out
     assert "esc50" in run("prepare", "--help")[1]
     code, out, _ = run("prepare", "soundscapes", "--help")
     assert code == 0

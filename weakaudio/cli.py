@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -267,7 +268,7 @@ def adapt(
     ] = "head",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Make a model of own classes from a few clips of each, and say how good it will be; exit code 3 if some failed."""
+    """Make a model of own classes from a few clips of each, and say how good it is; exit code 3 if some failed."""
     from weakaudio.transfer.adapt_command import adapt_folder
 
     summary = adapt_folder(source, out, model, preset, device)
@@ -360,8 +361,13 @@ def convert(
     typer.echo(f"{len(model.labels)} classes, {model.sample_rate} Hz, licence of the weights: {licence} -> {out}")
 
 
+def _one_line(message: Warning | str, category: type[Warning], *where: object) -> None:
+    typer.echo(f"weakaudio: warning: {message}", err=True)
+
+
 def main() -> None:
     """The console script: errors that a user can mend are one line on standard error, and exit code 2."""
+    warnings.showwarning = _one_line  # type: ignore[assignment]
     try:
         app()
     except WeakAudioError as error:

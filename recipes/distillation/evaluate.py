@@ -28,8 +28,10 @@ from recipes.distillation.train import MODEL
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
+from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.inference.embedding import Embedder
-from weakaudio.pretrained import load_model
+from weakaudio.networks.contract import StagedNetwork
+from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.pretrained.measure import measure
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.folds import cross_validate_folds
@@ -50,6 +52,8 @@ class Heard(NamedTuple):
 def hear(model: str, files: Sequence[Path]) -> Heard:
     """Embeddings of clips, and what the model's head says of them: all models here score a clip by its embedding."""
     embedder = Embedder.from_pretrained(model)
+    if not isinstance(embedder.model.network, StagedNetwork):
+        raise ProtocolError(f"{model}: its network does not score a clip by its mean embedding")
     embeddings = embedder.embed_files(files)
     with torch.inference_mode():
         probs = embedder.model.network.forward_head(torch.from_numpy(embeddings)).sigmoid()
@@ -61,6 +65,8 @@ def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> tup
     rank correlation of the two within a clip."""
     truth = teacher >= _THRESHOLD
     classes = np.flatnonzero(truth.sum(0) >= _FEWEST)
+    if not len(classes):
+        raise ProtocolError(f"the teacher hears no class in {_FEWEST} clips or more: nothing to agree about")
     mean_ap = np.mean([average_precision_score(truth[:, c], student[:, c]) for c in classes])
     ranks = np.mean([spearmanr(a, b).statistic for a, b in zip(student, teacher, strict=True)])
     return float(mean_ap), len(classes), float(ranks)
@@ -71,14 +77,15 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     path = Path(model)
     name = path.parent.name if path.name == MODEL else path.stem  # a run is known by its folder
     scores = cross_validate_folds(build_classifier("linear-svm"), heard.embeddings, y, folds, None, True)
-    facts = {"what": "ESC-50", "system": name, "data": "ESC-50 at 16 kHz"}
+    opened = load_model(model)
+    note = f"{name}: SHA-256 of the model {model_checksum(opened)[:12]}"  # other weights, other figures
+    facts = {"what": "ESC-50", "system": name, "data": "ESC-50 at 16 kHz", "note": note}
     five = {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": len(scores.accuracies)}
     yield {**facts, "metric": "five folds (%)", **five}
     facts["what"] = "agreement with the teacher"
     mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
     yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
     yield {**facts, "metric": "rank correlation", "value": ranks}
-    opened = load_model(model)
     speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}
@@ -108,4 +115,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WeakAudioError as error:
+        sys.exit(f"evaluate: {error}")

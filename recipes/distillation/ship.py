@@ -9,10 +9,12 @@ Writes `pretrained/NAME.safetensors` with its weights in float16. `pretrained/re
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.results import ROOT
+from weakaudio.errors import WeakAudioError
 from weakaudio.pretrained import load_model, save_model
 
 _LICENCE = "MIT"
@@ -38,4 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WeakAudioError as error:
+        sys.exit(f"ship: {error}")

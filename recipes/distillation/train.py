@@ -9,6 +9,8 @@ over which the learning rate falls to 0, is the end of it.
 from __future__ import annotations
 
 import copy
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgres
 from weakaudio import __version__
 from weakaudio.data.lock import FolderLock
 from weakaudio.data.mixtures import Mixtures, mixture_loader
-from weakaudio.pretrained import save_model
+from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.pretrained import model_checksum, save_model
 from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
 from weakaudio.training.distillation import Distiller
 
-MODEL, METRICS = "model.safetensors", "metrics.csv"
+MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
 
 
 def train(
@@ -51,7 +54,7 @@ def train(
     Parameters
     ----------
     out
-        Folder of the run: `model.safetensors` (averaged weights), `metrics.csv`, `last.ckpt`.
+        Folder of the run: `model.safetensors` (averaged weights), `metrics.csv`, `last.ckpt`, `config.json`.
     teacher
         Name or path of a model.
     corpora
@@ -68,12 +71,40 @@ def train(
         Epochs at the end, over which it falls to 0.
     seconds, batch_size
         Length of a mixture, and how many a step has.
+    learning_rate
+        Of AdamW, at its highest.
     decay
         Of the exponential moving average of the weights.
+    precision, accelerator
+        As Lightning's Trainer has them.
+    seed
+        Of weights and mixtures.
+    workers
+        Processes that mix.
+
+    Raises
+    ------
+    WeakAudioError
+        The folder holds a run that was begun otherwise, or `Distiller` or `Mixtures` refuses.
     """
+    asked = {
+        "teacher": teacher,
+        "corpora": corpora,
+        "network": network,
+        "network_config": network_config,
+        "seconds": seconds,
+        "batch_size": batch_size,
+        "epoch_steps": epoch_steps,
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "decay": decay,
+        "precision": precision,
+        "seed": seed,
+    }
     lightning.seed_everything(seed, verbose=False)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_run(folder / CONFIG, asked)
     steps = epochs * epoch_steps
     distiller = Distiller(teacher, network, network_config, steps, learning_rate, warmup, cooldown * epoch_steps)
     heard = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
@@ -95,19 +126,33 @@ def train(
     found = folder / "last.ckpt"
     averaging, log = Averaging("ema", decay).callbacks(), EpochLog(folder / METRICS)
     # In this order: the checkpoint holds the rows of the log, and what is exported is the newest checkpoint.
-    trainer.callbacks.extend([*averaging, log, last, _Export(found, folder / MODEL)])  # type: ignore[attr-defined]
+    export = _Export(found, folder / MODEL, asked)
+    trainer.callbacks.extend([*averaging, log, last, export])  # type: ignore[attr-defined]
     trainer.strategy.checkpoint_io = WholeFiles()
     lock = FolderLock(folder)
     try:
         trainer.fit(
             distiller,
             mixture_loader(heard, batch_size, epoch_steps, workers),
-            mixture_loader(kept, batch_size, 4, 0),
+            mixture_loader(kept, batch_size, workers=0),
             ckpt_path=str(found) if found.is_file() else None,
         )
+        export.write(distiller)  # a run that was killed before it did has nothing left to train
     finally:
         lock.release()
     return folder / MODEL
+
+
+def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
+    """A run goes on only as it was begun; what it is asked for is kept beside it."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
+    for name, value in json.loads(json.dumps(asked)).items():
+        if known.get(name) != value:
+            raise ProtocolError(
+                f"{path.parent}: holds a run with {name} {known.get(name)}, now it is {value}; go on as it was "
+                "begun, or give another folder"
+            )
+    path.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
 
 class _Export(Checkpoint):
@@ -116,22 +161,30 @@ class _Export(Checkpoint):
     A `Checkpoint`, as Lightning calls those after all others, in their order.
     """
 
-    def __init__(self, checkpoint: Path, path: Path) -> None:
-        self.checkpoint, self.path = checkpoint, path
+    def __init__(self, checkpoint: Path, path: Path, asked: dict[str, Any]) -> None:
+        self.checkpoint, self.path, self.asked = checkpoint, path, asked
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Distiller)
+        self.write(pl_module)
+
+    def write(self, distiller: Distiller) -> None:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         prefix = "model."
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
-        assert isinstance(pl_module, Distiller)
-        model = copy.deepcopy(pl_module.model).cpu()
+        model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
         model.notes = {
             "weakaudio": __version__,
-            "training": f"distilled from {Path(pl_module.hparams['teacher']).stem}, {saved['global_step']} steps",
+            "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
+            "teacher": model_checksum(distiller.teacher),
+            **{name: value for name, value in self.asked.items() if not name.startswith("network")},
         }
         save_model(model, self.path)
 
 
 if __name__ == "__main__":
-    print(auto_cli(train, as_positional=False))
+    try:
+        print(auto_cli(train, as_positional=False))
+    except WeakAudioError as error:
+        sys.exit(f"train: {error}")

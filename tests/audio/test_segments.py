@@ -99,3 +99,22 @@ def test_times_of_a_known_clip() -> None:
 def test_mask_is_true_inside_each_row(lengths: list[int], size: int) -> None:
     expected = [[position < length for position in range(size)] for length in lengths]
     assert length_mask(torch.tensor(lengths), size).tolist() == expected
+
+
+def test_segments_that_are_centred_begin_half_a_span_earlier() -> None:
+    """Segment k is around frame 32 k; the first and the last stand for the ends of the clip as well."""
+    centred = SegmentGeometry(span=32, hop=32, lead=16)
+    times = centred.times(1001, 0.01, 10.0)
+    assert times.shape == (32, 2)
+    np.testing.assert_allclose(times[:2], [[0, 0.16], [0.16, 0.48]])
+    np.testing.assert_allclose(times[-1], [9.76, 10.0])
+
+
+@given(**clips)
+def test_centred_segments_follow_each_other_from_end_to_end(n_samples: int, rate_and_hop: tuple[int, int]) -> None:
+    rate, hop = rate_and_hop
+    times = SegmentGeometry(32, 32, lead=16).times(frame_count(n_samples, hop), hop / rate, n_samples / rate)
+    assert times[0, 0] == 0
+    assert times[-1, 1] == n_samples / rate
+    np.testing.assert_allclose(times[1:, 0], times[:-1, 1])
+    assert (np.diff(times, axis=0) >= 0).all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.unlabelled import prepare
-from weakaudio.data.mixtures import Mixtures, mixture_loader
+from weakaudio.data.mixtures import Mixtures, _filter, mixture_loader
 from weakaudio.errors import ManifestError, ProtocolError
 
 MakeWavs = Callable[..., Path]
@@ -77,6 +77,56 @@ def test_corpora_of_other_rates_are_refused(corpora: dict[str, float], make_wavs
         Mixtures({**corpora, str(tmp_path / "x"): 1.0}, 0.5, 10)
     with pytest.raises(ProtocolError, match="one sample rate, got \\[\\]"):
         Mixtures({}, 0.5, 10)
+
+
+def test_mixtures_differ_in_number_speed_and_colour_of_their_sounds(
+    corpora: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixtures = Mixtures(corpora, 0.5, 200)
+    counts, sound = [], Mixtures._sound
+
+    def counted(self: Mixtures, rng: np.random.Generator) -> np.ndarray:
+        counts.append(1)
+        return sound(self, rng)
+
+    monkeypatch.setattr(Mixtures, "_sound", counted)
+    numbers = []
+    for n in range(len(mixtures)):
+        counts.clear()
+        mixtures[n]
+        numbers.append(len(counts))
+    assert set(numbers) == {1, 2, 3, 4}
+    assert 0.3 < np.mean(np.array(numbers) == 1) < 0.6
+
+    tone = np.sin(2 * np.pi * 500 * np.arange(RATE) / RATE).astype(np.float32)
+    monkeypatch.setattr(mixtures.stores[0], "audio", lambda n: tone)
+    monkeypatch.setattr(mixtures.stores[1], "audio", lambda n: tone)
+    peaks = [
+        np.abs(np.fft.rfft(sound(mixtures, np.random.default_rng(n)))).argmax() * 2 for n in range(60)
+    ]  # Hz, as half a second is transformed
+    assert 0.3 < np.mean(np.abs(np.array(peaks) - 500) > 6) < 0.7  # played at another speed
+    assert min(peaks) > 300
+    assert max(peaks) < 800
+
+
+def test_some_mixtures_are_filtered_and_some_end_at_a_frequency(rng: np.random.Generator) -> None:
+    noise = rng.standard_normal(RATE).astype(np.float32)
+    changed = [_filter(noise, RATE, np.random.default_rng(n)) for n in range(100)]
+    plain = np.mean([np.array_equal(one, noise) for one in changed])
+    assert 0.15 < plain < 0.5
+    spectra = [np.abs(np.fft.rfft(one)) for one in changed]
+    cut = np.mean([spectrum[-100:].max() < 1e-3 * spectrum.max() for spectrum in spectra])
+    assert 0.15 < cut < 0.45
+
+
+def test_validation_hears_the_same_each_time_and_ends(corpora: dict[str, float]) -> None:
+    mixtures = Mixtures(corpora, 0.1, 6)
+    loader = mixture_loader(mixtures, batch_size=4, workers=0)
+    first, second = (torch.cat(list(loader)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(first) == 6
+    with pytest.raises(IndexError):
+        mixtures[6]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,6 +14,8 @@ from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import DataPrepError, ManifestError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*official ten-fold protocol")
+
 RATE = 8000
 CLASSES = {"siren": 8, "dog_bark": 3}
 
@@ -79,6 +81,23 @@ def test_folds_that_are_not_there_are_left_out(urban: Callable[..., Path], tmp_p
     root = urban()
     (root / "audio" / "fold2").rename(root / "elsewhere")
     assert prepare(str(root), str(tmp_path / "out")).groups == {"fold 1": 4, "fold 3": 4}
+
+
+def test_fewer_than_ten_folds_are_not_the_official_protocol_and_ten_are(
+    urban: Callable[..., Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    root = urban()
+    with pytest.warns(UserWarning, match="only folds 1, 2, 3 of UrbanSound8K's ten"):
+        prepare(str(root), str(tmp_path / "three"))
+    table = pd.read_csv(root / "UrbanSound8K.csv", dtype=str)
+    for fold in range(4, 11):
+        (root / "audio" / f"fold{fold}").mkdir()
+        sf.write(root / "audio" / f"fold{fold}" / f"{fold}-3-0-1.wav", [0.1], RATE)
+        table.loc[len(table)] = [f"{fold}-3-0-1.wav", str(fold), "1", str(fold), "dog_bark"]
+    table.to_csv(root / "UrbanSound8K.csv", index=False)
+    recwarn.clear()
+    assert len(prepare(str(root), str(tmp_path / "ten")).groups) == 10
+    assert not recwarn.list
 
 
 def test_slices_of_the_background_can_be_left_out(urban: Callable[..., Path], tmp_path: Path) -> None:

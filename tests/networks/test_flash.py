@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks import FlashCNN, Network
+from weakaudio.networks import FlashCNN, MobileNet, Network
+from weakaudio.networks.model import Model
 
 STAGES = (("dense", 1, 4), ("dense", 0, 8), ("dense", 2, 8), ("dense", 1, 16))
 
@@ -38,6 +40,10 @@ def test_a_segment_is_centred_on_its_time_and_hears_what_is_near_alone(randomise
     assert changed.min() >= struck - 10
     assert changed.max() <= struck + 10
     assert difference.argmax() in (struck - 1, struck, struck + 1)
+    for network, front_end in ((net, "16k"), (MobileNet(5, width=0.1), "efficientat-32k")):
+        middles = Model(network, front_end, list("abcde")).segment_times(200_000).mean(1)[1:-1]
+        np.testing.assert_allclose(np.diff(middles), 0.32)
+        np.testing.assert_allclose(middles[0], 0.32)  # around frame 32
 
 
 @pytest.mark.parametrize(

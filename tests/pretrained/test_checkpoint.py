@@ -193,3 +193,46 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     save_model(tiny_model(), tmp_path / "b.safetensors")
     assert torch.equal(torch.random.get_rng_state(), state)  # saving draws no random numbers
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
+
+
+def test_a_model_file_can_be_read_by_others(saved: Path) -> None:
+    plain = saved.with_name("plain")
+    plain.write_text("")
+    assert saved.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_values_that_would_be_lost_are_not_saved(tmp_path: Path, value: float) -> None:
+    """1e6 is more than float16 can hold."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.network.classifier.weight[0, 0] = value
+    with pytest.raises(CheckpointError, match=r"classifier\.weight holds NaN or infinite values"):
+        save_model(model, tmp_path / "a.safetensors", half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named_and_left_clean(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors" / "inside").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "folder.safetensors", tmp_path / "file" / "a.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{path.name}: cannot be written"):
+            save_model(tiny_model(), path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"labels": ["dog", "dog", "Säge"]},
+        {"labels": "dog"},
+        {"front_end": {**tiny_model().front_end.to_dict(), "hop_length": 0}},
+        {"front_end": {**tiny_model().front_end.to_dict(), "f_max": 9000.0}},
+        {"front_end": {**tiny_model().front_end.to_dict(), "win_length": 1024}},
+        {"front_end": {**tiny_model().front_end.to_dict(), "edges": "wrap"}},
+        {"front_end": {**tiny_model().front_end.to_dict(), "n_mels": 128}},
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(rewrite: Callable[..., Path], entries: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        load_model(rewrite(**entries))

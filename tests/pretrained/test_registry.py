@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -158,8 +159,35 @@ def test_what_nobody_verified_is_trusted_once_with_a_warning(register: Register,
         subprocess.run([checked, "--check", "--quiet", "weights.bin.sha256"], cwd=cache_folder(), check=True)
     path = cache_folder() / "weights.bin"
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(CheckpointError, match=r"kept in weights\.bin\.sha256 from its first use; delete it"):
+    with pytest.raises(CheckpointError, match=r"kept from its first use; .* delete .*weights\.bin\.sha256"):
         load_model("theirs")
+
+
+def test_another_file_than_that_of_the_first_use_does_not_stay_and_can_be_trusted_anew(
+    register: Register, server: WeightsServer, published: bytes
+) -> None:
+    register(server.url)
+    with pytest.warns(UserWarning, match="could not verify"):
+        load_model("theirs")
+    (cache_folder() / "weights.bin").unlink()
+    buffer = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(published), weights_only=True), buffer, _use_new_zipfile_serialization=False)
+    server.content = buffer.getvalue()  # the same tensors in another file
+    with pytest.raises(CheckpointError, match="sent something else"):
+        load_model("theirs")
+    assert left_in_cache() == ["weights.bin.sha256"]
+    (cache_folder() / "weights.bin.sha256").unlink()
+    with pytest.warns(UserWarning, match="could not verify"):
+        load_model("theirs")
+
+
+def test_a_registry_that_says_something_else_than_the_file_is_refused(
+    register: Register, server: WeightsServer
+) -> None:
+    register(server.url, classes=7)
+    with pytest.raises(CheckpointError, match="classes at 32000 Hz, but theirs has 7"):
+        load_model("theirs")
+    assert left_in_cache() == []
 
 
 def test_a_cache_that_others_filled_need_not_be_writable(

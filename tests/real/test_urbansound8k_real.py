@@ -8,7 +8,7 @@ from data_prep import esc50
 from data_prep.urbansound8k import prepare
 from weakaudio.data.manifest import read_manifest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*official ten-fold protocol")]
 
 
 def test_urbansound8k_has_its_slices_and_shares_recordings_with_esc50(real_data: Path, tmp_path: Path) -> None:

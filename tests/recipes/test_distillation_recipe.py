@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from data_prep.unlabelled import prepare
+from recipes.distillation.ship import ship
 from recipes.distillation.train import train
+from weakaudio.errors import ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
@@ -64,3 +66,33 @@ def test_a_run_leaves_a_model_and_a_table_and_goes_on_as_if_it_had_not_stopped(
     assert model.labels == ["dog", "rain", "saw"]
     assert "9 steps" in model.notes["training"]
     assert torch.isfinite(model(torch.zeros(1, 5000)).clip_probs).all()
+
+
+def test_a_run_killed_before_it_wrote_its_model_writes_it_when_it_goes_on(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    path = train(str(tmp_path), epochs=1, **arguments)
+    whole = path.read_bytes()
+    path.unlink()
+    assert train(str(tmp_path), epochs=1, **arguments).read_bytes() == whole
+
+
+def test_a_run_goes_on_only_as_it_was_begun(arguments: dict[str, Any], tmp_path: Path) -> None:
+    train(str(tmp_path), epochs=1, **arguments)
+    with pytest.raises(ProtocolError, match="seed 0, now it is 5"):
+        train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
+    with pytest.raises(ProtocolError, match="batch_size 2, now it is 4"):
+        train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
+
+
+def test_a_student_is_shipped_at_half_size_and_says_what_it_heard(arguments: dict[str, Any], tmp_path: Path) -> None:
+    path = train(str(tmp_path / "run"), epochs=1, **arguments)
+    shipped = ship(path, "weakaudio-tiny", tmp_path)
+    assert shipped == tmp_path / "pretrained" / "weakaudio-tiny.safetensors"
+    model, trained = load_model(shipped), load_model(path)
+    assert model.notes["name"] == "weakaudio-tiny"
+    assert model.notes["licence"] == "MIT"
+    assert list(model.notes["corpora"].values()) == [1.0]
+    assert model.notes["seed"] == 0
+    audio = 0.1 * torch.randn(1, 32000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(audio).clip_probs, trained(audio).clip_probs, rtol=0, atol=2e-3)

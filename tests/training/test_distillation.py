@@ -83,6 +83,38 @@ def test_scores_are_compared_over_clips_and_over_segments(teacher: Path) -> None
     assert found == pytest.approx(clips + segments / 2, rel=1e-4)
 
 
+def standardised(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    return (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def test_embeddings_and_maps_are_compared_with_the_teachers_standardised_by_channel(teacher: Path) -> None:
+    student = distiller(teacher).eval()
+    with torch.no_grad():
+        found = student.losses(noise())
+        logmel, _ = student.model.logmel(noise())
+        ours, theirs = student.model.network.forward_maps(logmel), load_model(teacher).network.forward_maps(logmel)
+        clip = student.adapter(ours.embeddings.mean(1)) - standardised(theirs.embeddings.mean(1), (0,))
+        segment = student.adapter(ours.embeddings) - standardised(theirs.embeddings, (0, 1))
+        maps = [
+            (adapter(mine) - standardised(its, (0, 2, 3))).square().mean()
+            for adapter, mine, its in zip(student.map_adapters, ours.maps, theirs.maps, strict=True)
+        ]
+    assert len(maps) == 4
+    assert float(found["embedding"]) == pytest.approx(
+        float(clip.square().mean() + segment.square().mean() / 2), rel=1e-3
+    )
+    assert float(found["maps"]) == pytest.approx(float(torch.stack(maps).mean()), rel=1e-3)
+
+
+def test_all_parts_are_in_the_sum(teacher: Path) -> None:
+    student = distiller(teacher).eval()
+    student.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    with torch.no_grad():
+        parts, total = student.losses(noise()), student.training_step(noise(), 0)
+    weights = {"scores": 0.3, "embedding": 2.0, "maps": 8.0}
+    assert float(total) == pytest.approx(sum(weights[name] * float(part) for name, part in parts.items()), rel=1e-5)
+
+
 def test_the_teacher_is_neither_changed_nor_trained_nor_saved(teacher: Path) -> None:
     student = distiller(teacher)
     before = student.teacher(noise()).clip_probs

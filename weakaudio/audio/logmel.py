@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import log
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import librosa
 import torch
@@ -14,6 +14,9 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 from weakaudio.audio.segments import frame_count, frame_counts, length_mask
 from weakaudio.errors import WeakAudioError
+
+Edges = Literal["zeros", "reflect"]
+MelScale = Literal["slaney", "kaldi"]
 
 _AMIN = 1e-10  # power below which the logarithm is not taken: librosa's default
 
@@ -47,12 +50,28 @@ class FrontEnd:
     """c of `y[n] = x[n + 1] - c * x[n]`, which is a sample shorter; 0 for none"""
     win_length: int | None = None
     """samples of a symmetric Hann window, in the middle of n_fft; None is a periodic one of n_fft samples"""
-    edges: Literal["zeros", "reflect"] = "zeros"
+    edges: Edges = "zeros"
     """what a frame sees beyond an end of the clip: silence, or the clip mirrored at its first or last sample"""
-    mel_scale: Literal["slaney", "kaldi"] = "slaney"
+    mel_scale: MelScale = "slaney"
     """librosa's filters, each of area 1; or Kaldi's, each of height 1 and a triangle on the mel axis"""
     offset: float = 0.0
     """added to the mel power: a soft floor"""
+
+    def __post_init__(self) -> None:
+        f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
+        right = {
+            "sample_rate": self.sample_rate > 0,
+            "n_fft": self.n_fft > 0,
+            "hop_length": self.hop_length > 0,
+            "n_mels": self.n_mels > 0,
+            "win_length": self.win_length is None or 0 < self.win_length <= self.n_fft,
+            "f_min and f_max": 0 <= self.f_min < f_max <= self.sample_rate / 2,
+            "edges": self.edges in get_args(Edges),
+            "mel_scale": self.mel_scale in get_args(MelScale),
+        }
+        wrong = [name for name, fits in right.items() if not fits]
+        if wrong:
+            raise WeakAudioError(f"front end {self.name!r}: {wrong[0]} cannot be so: {self}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,10 +87,10 @@ class FrontEnd:
 
 
 # `paper-44k` is the input of arXiv 1711.01369: librosa's `power_to_db(melspectrogram(...))` with its defaults.
-# The others have a fixed floor, so that a block equals the whole, and are scaled so that silence is exactly 0:
-# what convolutions pad with is then silence, too (in dB it would be a loud 0 dB). `efficientat-32k` is the input of
-# the networks of arXiv 2211.04772, at its setting for inference: `(ln(mel power + 1e-5) + 4.5) / 5`; `panns-32k` that
-# of arXiv 1912.10211, shifted to that silence.
+# The others have a fixed floor, so that a block equals the whole. Ours and `panns-32k` are scaled so that silence is
+# exactly 0: what convolutions pad with is then silence, too (in dB it would be a loud 0 dB); but for that shift
+# `panns-32k` is the input of arXiv 1912.10211. `efficientat-32k` is that of arXiv 2211.04772, at its setting for
+# inference: `(ln(mel power + 1e-5) + 4.5) / 5`, so silence is -1.4 there.
 FRONT_ENDS: dict[str, FrontEnd] = {
     front_end.name: front_end
     for front_end in (

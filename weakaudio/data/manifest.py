@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +138,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # where a file is in the place of a folder
+            beside.unlink(missing_ok=True)
         raise ManifestError(
             f"{path}: cannot be written ({error.strerror or error}); mend that and run again"
         ) from error

@@ -80,6 +80,8 @@ class Mixtures(Dataset[Audio]):
         return self.size
 
     def __getitem__(self, index: int) -> Audio:
+        if not 0 <= index < self.size:
+            raise IndexError(f"mixture {index} of {self.size}")
         rng = np.random.default_rng([self.seed, index])
         mixture = np.zeros(self.n_samples, dtype=np.float32)
         for _ in range(1 + rng.choice(len(_SOUNDS), p=_SOUNDS)):
@@ -167,13 +169,13 @@ class _OneEpoch(Sampler[int]):
 
 
 def mixture_loader(
-    mixtures: Mixtures, batch_size: int, epoch_steps: int, workers: int = 1
+    mixtures: Mixtures, batch_size: int, epoch_steps: int | None = None, workers: int = 1
 ) -> DataLoader[torch.Tensor]:
-    """Batches (B, N) of an epoch of `epoch_steps` steps; each epoch has mixtures of its own."""
+    """Batches (B, N) of an epoch of `epoch_steps` steps, each with mixtures of its own; None: all, each time."""
     return DataLoader(
         mixtures,  # type: ignore[arg-type]  # typed by its items, not by what is made of them
         batch_size=batch_size,
-        sampler=_OneEpoch(batch_size * epoch_steps),
+        sampler=None if epoch_steps is None else _OneEpoch(batch_size * epoch_steps),
         collate_fn=_stack,
         num_workers=workers,
         persistent_workers=workers > 0,

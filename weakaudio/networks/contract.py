@@ -40,8 +40,8 @@ class Network(nn.Module):
     """A log-mel becomes segment and clip scores; plain torch.
 
     A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, writes
-    `forward_features` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must not
-    depend on what else is in its batch, nor on how far it is padded.
+    `forward_features` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must
+    not depend on what else is in its batch, nor on how far it is padded.
     """
 
     n_features: int

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakaudio.audio.logmel import FrontEnd, LogMel
-from weakaudio.errors import LabelError
+from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks.contract import Network, Output
 
 
@@ -32,6 +32,8 @@ class Model(nn.Module):
     ------
     LabelError
         There are not as many labels as the network has classes.
+    WeakAudioError
+        The network is made for another number of mels.
     """
 
     def __init__(
@@ -45,6 +47,11 @@ class Model(nn.Module):
         if len(labels) != network.classifier.out_features:
             raise LabelError(f"{len(labels)} labels for a network of {network.classifier.out_features} classes")
         self.logmel = LogMel(front_end)
+        n_mels = network.config.get("n_mels", self.front_end.n_mels)
+        if n_mels != self.front_end.n_mels:
+            raise WeakAudioError(
+                f"a network of {n_mels} mels, and {self.front_end.n_mels} of the front end {self.front_end.name!r}"
+            )
         self.network = network
         self.labels = list(labels)
         self.notes = dict(notes or {})

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from weakaudio.audio.logmel import FrontEnd
-from weakaudio.errors import CheckpointError, WeakAudioError
+from weakaudio.data.labels import LabelSet
+from weakaudio.data.manifest import whole_file
+from weakaudio.errors import CheckpointError, LabelError, ManifestError, WeakAudioError
 from weakaudio.networks import build_network, network_name
 from weakaudio.networks.model import Model
 
@@ -34,7 +36,8 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
     Raises
     ------
     CheckpointError
-        A fused network, or not as many labels as classes.
+        A fused network, not as many labels as classes, values that are not finite, or a file that cannot be
+        written.
     """
     path = Path(path)
     if len(model.labels) != model.network.classifier.out_features:
@@ -60,10 +63,15 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         .contiguous(memory_format=torch.contiguous_format)
         for name, tensor in model.network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
-    os.replace(beside, path)
+    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if odd:
+        raise CheckpointError(f"{path}: {odd[0]} holds NaN or infinite values, or such as float16 cannot hold")
+    try:
+        with whole_file(path) as beside:
+            save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
+            beside.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
+    except (ManifestError, safetensors.SafetensorError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 def open_model(path: str | Path) -> Model:
@@ -81,8 +89,11 @@ def open_model(path: str | Path) -> Model:
         network = build_network(header["network"], **header["config"])
         front_end = FrontEnd(**header["front_end"])
         network.load_state_dict(_read_tensors(path), strict=True)
-        model = Model(network, front_end, header["labels"], header["notes"])
-    except (WeakAudioError, RuntimeError, TypeError, KeyError) as error:
+        labels = header["labels"]
+        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+            raise LabelError("labels are not a list of names")
+        model = Model(network, front_end, LabelSet(labels).names, header["notes"])
+    except (WeakAudioError, RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: its tensors or metadata do not fit together: {reason}") from error
     return model.eval()
@@ -134,3 +145,9 @@ def model_checksum(model: Model) -> str:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it can be read by setting it only
+    os.umask(mask)
+    return mask

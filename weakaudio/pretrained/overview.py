@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakaudio.pretrained.catalogue import Entry
 
-COLUMNS = ("name", "weights", "kHz", "classes", "mAP", "ESC-50", "licence")
+COLUMNS = ("name", "params", "kHz", "classes", "mAP", "ESC-50", "licence")
 NOTE = (
     "mAP: on AudioSet's evaluation set, as stated by the publisher. ESC-50: accuracy that this project measured "
     "(frozen embedding, linear SVM, five folds)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -71,7 +72,10 @@ def audioset_labels() -> list[str]:
     path = catalogue()[_HOLDS_AUDIOSET_LABELS].path
     assert path is not None
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: the names of AudioSet's classes are taken from it; {_REMEDY}")
+        raise CheckpointError(
+            f"{path}: no such file: the names of AudioSet's classes are taken from it; give them as a file "
+            f"(--labels), or {_REMEDY}"
+        )
     labels: list[str] = read_header(path)["labels"]
     return labels
 
@@ -89,16 +93,17 @@ def _published(entry: Entry) -> Model:
     path = entry.path
     assert path is not None
     opened = partial(_open, entry=entry, labels=audioset_labels() if entry.convert else [])
-    if not path.is_file():
-        download(entry, check=opened)
     record = path.with_name(f"{path.name}.sha256")
-    found = pooch.file_hash(str(path))
     expected = entry.sha256 or _recorded(record)
+    if not path.is_file():
+        download(replace(entry, sha256=expected), check=opened)
+    found = pooch.file_hash(str(path))
     if expected not in (None, found):
-        whose = f"published for {entry.name}" if entry.sha256 else f"kept in {record.name} from its first use"
-        raise CheckpointError(
-            f"{path}: its SHA-256 is {found}, but {expected} was {whose}; delete it, and it is downloaded anew"
-        )
+        if entry.sha256:
+            remedy = f"{expected} was published for {entry.name}; delete it, and it is downloaded anew"
+        else:
+            remedy = f"{expected} was kept from its first use; if you trust the new file, delete {record}"
+        raise CheckpointError(f"{path}: its SHA-256 is {found}, but {remedy}")
     model = opened(path)
     if expected is None:
         _trust(entry, path, record, found)
@@ -115,11 +120,16 @@ def _open(path: Path, entry: Entry, labels: list[str]) -> Model:
     n_parameters = sum(parameter.numel() for parameter in model.network.parameters())
     if entry.parameters not in (None, n_parameters):
         raise CheckpointError(f"{path}: {n_parameters} weights, but {entry.name} has {entry.parameters}")
+    if (len(model.labels), model.sample_rate) != (entry.classes, entry.sample_rate):
+        raise CheckpointError(
+            f"{path}: {len(model.labels)} classes at {model.sample_rate} Hz, but {entry.name} has {entry.classes} at "
+            f"{entry.sample_rate} Hz"
+        )
     return model
 
 
 def _recorded(record: Path) -> str | None:
-    words = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    words = record.read_text(encoding="utf-8", errors="replace").split() if record.is_file() else []
     return words[0] if words else None
 
 

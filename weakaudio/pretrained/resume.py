@@ -127,10 +127,10 @@ def _mark_of(part: Path, url: str) -> str | None:
 
 def _origin(part: Path) -> dict[str, str]:
     try:
-        origin: dict[str, str] = json.loads(part.with_name(_ORIGIN).read_text(encoding="utf-8"))
+        origin = json.loads(part.with_name(_ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # ValueError: the process was killed while it wrote
         return {}
-    return origin
+    return origin if isinstance(origin, dict) else {}
 
 
 def _mark(answer: requests.Response) -> str | None:

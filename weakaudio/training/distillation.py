@@ -87,7 +87,10 @@ class Distiller(lightning.LightningModule):
         self.map_norms = nn.ModuleList(_standardise(theirs.maps[b].shape[1]) for _, b in self.pairs)
         self.adapter = nn.Linear(net.n_features, loaded.network.n_features)
         self.norms = nn.ModuleDict(
-            {level: nn.BatchNorm1d(loaded.network.n_features, affine=False) for level in ("clip", "segment")}
+            {
+                level: nn.BatchNorm1d(loaded.network.n_features, affine=False, track_running_stats=False)
+                for level in ("clip", "segment")
+            }
         )
 
     @property
@@ -158,7 +161,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _standardise(channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels, affine=False, momentum=0.01)
+    """By the statistics of the batch, also in validation: they are the teacher's, and nothing to be averaged."""
+    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
 
 
 @torch.no_grad()

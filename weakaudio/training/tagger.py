@@ -32,7 +32,7 @@ class Tagger(lightning.LightningModule):
     labels
         Class names, in the order of the targets.
     network
-        Name of the network: "weakcnn" (N_S) or "windowed-cnn" (the network of SLAT).
+        Name of the network: "weakcnn" (N_S), "windowed-cnn" (the network of SLAT), "flash", "mobilenet", "cnn14".
     network_config
         Its arguments, but for the number of classes and of mels.
     front_end

@@ -1,0 +1,141 @@
+"""Mixing of sound events over a background: what all corpora that are mixed have in common."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakaudio.audio.io import read_audio
+from weakaudio.data.manifest import Manifest
+from weakaudio.errors import AudioError, DataPrepError
+from weakaudio.progress import progress
+
+Audio = NDArray[np.float32]
+Events = dict[str, list[tuple[str, Audio]]]  # name and trimmed audio of each event, by class
+
+MORE_OF_A_CLASS = 0.3  # chance that one more event of the same class follows
+BACKGROUND_DB = (-45.0, -30.0)  # RMS of the background under full scale
+SETTINGS = "settings.json"  # what a corpus was mixed with
+_FADE = 0.01  # seconds, where an event is cut in and out
+_ACTIVE_DB = 40.0  # a source is trimmed where it is this far under its loudest 20 ms
+
+
+@dataclass
+class Event:
+    """An event placed in a clip; onset and length in samples."""
+
+    label: str
+    source: str
+    audio: Audio
+    onset: int
+    snr_db: float
+
+
+def refuse_other_settings(path: Path, settings: dict[str, object]) -> None:
+    """Clips that are there stay, so the folder can only go on with what it was begun with.
+
+    Raises
+    ------
+    DataPrepError
+        It was begun with others.
+    """
+    text = json.dumps(settings, indent=1, default=list) + "\n"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise DataPrepError(
+            f"{path.parent}: begun with other settings ({path.name}); delete it or name another folder"
+        )
+
+
+def load_events(manifest: Manifest, sample_rate: int, broken: list[tuple[str, str]]) -> Events:
+    """Trimmed events by class; those that cannot be read go into `broken`, with the reason.
+
+    Raises
+    ------
+    DataPrepError
+        A clip without exactly one label.
+    """
+    events: Events = {}
+    rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
+    for name, path, labels in progress(rows, len(rows), "reading events"):
+        if len(labels) != 1:
+            raise DataPrepError(f"{path}: has the labels {labels}; an event needs exactly one")
+        try:
+            audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
+        except AudioError as error:
+            broken.append((name, str(error)))
+            continue
+        events.setdefault(labels[0], []).append((name, audio))
+    return dict(sorted(events.items()))
+
+
+def place_event(
+    rng: np.random.Generator, label: str, events: Events, n_samples: int, snr_db: tuple[float, float]
+) -> Event:
+    """One event of a class, anywhere in a clip of `n_samples`, cut if it is longer, at a level drawn uniformly."""
+    name, audio = events[label][rng.integers(len(events[label]))]
+    if len(audio) > n_samples:
+        begin = rng.integers(len(audio) - n_samples + 1)
+        audio = audio[begin : begin + n_samples]
+    onset = int(rng.integers(n_samples - len(audio) + 1))
+    return Event(label, Path(name).name, audio, onset, float(rng.uniform(*snr_db)))
+
+
+def mix(events: list[Event], bed: Audio, sample_rate: int) -> Audio:
+    """Events at their signal-to-noise ratio over the background; scaled down as a whole if it would clip."""
+    mixture = bed.copy()
+    floor = rms(bed)
+    for event in events:
+        gain = floor * 10 ** (event.snr_db / 20) / (rms(event.audio) + 1e-9)
+        mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
+    peak = float(np.abs(mixture).max())
+    return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
+
+
+def _fade(audio: Audio, sample_rate: int) -> Audio:
+    ramp = np.ones(len(audio), dtype=np.float32)
+    size = min(int(_FADE * sample_rate), len(audio) // 2)
+    if size:
+        slope = np.linspace(0, 1, size, dtype=np.float32)
+        ramp[:size], ramp[-size:] = slope, slope[::-1]
+    return audio * ramp
+
+
+def rms(audio: Audio) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+
+
+def _seconds(samples: int, sample_rate: int) -> float:
+    """Whole microseconds, rounded down, so that no event ends after its clip."""
+    return (samples * 1_000_000 // sample_rate) / 1_000_000
+
+
+def truth(key: str, events: list[Event], sample_rate: int) -> list[dict[str, object]]:
+    """Rows of events.csv for one clip."""
+    return [
+        {
+            "path": key,
+            "label": event.label,
+            "onset": _seconds(event.onset, sample_rate),
+            "offset": _seconds(event.onset + len(event.audio), sample_rate),
+            "source": event.source,
+            "snr_db": round(event.snr_db, 2),
+        }
+        for event in sorted(events, key=lambda event: (event.onset, event.label))
+    ]
+
+
+def _trim(audio: Audio, sample_rate: int) -> Audio:
+    """The part between the first and the last 20 ms that are within 40 dB of the loudest 20 ms."""
+    size = sample_rate // 50
+    padded = np.pad(audio, (0, -len(audio) % size))
+    power = np.square(padded.reshape(-1, size)).mean(1)
+    active = np.flatnonzero(power >= power.max() * 10 ** (-_ACTIVE_DB / 10))
+    return audio[active[0] * size : (active[-1] + 1) * size]

@@ -1,0 +1,1 @@
+"""What the classes of ESC-50 mean to a model."""
