@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weakaudio.audio.io import read_audio
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.inference.embedding import Embedder
-from weakaudio.networks import Network, WeakCNN
+from weakaudio.networks import FlashCNN, Network, WeakCNN
 from weakaudio.networks.model import Model
 
 RATE = 16000
@@ -61,6 +61,22 @@ def test_layers_and_poolings_are_put_side_by_side(model: Model) -> None:
     assert len(names) == embedder.n_features == len(found.clip)
     assert (names[0], names[3], names[-1]) == ("dog_max", "f1_0_max", f"f1_{f1.shape[1] - 1}_std")
     assert Embedder(model, "f2").feature_names == ["dog", "rain", "saw"]
+
+
+def test_the_mean_of_f2_is_what_the_network_says_of_the_clip(randomise: Callable[[Network], Network]) -> None:
+    """Also of a network that scores a clip by its mean embedding, and wherever f2 stands."""
+    network = FlashCNN(3, 64, [("dense", 0, 8), ("dense", 0, 8), ("dense", 0, 16), ("dense", 0, 16)], 10)
+    model = Model(randomise(network), "16k", ["dog", "rain", "saw"]).eval()
+    audio = noise(3 * RATE)
+    with torch.inference_mode():
+        probs = model(torch.from_numpy(audio)[None]).clip_probs[0].numpy()
+    for layer, first in (("f2", 0), ("f1+f2", 10), ("f2+f1", 0)):
+        single = Embedder(model, layer).embed_array(audio, RATE).clip
+        np.testing.assert_allclose(single[first : first + 3], probs, atol=1e-5)
+        found = Embedder(model, layer, "max+mean").embed_array(audio, RATE)
+        width = found.segments.shape[1]
+        np.testing.assert_allclose(found.clip[width + first : width + first + 3], probs, atol=1e-5)
+        np.testing.assert_array_equal(found.clip[:width], found.segments.max(0))
 
 
 @pytest.mark.parametrize(("layer", "pooling"), [("f3", "mean"), ("f1+f1", "mean"), ("f1", "median"), ("f1", "max+")])

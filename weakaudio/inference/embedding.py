@@ -56,7 +56,8 @@ class Embedder:
         probabilities, C wide. Both are representations of arXiv 1711.01369; "f1+f2" is one after the other.
     pooling
         How segments become a clip: "mean", "max" or "std" (standard deviation) over time, or several, as "mean+max",
-        one after the other.
+        one after the other. The mean of f2 is the network's own probability of the clip, which for some networks
+        is no mean over segments.
     device
         Where the network runs, e.g. "cpu" or "cuda".
 
@@ -146,20 +147,34 @@ class Embedder:
         lengths = [len(clip) for clip in clips]
         found: dict[int, Embedding] = {}
         for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate)):
-            for n, segments in zip(batch, self._forward([clips[n] for n in batch]), strict=True):
-                clip = pool(segments, self._poolings)
+            for n, (segments, of_clip) in zip(batch, self._forward([clips[n] for n in batch]), strict=True):
+                clip = self._pool(segments, of_clip)
                 found[n] = Embedding(segments, self.model.segment_times(lengths[n]), clip)
         return [found[n] for n in range(len(clips))]
 
     @torch.inference_mode()
-    def _forward(self, clips: list[Audio]) -> list[NDArray[np.float32]]:
+    def _forward(self, clips: list[Audio]) -> list[tuple[Audio, Audio]]:
+        """(S, D) segments of each clip, and its (C,) own probabilities if f2 is wanted."""
+        network = self.model.network
         frames, n_frames = self.model.logmel(*stack(clips, self.device))
-        embeddings, mask = self.model.network.forward_features(frames, n_frames)
-        values = {"f1": embeddings.float()}
+        embeddings, mask = network.forward_features(frames, n_frames)
+        values, of_clips = {"f1": embeddings.float()}, embeddings.new_empty((len(clips), 0))
         if "f2" in self._layers:
-            values["f2"] = self.model.network.score_segments(embeddings, mask).float().sigmoid()
+            logits = network.score_segments(embeddings, mask).float()
+            values["f2"], of_clips = logits.sigmoid(), network.score_clips(embeddings.float(), logits, mask)
         wide = torch.cat([values[layer] for layer in self._layers], 2)
-        return [own[inside].cpu().numpy() for own, inside in zip(wide, mask, strict=True)]
+        return [
+            (own[inside].cpu().numpy(), of_clip.cpu().numpy())
+            for own, inside, of_clip in zip(wide, mask, of_clips, strict=True)
+        ]
+
+    def _pool(self, segments: Audio, of_clip: Audio) -> Audio:
+        clip = pool(segments, self._poolings)
+        if "f2" in self._layers and "mean" in self._poolings:
+            first = 0 if self._layers[0] == "f2" else self.model.network.n_features
+            first += self._poolings.index("mean") * segments.shape[1]
+            clip[first : first + len(of_clip)] = of_clip
+        return clip
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Threads decode the next files (libsndfile and soxr let others run) while the network has these."""

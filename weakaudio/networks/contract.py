@@ -75,12 +75,20 @@ class Network(nn.Module):
         """Segment logits (B, S, C) as `forward` gives them: of each segment alone, unless a network knows better."""
         return self.forward_head(embeddings)
 
+    def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
+        """Clip probabilities (B, C): the segments' probabilities pooled, unless a network has another way.
+
+        It gets float32, outside of autocast.
+        """
+        probs: Tensor = self.pooling(segment_logits.sigmoid(), mask, embeddings)
+        return probs
+
     def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
-        """Everything at once; pooling acts on segment probabilities, in float32 also inside autocast."""
+        """Everything at once; clips are scored in float32 also inside autocast."""
         embeddings, mask = self.forward_features(logmel, lengths)
         logits = self.score_segments(embeddings, mask)
         with torch.autocast(logits.device.type, enabled=False):
-            clip_probs = self.pooling(logits.float().sigmoid(), mask, embeddings.float())
+            clip_probs = self.score_clips(embeddings.float(), logits.float(), mask)
         return Output(logits, clip_probs, embeddings, mask)
 
     def reset_classifier(self, n_classes: int) -> None:
@@ -127,12 +135,8 @@ class StagedNetwork(Network):
         _, embeddings, mask = self.forward_maps(logmel, lengths)
         return embeddings, mask
 
-    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
-        embeddings, mask = self.forward_features(logmel, lengths)
-        logits = self.score_segments(embeddings, mask)
-        with torch.autocast(logits.device.type, enabled=False):
-            clip_probs = self.forward_head(mean_embedding(embeddings.float(), mask)).sigmoid()
-        return Output(logits, clip_probs, embeddings, mask)
+    def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
+        return self.forward_head(mean_embedding(embeddings, mask)).sigmoid()
 
 
 def mean_embedding(embeddings: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Network, Output
+from weakaudio.networks.contract import Network
 from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
 
 EMBEDDING = 2048  # channels at width 1
@@ -82,15 +82,10 @@ class Cnn14(Network):
         logits: Tensor = self.classifier(F.relu(self.hidden(embeddings)))
         return logits
 
-    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
-        embeddings, mask = self.forward_features(logmel, lengths)
-        logits = self.forward_head(embeddings)
+    def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         inside = mask[:, :, None]
-        with torch.autocast(logits.device.type, enabled=False):
-            features = torch.where(inside, embeddings.float(), 0.0)  # never below 0
-            clip = (features.amax(1) + features.sum(1) / inside.sum(1)) / 2
-            clip_probs = self.forward_head(clip).sigmoid()
-        return Output(logits, clip_probs, embeddings, mask)
+        features = torch.where(inside, embeddings, 0.0)  # never below 0
+        return self.forward_head((features.amax(1) + features.sum(1) / inside.sum(1)) / 2).sigmoid()
 
     def layers(self) -> list[nn.Module]:
         return [self.norm, *self.blocks]

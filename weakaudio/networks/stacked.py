@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Network, Output, mean_embedding
+from weakaudio.networks.contract import Network, mean_embedding
 
 
 class StackedNetwork(Network):
@@ -47,13 +46,10 @@ class StackedNetwork(Network):
         logits: Tensor = self.classifier(self.base.score_segments(embeddings, mask).sigmoid())
         return logits
 
-    def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
-        embeddings, mask = self.forward_features(logmel, lengths)
+    def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         scores = self.base.score_segments(embeddings, mask).sigmoid()
-        logits = self.classifier(scores)
-        with torch.autocast(logits.device.type, enabled=False):
-            clip_probs = self.classifier(mean_embedding(scores.float(), mask)).sigmoid()
-        return Output(logits, clip_probs, embeddings, mask)
+        probs: Tensor = self.classifier(mean_embedding(scores, mask)).sigmoid()
+        return probs
 
     def layers(self) -> list[nn.Module]:
         return self.base.layers()
