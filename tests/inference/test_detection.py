@@ -327,3 +327,12 @@ def test_wrong_arguments_are_refused_before_any_work(model: Model, recordings: P
     with pytest.raises(AudioError, match="no such file or folder"):
         detect_folder(detector, tmp_path / "nowhere", tmp_path / "e.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["wavs"]
+
+
+def test_a_table_that_cannot_be_written_is_found_out_before_the_work(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Detector, "detect_file", lambda self, path: pytest.fail("worked first"))
+    with pytest.raises(WeakAudioError, match=r"e\.csv: cannot be written"):
+        detect_folder(Detector(model), recordings, tmp_path / "file" / "e.csv")

@@ -234,6 +234,7 @@ def detect_folder(detector: Detector, folder: str | Path, out: str | Path) -> De
     if out.suffix != ".csv":
         raise WeakAudioError(f"{out}: the name must end in .csv")
     names, files = find_recordings(folder)
+    _check_writable(out)
     tables, failures = [], []
     for name, path in progress(list(zip(names, files, strict=True)), len(files), f"detecting in {len(files)} files"):
         try:
@@ -249,6 +250,17 @@ def detect_folder(detector: Detector, folder: str | Path, out: str | Path) -> De
     table = pd.concat(tables, ignore_index=True)
     write_table(table.round({"score": _SCORE_DECIMALS}), out)
     return DetectionSummary(out, len(tables), len(table), failures)
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the work, not after it."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _seconds(value: float, what: str) -> float:
