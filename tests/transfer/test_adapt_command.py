@@ -44,6 +44,9 @@ def test_a_folder_of_classes_becomes_a_model_for_all_that_models_are_for(
     assert summary.quality.scores.mean > 0.9
     assert "on recordings it has not heard: accuracy" in str(summary)
     assert "with 5 labels a class" in str(summary)
+    page = summary.out.with_suffix(".html").read_text()
+    assert "accuracy on recordings it has not heard" in page
+    assert "How many labels it takes" in page
     mine = load_model(summary.out)
     assert mine.labels == ["noise", "tone"]
     assert mine.notes["adapted"]["accuracy"] == summary.quality.scores.mean

@@ -77,6 +77,27 @@ def training_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def learning_curve(table: pd.DataFrame) -> Figure:
+    """Accuracy by the number of labelled clips of each class, and how much it varies.
+
+    Parameters
+    ----------
+    table
+        Columns `labels`, `accuracy`, `std`, one row a number of labels.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.errorbar(
+            table["labels"], table["accuracy"], table["std"], color=COLOURS[0], marker="o", capsize=4, elinewidth=1.2
+        )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(table["labels"]), [str(labels) for labels in table["labels"]])
+        axes.minorticks_off()
+        axes.set(xlabel="labelled clips of each class", ylabel="accuracy on clips not heard", ylim=(0, 1))
+    return figure
+
+
 def per_class_bars(table: pd.DataFrame) -> Figure:
     """Average precision of each class, one bar a system, best class first.
 

@@ -13,7 +13,7 @@ from weakaudio.audio.io import read_audio
 from weakaudio.data.class_folders import read_class_folders
 from weakaudio.data.manifest import SEPARATOR, read_manifest
 from weakaudio.errors import AudioError, ProtocolError
-from weakaudio.inference import DEFAULT_MODEL
+from weakaudio.inference import DEFAULT_MODEL, report
 from weakaudio.inference.embedding import Audio, Embedder
 from weakaudio.inference.folder import printable, write_failures
 from weakaudio.pretrained import load_model, save_model
@@ -52,7 +52,7 @@ def adapt_folder(
     preset: str = HEAD,
     device: str = "cpu",
 ) -> AdaptSummary:
-    """Adapt a model to own classes, and estimate how good it will be.
+    """Adapt a model to own classes, and estimate how good it will be; beside the model stands a page (.html) of that.
 
     Parameters
     ----------
@@ -101,7 +101,48 @@ def adapt_folder(
         adapted = adapt(began, clips, targets, labels, preset, sources=sources, device=device)
     adapted.notes["adapted"] |= {"accuracy": quality.scores.mean, "folds": len(quality.scores.accuracies)}
     save_model(adapted, out)
-    return AdaptSummary(out, len(clips), len(adapted.labels), quality, failures)
+    summary = AdaptSummary(out, len(clips), len(adapted.labels), quality, failures)
+    report.write_page(_page(summary, str(model), preset), out.with_suffix(".html"))
+    return summary
+
+
+def _page(summary: AdaptSummary, model: str, preset: str) -> str:
+    scores, curve = summary.quality.scores, summary.quality.curve
+    names = [str(name) for name in scores.classes]
+    recall = scores.confusion.diagonal() / scores.confusion.sum(1)
+    by_class = pd.DataFrame({"class": names, "clips": scores.confusion.sum(1), "found again": recall})
+    sections = [
+        report.Section(
+            "In short",
+            [
+                report.Figures(
+                    [
+                        (
+                            f"{scores.mean:.1%}",
+                            f"accuracy on recordings it has not heard, over {len(scores.accuracies)} folds",
+                        ),
+                        (str(summary.n_clips), f"clips of {summary.n_classes} classes"),
+                    ]
+                ),
+                f"{model}, adapted ({preset}). The estimate is of a classifier on the embeddings of the model as it "
+                "came, trained on all clips but those of one fold, and so for each fold; clips of one recording are "
+                "never on both sides. The model itself has learned from all of them.",
+            ],
+        ),
+        report.Section(
+            "Which classes are told apart",
+            [
+                report.Picture(report.confusion_matrix(scores.confusion, names), "True and predicted classes."),
+                report.Table(by_class, "Part of each class's clips that is given its class."),
+            ],
+        ),
+    ]
+    if len(curve):
+        caption = "With fewer labels, drawn anew three times in each fold; bars are standard deviations."
+        sections.insert(
+            1, report.Section("How many labels it takes", [report.Picture(report.learning_curve(curve), caption)])
+        )
+    return report.page(f"{summary.out.stem}: how good is it?", sections)
 
 
 def _read(source: Path) -> pd.DataFrame:
