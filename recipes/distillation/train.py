@@ -177,8 +177,9 @@ class _Export(Checkpoint):
         model.notes = {
             "weakaudio": __version__,
             "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
-            "teacher": model_checksum(distiller.teacher),
-            **{name: value for name, value in self.asked.items() if not name.startswith("network")},
+            "teacher_checksum": model_checksum(distiller.teacher),
+            "corpora": {Path(folder).name: weight for folder, weight in self.asked["corpora"].items()},
+            **{name: self.asked[name] for name in ("seconds", "batch_size", "learning_rate", "decay", "seed")},
         }
         save_model(model, self.path)
 
