@@ -299,11 +299,8 @@ def test_figures_that_this_project_measured_are_those_of_its_recipes() -> None:
         for metric in entry.metrics:
             if metric.source.startswith("recipes/"):
                 rows = results.load(metric.source.removeprefix("recipes/"))
-                found = [
-                    row["value"]
-                    for row in rows
-                    if row["system"] == entry.name and row["what"] == metric.data and row["metric"] == "five folds (%)"
-                ]
+                wanted = (entry.name, metric.data, "five folds (%)")
+                found = [row["value"] for row in rows if (row["system"], row["what"], row["metric"]) == wanted]
                 assert any(abs(value - 100 * metric.value) < 0.05 for value in found), entry.name
 
 
