@@ -126,7 +126,8 @@ def _page(summary: AdaptSummary, model: str, preset: str) -> str:
                 ),
                 f"{model}, adapted ({preset}). The estimate is of a classifier on the embeddings of the model as it "
                 "came, trained on all clips but those of one fold, and so for each fold; clips of one recording are "
-                "never on both sides. The model itself has learned from all of them.",
+                "never on both sides (each file counts as one, unless a table says otherwise: clips cut from one "
+                "recording make the estimate too good). The model itself has learned from all of them.",
             ],
         ),
         report.Section(
