@@ -68,6 +68,8 @@ def randomise() -> Callable[[Network], Network]:
                     nn.init.normal_(module.running_mean, std=0.2)
                     nn.init.uniform_(module.running_var, 0.8, 1.5)
             for module in network.modules():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
                 if isinstance(module, Pooling):
                     for parameter in module.parameters():
                         nn.init.normal_(parameter)

@@ -45,6 +45,15 @@ class Distiller(lightning.LightningModule):
         Steps. A run without a cooldown can be prolonged, and cooled down at any time.
     weight_decay
         Of AdamW.
+
+    Raises
+    ------
+    CheckpointError
+        No such teacher.
+    ProtocolError
+        Fewer steps than warmup and cooldown have, or no stage of student and teacher has the same resolution.
+    WeakAudioError
+        No such network, or one that does not show its stages.
     """
 
     def __init__(
@@ -114,7 +123,7 @@ class Distiller(lightning.LightningModule):
         return loss
 
     def losses(self, waveform: Tensor) -> dict[str, Tensor]:
-        """The three parts, for mixtures (B, N): scores, embedding, maps."""
+        """Scores, embedding and maps, a scalar each, of mixtures (B, N) at the teacher's sample rate."""
         teacher, net = self.teacher.network, self.model.network
         logmel, _ = self.model.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):

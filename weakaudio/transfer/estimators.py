@@ -15,10 +15,10 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedding import POOLINGS, parts, pool
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.features import EmbeddingTransformer, Paths
+from weakaudio.transfer.features import EmbeddingTransformer, Paths, TakesPaths
 
 
-class WeakAudioClassifier(ClassifierMixin, BaseEstimator):
+class WeakAudioClassifier(TakesPaths, ClassifierMixin, BaseEstimator):
     """Recordings to classes: frozen embeddings and a classifier, from paths to probabilities.
 
     Parameters
@@ -85,13 +85,6 @@ class WeakAudioClassifier(ClassifierMixin, BaseEstimator):
             raise WeakAudioError(f"classifier {self.classifier!r} gives no probabilities; calibrated-svm does")
         probabilities: NDArray[np.float64] = self.pipeline_.predict_proba(X)
         return probabilities
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
 
 
 class SegmentPooler(TransformerMixin, BaseEstimator):

@@ -21,7 +21,18 @@ from weakaudio.transfer.cache import embed_cached
 Paths = Sequence[str | Path]
 
 
-class _PathTransformer(TransformerMixin, BaseEstimator):
+class TakesPaths:
+    """Tells scikit-learn that paths go in, (n,); stands before `BaseEstimator`."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+class _PathTransformer(TakesPaths, TransformerMixin, BaseEstimator):
     """What both transformers share: paths in, one named column per feature out; `fit` learns nothing.
 
     As nothing is learned, vectors may be computed once, outside of a cross-validation, without any clip of a
@@ -35,13 +46,6 @@ class _PathTransformer(TransformerMixin, BaseEstimator):
 
     def _names(self) -> list[str]:
         raise NotImplementedError
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
 
 
 class EmbeddingTransformer(_PathTransformer):

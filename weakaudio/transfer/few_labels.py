@@ -80,6 +80,7 @@ def estimate_quality(
     ProtocolError
         As `fold_by_recording` and `cross_validate_folds`.
     """
+    X = np.asarray(X, dtype=np.float64)  # in float32 the regression stops early
     truth, folds = np.asarray(y), fold_by_recording(y, sources, seed)
     scores = cross_validate_folds(_classifier(), X, truth, folds, sources)
     rng = np.random.default_rng(seed)
