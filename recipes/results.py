@@ -64,6 +64,12 @@ CODE: dict[str, list[str]] = {
         "data_prep/esc50.py",
         "recipes/distillation/evaluate.py",
     ],
+    "field": [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/inference",
+        "recipes/field",
+    ],
     "esc50": [
         "weakaudio/audio",
         "weakaudio/networks",

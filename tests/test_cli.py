@@ -136,7 +136,7 @@ def test_detect_writes_the_events_of_a_folder(run: Run, sounds: Path, tiny: Path
     (sounds / "bad.wav").write_bytes(b"RIFF")
     code, out, _ = run("detect", sounds, "-o", "events.csv", "--model", tiny, "--threshold", "0")
     assert code == 3
-    assert "720 events in 60 files -> events.csv; 1 left out, see failures.csv" in out
+    assert "720 events, 60 files, 0.03 h -> events.csv; 1 left out, see failures.csv" in out
     table = pd.read_csv(tmp_path / "events.csv")
     assert table.columns.tolist() == ["file", "start", "end", "label", "score"]
     assert len(table) == 720
@@ -144,7 +144,7 @@ def test_detect_writes_the_events_of_a_folder(run: Run, sounds: Path, tiny: Path
     code, out, _ = run(
         "detect", sounds / "bell", "-o", "none.csv", "--model", tiny, "--threshold", "0", "--min-length", "9e9"
     )
-    assert (code, out) == (0, "0 events in 5 files -> none.csv\n")
+    assert (code, out) == (0, "0 events, 5 files, 0.00 h -> none.csv\n")
 
 
 def test_models_are_listed(run: Run) -> None:
@@ -177,10 +177,10 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Run, args: tuple[str, ...], 
     assert said in err
 
 
-def test_no_untrained_network_embeds_unasked(run: Run) -> None:
-    code, _, err = run("embed", ".", "-o", "e.h5")
-    assert code == 2
-    assert "--model" in err
+def test_the_model_that_is_shipped_embeds_unless_another_is_named(run: Run, sounds: Path) -> None:
+    one = next(sounds.rglob("*.wav"))
+    assert run("embed", one, "-o", "e.h5")[0] == 0
+    assert read_embeddings("e.h5").metadata["model"] == "weakaudio-base"
 
 
 def test_help_of_every_verb_loads_no_torch() -> None:

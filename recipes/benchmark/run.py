@@ -3,7 +3,8 @@
 python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
 python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
 
-With --segments LIST, padding is measured on the lengths of one of AudioSet's segment lists as well.
+With --segments LIST, padding is measured on the lengths of one of AudioSet's segment lists as well. With --data
+FOLDER, detection from files to a table is measured on real clips; with --yamnet FILE, YAMNet's TFLite file beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from recipes.benchmark import front_end, inference, loading, packing, padding, start, training
+from recipes.benchmark import files, front_end, inference, loading, packing, padding, start, training
 from recipes.benchmark.compare import QUICK, Comparison, Scale
 from recipes.results import Row, record
 
@@ -41,6 +42,16 @@ def measure(scale: Scale, segments: Path | None = None) -> list[Row]:
     finally:
         torch.set_num_threads(threads)
     return [*found, *padding.measure(_COMMAND, segments), *start.measure(scale.repeats, _COMMAND)]
+
+
+def measure_files(scale: Scale, data: Path, yamnet: Path | None) -> list[Row]:
+    """Rows for `recipes.results`, of detection from files."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(scale.threads)
+    try:
+        return [row for comparison in files.measure(scale, data, yamnet) for row in rows(comparison)]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -75,9 +86,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(_COMMAND, description="Speed against plain references in the same run.")
     parser.add_argument("--quick", action="store_true", help="everything once, tiny; records nothing")
+    parser.add_argument("--data", type=Path, help="folder that holds esc50-16k/, for detection from files to a table")
+    parser.add_argument("--yamnet", type=Path, help="yamnet.tflite, to be measured beside; needs ai-edge-litert")
+    parser.add_argument("--only-files", action="store_true", help="measure detection from files alone")
     parser.add_argument("--segments", type=Path, help="a segment list of AudioSet, for the padding on its lengths")
     options = parser.parse_args(args)
-    found = measure(QUICK if options.quick else Scale(), options.segments)
+    scale = QUICK if options.quick else Scale()
+    found = [] if options.only_files else measure(scale, options.segments)
+    if options.data:
+        found += measure_files(scale, options.data, options.yamnet)
     show(found)
     if not options.quick:
         record("benchmark", found)

@@ -10,6 +10,7 @@ import pytest
 from weakaudio.data.corpus import EVENTS, LABELS, MANIFEST, STORE, Corpus, write_labels
 from weakaudio.data.labels import LabelSet
 from weakaudio.data.store import StoreWriter
+from weakaudio.data.verify import verify_corpus
 from weakaudio.errors import LabelError, ManifestError, StoreError
 
 
@@ -65,3 +66,36 @@ def test_events_are_read_or_refused(root: Path) -> None:
     truth = pd.DataFrame({"path": ["a.wav"], "label": ["None"], "onset": [0.25], "offset": [1.0]})
     truth.to_csv(root / EVENTS, index=False)
     pd.testing.assert_frame_equal(Corpus(root).events(), truth, check_dtype=False)
+
+
+@pytest.mark.parametrize("content", [b"rain\ndo\xff\n", b"", b"rain\ndog\nrain\n"])
+def test_a_damaged_class_list_is_refused_by_name(root: Path, content: bytes) -> None:
+    (root / LABELS).write_bytes(content)
+    with pytest.raises(LabelError, match=r"labels\.txt: damaged class list"):
+        Corpus(root)
+    with pytest.raises(LabelError, match=r"labels\.txt: damaged class list"):
+        verify_corpus(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,label,onset,offset\na.wav,do\xffg,0,1\n", "not a CSV table"),
+        (b"path,label,onset\na.wav,dog,0\n", "column offset missing"),
+        (b"path,label,onset,offset\na.wav,dog,0,1\na.wav,dog,zero,1\n", "line 3 is no event"),
+        (b"path,label,onset,offset\na.wav,dog,0,\n", "line 2 is no event"),
+        (b"path,label,onset,offset\na.wav,dog,0,inf\n", "line 2 is no event"),
+        (b"path,label,onset,offset\na.wav,dog,2,1\n", "line 2 is no event"),
+        (b"path,label,onset,offset\n,dog,0,1\n", "line 2 is no event"),
+        (b"path,label,onset,offset\na.wav,dog,0,1,2\n", "more cells than its header"),
+    ],
+)
+def test_malformed_events_are_refused_by_name_and_reason(root: Path, content: bytes, message: str) -> None:
+    (root / EVENTS).write_bytes(content)
+    with pytest.raises(ManifestError, match=rf"events\.csv: .*{message}"):
+        Corpus(root).events()
+
+
+def test_a_corpus_without_events_has_none(root: Path) -> None:
+    (root / EVENTS).write_text("path,label,onset,offset\n")
+    assert Corpus(root).events().empty

@@ -65,6 +65,7 @@ def test_any_names_survive_the_round_trip(
         ("path,label\na.wav,dog\n", "column labels missing"),
         ("labels\ndog\n", "column path missing"),
         ("path,labels\n", "no rows"),
+        ("path,labels\nfirst,a.wav,dog\n", "more cells than its header"),
         ("", "not a CSV"),
         (np.random.default_rng(0).bytes(5000), "not a CSV"),
         (b"\x89HDF\r\n\x1a\n" + bytes(500), "not a CSV"),

@@ -20,8 +20,10 @@ from torch import Tensor
 from weakaudio.audio.logmel import LogMel
 from weakaudio.audio.segments import SegmentGeometry
 from weakaudio.audio.timeline import timeline
-from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
-from weakaudio.inference.detection import Detector, detect_folder, find_events
+from weakaudio.errors import AudioError, CheckpointError, StoreError, WeakAudioError
+from weakaudio.inference.detect_folder import detect_folder
+from weakaudio.inference.detection import Detector
+from weakaudio.inference.events import EventRules, find_events
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.training.localisation import score_frames
@@ -35,7 +37,7 @@ Audio = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def model(randomise: Callable[[Network], Network]) -> Model:
-    network = randomise(WeakCNN(3, n_mels=64, width=1 / 16))
+    network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
     with torch.no_grad():
         network.classifier.bias.zero_()
         network.classifier.weight[1] = network.classifier.weight[0].abs()  # so that "rain, heavy" is heard
@@ -68,7 +70,7 @@ def test_events_cover_exactly_what_reaches_the_threshold(
     seconds = ((n_frames - 1) * 160 + rest) / RATE
     times = SegmentGeometry(8 * span, 8).times(n_frames, 0.01, seconds)
     probs = np.random.default_rng(seed).integers(0, 5, (len(times), 3)) / 4  # many meet a threshold exactly
-    events = find_events(probs, times, LABELS, np.full(3, threshold))
+    events = find_events(probs, times, LABELS, EventRules(np.full(3, threshold)))
     assert events.columns.tolist() == COLUMNS
     assert events["start"].is_monotonic_increasing
     assert ((events["start"] >= 0) & (events["start"] < events["end"]) & (events["end"] <= seconds)).all()
@@ -88,7 +90,7 @@ def test_events_are_those_that_evaluation_counts(span: int, n_frames: int, seed:
     times = SegmentGeometry(8 * span, 8).times(n_frames, 0.01, n_frames * 0.01)
     rng = np.random.default_rng(seed)
     probs, thresholds = rng.random((len(times), 3)), rng.uniform(0.2, 0.8, 3)
-    events = find_events(probs, times, ["0", "1", "2"], thresholds)
+    events = find_events(probs, times, ["0", "1", "2"], EventRules(thresholds))
     expected = scores_to_event_list(score_frames(probs, times), thresholds)
     found = sorted(events[["start", "end", "label"]].itertuples(index=False, name=None))
     assert [label for *_, label in found] == [label for *_, label in expected]
@@ -99,7 +101,7 @@ def test_gaps_are_closed_before_short_events_go() -> None:
     probs, times = abutting([0.9, 0.0, 0.8, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0, 0.6, 0.6])
 
     def spans(**lengths: float) -> list[tuple[float, float, float]]:
-        events = find_events(probs, times, ["a"], np.array([0.5]), **lengths)
+        events = find_events(probs, times, ["a"], EventRules(np.array([0.5]), **lengths))
         return list(events[["start", "end", "score"]].itertuples(index=False, name=None))
 
     assert spans() == [(0, 0.5, 0.9), (1, 1.5, 0.8), (2.5, 3, 0.7), (4.5, 5.5, 0.6)]
@@ -112,13 +114,15 @@ def test_gaps_are_closed_before_short_events_go() -> None:
 @pytest.mark.parametrize("hop", [0.1, 0.32, 1 / 3])
 def test_lengths_that_are_no_binary_numbers_are_met(hop: float) -> None:
     probs, times = abutting([0, 0, 0, 1, 0, 1, 0, 0], hop)
-    assert len(find_events(probs, times, ["a"], np.array([0.5]), min_length=hop)) == 2
-    assert len(find_events(probs, times, ["a"], np.array([0.5]), merge_gap=hop)) == 1
+    assert len(find_events(probs, times, ["a"], EventRules(np.array([0.5]), min_length=hop))) == 2
+    assert len(find_events(probs, times, ["a"], EventRules(np.array([0.5]), merge_gap=hop))) == 1
 
 
 def test_events_of_different_classes_are_not_joined() -> None:
     _, times = abutting([0.0] * 4)
-    events = find_events(np.array([[1, 0], [1, 0], [0, 1], [0, 1.0]]), times, ["a", "b"], np.full(2, 0.5), 0.0, 9.0)
+    events = find_events(
+        np.array([[1, 0], [1, 0], [0, 1], [0, 1.0]]), times, ["a", "b"], EventRules(np.full(2, 0.5), merge_gap=9.0)
+    )
     assert list(events.itertuples(index=False, name=None)) == [(0, 1, "a", 1), (1, 2, "b", 1)]
 
 
@@ -176,7 +180,7 @@ def test_events_and_tags_are_what_the_network_says(model: Model) -> None:
     output = model(torch.from_numpy(audio)[None])
     probs = output.segment_logits[0].sigmoid().detach().numpy()
     found = Detector(model, 0.5).detect_array(audio, RATE)
-    expected = find_events(probs, model.segment_times(len(audio)), LABELS, np.full(3, 0.5))
+    expected = find_events(probs, model.segment_times(len(audio)), LABELS, EventRules(np.full(3, 0.5)))
     assert len(expected) > 0
     pd.testing.assert_frame_equal(found.events, expected, atol=1e-5)
     assert found.tags["score"].is_monotonic_decreasing
@@ -217,20 +221,20 @@ def test_arrays_that_are_no_audio_are_refused(model: Model) -> None:
 
 
 def test_the_models_own_settings_hold_unless_others_are_given(model: Model) -> None:
-    assert Detector(model).thresholds.tolist() == [0.5, 0.5, 0.5]
-    assert Detector(model).min_length == 0
+    assert Detector(model).rules.thresholds.tolist() == [0.5, 0.5, 0.5]
+    assert Detector(model).rules.min_length == 0
     noted = Model(model.network, "16k", LABELS, {"threshold": 0.25, "min_length": 0.5})
-    assert Detector(noted).thresholds.tolist() == [0.25, 0.25, 0.25]
-    assert Detector(noted).min_length == 0.5
-    assert Detector(noted, 0.75, 1.0).thresholds.tolist() == [0.75, 0.75, 0.75]
-    assert Detector(noted, 0.75, 1.0).min_length == 1.0
-    assert Detector(noted, 0.0, 0.0).thresholds.tolist() == [0, 0, 0]
-    assert Detector(noted, 0.0, 0.0).min_length == 0
+    assert Detector(noted).rules.thresholds.tolist() == [0.25, 0.25, 0.25]
+    assert Detector(noted).rules.min_length == 0.5
+    assert Detector(noted, 0.75, 1.0).rules.thresholds.tolist() == [0.75, 0.75, 0.75]
+    assert Detector(noted, 0.75, 1.0).rules.min_length == 1.0
+    assert Detector(noted, 0.0, 0.0).rules.thresholds.tolist() == [0, 0, 0]
+    assert Detector(noted, 0.0, 0.0).rules.min_length == 0
 
 
 def test_thresholds_by_class_leave_out_the_other_classes(model: Model) -> None:
     detector = Detector(model, {"saw": 0.0, "dog": 1.0})
-    assert detector.thresholds.tolist() == [1.0, math.inf, 0.0]
+    assert detector.rules.thresholds.tolist() == [1.0, math.inf, 0.0]
     assert detector.detect_array(noise(RATE), RATE).events["label"].tolist() == ["saw"]
 
 
@@ -285,7 +289,7 @@ def test_a_folder_becomes_one_table(model: Model, recordings: Path, tmp_path: Pa
     assert table.columns.tolist() == ["file", *COLUMNS]
     alone = {name: detector.detect_file(recordings / name).events for name in GOOD}
     assert summary.n_files == 5
-    assert summary.n_events == len(table) == sum(map(len, alone.values()))
+    assert summary.n_rows == len(table) == sum(map(len, alone.values()))
     assert list(dict.fromkeys(table["file"])) == [name for name in GOOD if len(alone[name])]
     assert "rain, heavy" in set(table["label"])
     for name, events in alone.items():
@@ -296,7 +300,11 @@ def test_a_folder_becomes_one_table(model: Model, recordings: Path, tmp_path: Pa
     for reason, expected in zip(listed["reason"], ["truncated", "empty", "no samples", "not audio"], strict=True):
         assert expected in reason
     assert "4 left out" in str(summary)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["events.csv", "failures.csv"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "events.csv",
+        "events.csv.journal",
+        "failures.csv",
+    ]
     first = out.read_bytes()
     detect_folder(detector, recordings, out)
     assert out.read_bytes() == first
@@ -304,7 +312,7 @@ def test_a_folder_becomes_one_table(model: Model, recordings: Path, tmp_path: Pa
 
 def test_without_events_the_table_has_its_columns(model: Model, recordings: Path, tmp_path: Path) -> None:
     summary = detect_folder(Detector(model, NO_EVENTS), recordings / "a" / "x.wav", tmp_path / "e.csv")
-    assert (summary.n_files, summary.n_events, summary.failures) == (1, 0, [])
+    assert (summary.n_files, summary.n_rows, summary.failures) == (1, 0, [])
     assert (tmp_path / "e.csv").read_text() == "file,start,end,label,score\n"
     assert not (tmp_path / "failures.csv").exists()
 
@@ -315,19 +323,34 @@ def test_a_single_recording_is_a_folder_of_one(model: Model, recordings: Path, t
 
 
 def test_nothing_readable_is_an_error_and_the_old_table_stays(model: Model, recordings: Path, tmp_path: Path) -> None:
+    detect_folder(Detector(model), recordings, tmp_path / "e.csv")
+    old = (tmp_path / "e.csv").read_text()
     for name in GOOD:
         (recordings / name).unlink()
-    (tmp_path / "e.csv").write_text("old")
     with pytest.raises(AudioError, match=r"none of its 4 files .*failures\.csv"):
         detect_folder(Detector(model), recordings, tmp_path / "e.csv")
     assert pd.read_csv(tmp_path / "failures.csv")["path"].tolist() == BAD
-    assert (tmp_path / "e.csv").read_text() == "old"
+    assert (tmp_path / "e.csv").read_text() == old
+
+
+def test_a_table_of_another_run_stays_unless_told(model: Model, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.csv"
+    out.write_text("mine")
+    with pytest.raises(StoreError, match="of an unknown run"):
+        detect_folder(Detector(model), recordings, out)
+    assert out.read_text() == "mine"
+    detect_folder(Detector(model, 0.5), recordings, out, overwrite=True)
+    with pytest.raises(StoreError, match=r"other settings \(thresholds\)"):
+        detect_folder(Detector(model, 0.4), recordings, out)
+    detect_folder(Detector(model, 0.4), recordings, out, overwrite=True)
+    expected = sum(len(Detector(model, 0.4).detect_file(recordings / name).events) for name in GOOD)
+    assert len(pd.read_csv(out)) == expected
 
 
 def test_wrong_arguments_are_refused_before_any_work(model: Model, recordings: Path, tmp_path: Path) -> None:
     detector = Detector(model)
-    with pytest.raises(WeakAudioError, match=r"e\.txt: the name must end in \.csv"):
-        detect_folder(detector, recordings, tmp_path / "e.txt")
+    with pytest.raises(WeakAudioError, match=r"e\.doc: the name says no format"):
+        detect_folder(detector, recordings, tmp_path / "e.doc")
     with pytest.raises(AudioError, match="no such file or folder"):
         detect_folder(detector, tmp_path / "nowhere", tmp_path / "e.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["wavs"]

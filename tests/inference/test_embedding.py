@@ -24,7 +24,7 @@ Audio = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def model(randomise: Callable[[Network], Network]) -> Model:
-    return Model(randomise(WeakCNN(3, n_mels=64, width=1 / 16)), "16k", ["dog", "rain", "saw"]).eval()
+    return Model(randomise(WeakCNN(3, n_mels=64, width=1 / 8)), "16k", ["dog", "rain", "saw"]).eval()
 
 
 @pytest.fixture(scope="module")

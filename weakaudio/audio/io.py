@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-import soxr
 from numpy.typing import NDArray
 
+from weakaudio.audio.resampling import resample as resample
+from weakaudio.audio.resampling import resample_blocks
 from weakaudio.errors import AudioError
 
 # What a folder is searched for. libsndfile decodes all of them.
@@ -29,6 +32,14 @@ _PREROLL = 16 * 1152
 _DATA_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Programs that write WAV into a pipe cannot know its size and declare a huge one; that is no truncation.
 _STREAMED_SIZE = 0x7FFF0000
+
+# A header may declare any number of samples (a FLAC written into a pipe none at all, which libsndfile reports as
+# the largest integer), so memory is taken for this many values at a time, all channels together.
+_MOST_VALUES = 2**22
+_UNKNOWN_LENGTH = 2**63 - 1
+
+# Outside of it the rate in a header is damage, and resampling would make thousands of samples of one.
+_LOWEST_RATE, _HIGHEST_RATE = 1_000, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,19 @@ class EncodedAudio:
         return self.name
 
 
+class _SequentialFile(sf.SoundFile):
+    """A file that is read from front to back.
+
+    soundfile seeks to where it stands after each read of a file it can seek in. In MP3 and Opus that loses the
+    decoder's state: the next block begins with silence or noise; in a FLAC of unknown length it fails.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def audio_info(path: str | Path | EncodedAudio) -> AudioInfo:
-    """Rate, channels and length from the header, without decoding.
+    """Rate, channels and length from the header; only where it keeps silent on the length, the file is decoded.
 
     Raises
     ------
@@ -66,8 +88,10 @@ def audio_info(path: str | Path | EncodedAudio) -> AudioInfo:
         The file does not exist, libsndfile does not recognise it, or it is shorter than its header says.
     """
     with _open(path) as file:
-        _refuse_truncated_header(path, file.extra_info)
-        return AudioInfo(file.samplerate, file.channels, file.frames)
+        n_samples = file.frames
+        if n_samples == _UNKNOWN_LENGTH:
+            n_samples = sum(len(block) for block in _decode(file, path, 0, n_samples))
+        return AudioInfo(file.samplerate, file.channels, n_samples)
 
 
 def read_audio(
@@ -94,24 +118,46 @@ def read_audio(
     AudioError
         No such file, not audio, no samples, fewer samples than the header declares, or NaN / infinite samples.
     """
-    try:
-        with _open(path) as file:
-            _refuse_truncated_header(path, file.extra_info)
-            file_rate, first = file.samplerate, min(round(start * file.samplerate), file.frames)
-            last = file.frames if seconds is None else min(first + round(seconds * file_rate), file.frames)
-            declared = last - first
-            ahead = min(first, _PREROLL)
-            if first:
-                file.seek(first - ahead)
-            count = -1 if seconds is None else ahead + declared
-            audio = file.read(count, dtype="float32", always_2d=True)[ahead:]
-    except (sf.LibsndfileError, RuntimeError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
-    if len(audio) + _DECODER_SLACK < declared:
-        raise AudioError(f"{path}: truncated: the header declares {declared} samples, {len(audio)} can be decoded")
-    mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1, dtype=np.float32)
+    with _open(path) as file:
+        file_rate, first = file.samplerate, min(round(start * file.samplerate), file.frames)
+        last = file.frames if seconds is None else min(first + round(seconds * file_rate), file.frames)
+        blocks = list(_decode(file, path, first, last))
+    mono = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, dtype=np.float32)])
     check_samples(mono, str(path))
     return resample(mono, file_rate, sample_rate or file_rate), sample_rate or file_rate
+
+
+def stream_audio(
+    path: str | Path | EncodedAudio, sample_rate: int | None = None, block_seconds: float = 30.0
+) -> Iterator[NDArray[np.float32]]:
+    """Decode a recording of any length in bounded memory: the blocks in a row equal `read_audio` of the file.
+
+    Parameters
+    ----------
+    path, sample_rate
+        As for `read_audio`.
+    block_seconds
+        How much is decoded at a time; files with many channels are decoded in shorter blocks.
+
+    Yields
+    ------
+    block
+        float32 array of shape (N,), N > 0, mono at `sample_rate`. N varies: the resampler looks ahead.
+
+    Raises
+    ------
+    AudioError
+        As `read_audio`: what is wrong with the file before its first block, NaN or infinite samples in place of
+        the block they stand in, too few samples or none after the last block.
+    ValueError
+        `block_seconds` is not positive.
+    """
+    if not block_seconds > 0:
+        raise ValueError(f"block_seconds must be positive, not {block_seconds}")
+    with _open(path) as file:
+        n_samples = int(max(1, min(block_seconds * file.samplerate, _MOST_VALUES)))
+        blocks = _checked(_decode(file, path, 0, file.frames, n_samples), file.samplerate, str(path))
+        yield from resample_blocks(blocks, file.samplerate, sample_rate or file.samplerate)
 
 
 def check_samples(audio: NDArray[np.float32], name: str) -> None:
@@ -128,15 +174,23 @@ def check_samples(audio: NDArray[np.float32], name: str) -> None:
         raise AudioError(f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording")
 
 
-def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
-    """Resample mono audio of shape (N,) from `source_rate` to `target_rate` (Hz) with soxr at high quality.
+def check_sample_rate(sample_rate: int, name: str) -> None:
+    """Refuse a rate (Hz) that no recording has; `name` goes into the message.
 
-    At least one sample comes back, so that the shortest clip stays a clip.
+    Raises
+    ------
+    AudioError
     """
-    if source_rate == target_rate:
-        return np.ascontiguousarray(audio, dtype=np.float32)
-    resampled = soxr.resample(audio, source_rate, target_rate, quality="HQ").astype(np.float32, copy=False)
-    return resampled if resampled.size else np.ascontiguousarray(audio[:1], dtype=np.float32)
+    if not _LOWEST_RATE <= sample_rate <= _HIGHEST_RATE:
+        raise AudioError(f"{name}: a sample rate of {sample_rate} Hz; expected {_LOWEST_RATE} to {_HIGHEST_RATE} Hz")
+
+
+def mean_of_channels(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Audio of shape (N, channels) as mono (N,); what is not finite stays so, for `check_samples` to find."""
+    if audio.shape[1] == 1:
+        return audio[:, 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return audio.mean(axis=1, dtype=np.float32)
 
 
 def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
@@ -154,8 +208,17 @@ def from_int16(audio: NDArray[np.int16]) -> NDArray[np.float32]:
     return audio.astype(np.float32) / 32768.0
 
 
-def find_audio(folder: str | Path) -> list[Path]:
+def find_audio(folder: str | Path, cannot: Callable[[OSError], None] | None = None) -> list[Path]:
     """All audio files below a folder, hidden ones left out, sorted by their path as text.
+
+    Folders that are symbolic links are followed, each folder once.
+
+    Parameters
+    ----------
+    folder
+        Searched with all below it.
+    cannot
+        Is told of each folder that cannot be looked into; None passes over them.
 
     Raises
     ------
@@ -165,43 +228,87 @@ def find_audio(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder")
-    files = sorted(
-        (
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS and not _hidden(path.relative_to(folder)) and path.is_file()
-        ),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for here, folders, names in os.walk(folder, onerror=cannot, followlinks=True):
+        stat = os.stat(here)
+        if (stat.st_dev, stat.st_ino) in seen:  # by a link, once more
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(here, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not files:
         raise AudioError(f"{folder}: no audio below it (looked for {', '.join(sorted(EXTENSIONS))})")
-    return files
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _open(path: str | Path | EncodedAudio) -> sf.SoundFile:
-    source: str | BytesIO
+def _open(path: str | Path | EncodedAudio) -> _SequentialFile:
+    source: bytes | BytesIO
     if isinstance(path, EncodedAudio):
         size, source = len(path.content), BytesIO(path.content)
     else:
         path = Path(path)
         if not path.is_file():
             raise AudioError(f"{path}: no such file")
-        size, source = path.stat().st_size, str(path)
+        size, source = path.stat().st_size, os.fsencode(path)
     if size == 0:
         raise AudioError(f"{path}: empty file (0 bytes)")
     try:
-        return sf.SoundFile(source)
+        file = _SequentialFile(source)
     except (
         sf.LibsndfileError,
         RuntimeError,
         TypeError,
         UnicodeError,
     ) as error:
-        raise AudioError(f"{path}: not audio that libsndfile can read ({error})") from error
+        reason = error.error_string if isinstance(error, sf.LibsndfileError) else error
+        raise AudioError(f"{path}: not audio that libsndfile can read ({reason})") from error
+    try:
+        _refuse_truncated_header(path, file.extra_info)
+        check_sample_rate(file.samplerate, str(path))
+    except AudioError:
+        file.close()
+        raise
+    return file
+
+
+def _decode(
+    file: _SequentialFile, path: str | Path | EncodedAudio, first: int, last: int, block_samples: int = _MOST_VALUES
+) -> Iterator[NDArray[np.float32]]:
+    """Mono blocks of the samples `first` to `last`, as the header counted them when the file was opened."""
+    try:
+        if first:
+            ahead = min(first, _PREROLL)
+            file.seek(first - ahead)
+            file.read(ahead, dtype="float32")
+        left, whole = last - first, True
+        while left and whole:
+            asked = min(left, block_samples, max(1, _MOST_VALUES // file.channels))
+            block = mean_of_channels(file.read(asked, dtype="float32", always_2d=True))
+            left, whole = left - len(block), len(block) == asked
+            if len(block):
+                yield block
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
+    if left > _DECODER_SLACK and file.frames != _UNKNOWN_LENGTH:
+        declared = last - first
+        raise AudioError(
+            f"{path}: truncated: the header declares {declared} samples, {declared - left} can be decoded"
+        )
+
+
+def _checked(blocks: Iterator[NDArray[np.float32]], sample_rate: int, name: str) -> Iterator[NDArray[np.float32]]:
+    """The blocks that come before one that `check_samples` refuses; its message tells the place."""
+    n_samples = 0
+    for block in blocks:
+        end = n_samples + len(block)
+        check_samples(block, f"{name}, {n_samples / sample_rate:.1f} to {end / sample_rate:.1f} s")
+        n_samples = end
+        yield block
+    if not n_samples:
+        check_samples(np.zeros(0, dtype=np.float32), name)
 
 
 def _refuse_truncated_header(path: str | Path | EncodedAudio, log: str) -> None:

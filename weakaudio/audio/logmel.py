@@ -85,6 +85,11 @@ class FrontEnd:
         """Samples by which pre-emphasis makes a clip shorter."""
         return int(self.pre_emphasis != 0)
 
+    @property
+    def context(self) -> int:
+        """Frames at either end of a clip that depend on what is beyond that end."""
+        return -(-(self.n_fft // 2 + self.n_dropped) // self.hop_length)
+
 
 # `paper-44k` is the input of arXiv 1711.01369: librosa's `power_to_db(melspectrogram(...))` with its defaults.
 # The others have a fixed floor, so that a block equals the whole. Ours and `panns-32k` are scaled so that silence is
@@ -161,7 +166,9 @@ class LogMel(nn.Module):
         window = _window(fe)
         self.register_buffer("window", window if fe.double else window.float(), persistent=False)
 
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor | None = None, loudest: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-mels and their lengths.
 
         Parameters
@@ -170,6 +177,9 @@ class LogMel(nn.Module):
             (B, N) at the front end's sample rate, full scale at +-1; zeros after the end of a shorter clip.
         lengths
             (B,) samples of each clip; None means all N.
+        loudest
+            (B,) level in dB (`loudest`) of the recording that each clip is a part of, for a floor under the maximum
+            of the whole; None: each clip is a whole. Front ends with a fixed floor ignore it.
 
         Returns
         -------
@@ -179,20 +189,31 @@ class LogMel(nn.Module):
         fe = self.front_end
         if lengths is None:
             lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
+        level, n_frames = self._level(waveform, lengths)
+        mask = length_mask(n_frames, level.shape[1])[:, :, None]
+        if fe.top_db is not None:
+            if loudest is None:
+                loudest = level.masked_fill(~mask, -torch.inf).amax(dim=(1, 2))
+            level = torch.maximum(level, loudest[:, None, None] - fe.top_db)
+        if (fe.shift, fe.gain) != (0.0, 1.0):
+            level = level.add_(fe.shift).mul_(fe.gain)
+        return level.masked_fill_(~mask, 0.0), n_frames
+
+    def loudest(self, waveform: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """(B,) the highest level in dB of frames `first` to `last` (exclusive; None: the end) of waveforms (B, N)."""
+        lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
+        return self._level(waveform, lengths)[0][:, first:last].amax(dim=(1, 2))
+
+    def _level(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F) dB above the fixed floor, and (B,) frames of each clip."""
+        fe = self.front_end
         with torch.autocast(waveform.device.type, enabled=False):
             # On a CPU clip by clip: what belongs to one fits its cache. A GPU takes all at once.
             size = 1 if waveform.device.type == "cpu" else len(waveform)
             parts = zip(waveform.split(size), lengths.split(size), strict=True)
             mel = torch.cat([self._mel_power(*part) for part in parts])
             level = mel.add_(fe.offset).clamp_(min=_AMIN).log10_().mul_(10.0)
-        n_frames = frame_counts((lengths - fe.n_dropped).clamp(min=0), fe.hop_length)
-        mask = length_mask(n_frames, level.shape[1])[:, :, None]
-        if fe.top_db is not None:
-            loudest = level.masked_fill(~mask, -torch.inf).amax(dim=(1, 2), keepdim=True)
-            level = torch.maximum(level, loudest - fe.top_db)
-        if (fe.shift, fe.gain) != (0.0, 1.0):
-            level = level.add_(fe.shift).mul_(fe.gain)
-        return level.masked_fill_(~mask, 0.0), n_frames
+        return level, frame_counts((lengths - fe.n_dropped).clamp(min=0), fe.hop_length)
 
     def _mel_power(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F) float32"""

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from weakaudio.audio.io import read_audio, resample
-from weakaudio.audio.timeline import timeline
-from weakaudio.data.manifest import write_table
-from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio import __version__
+from weakaudio.audio.io import audio_info, resample, stream_audio
+from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedding import Audio, find_device, fused_copy, mono_floats
-from weakaudio.inference.folder import FAILURES, find_recordings, printable, write_failures
+from weakaudio.inference.embedding import Embedder, mono_floats
+from weakaudio.inference.events import EventRules, Run, event_table, find_runs, join_runs
+from weakaudio.inference.journal import Arrays
+from weakaudio.inference.parts import Part
+from weakaudio.inference.windows import Window, cut, find_loudest
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.progress import progress
 
 Threshold = float | Mapping[str, float]
 
 THRESHOLD = 0.5  # of models that bring none of their own
 
-_TOLERANCE = 1e-5  # seconds by which a length may miss what was asked: less than a sample
-_SCORE_DECIMALS = 6  # in files
+_RUN = ("label", "start", "end", "peak")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,10 @@ class Detection:
     """What was heard in one recording."""
 
     events: pd.DataFrame
-    """start, end (seconds from the start of the recording), label, score: see `find_events`"""
+    """start, end (seconds from the start of the recording), label, score: see `weakaudio.inference.events`"""
     tags: pd.DataFrame
-    """label, score: every class with the probability that it is anywhere in the recording, likeliest first"""
+    """label, score: every class with the probability that it is anywhere in the recording, likeliest first; of
+    recordings longer than a window (`weakaudio.inference.windows`), the highest of its windows"""
     seconds: float
     """length of the recording"""
 
@@ -57,14 +58,20 @@ class Detector:
         Shorter events are left out; seconds. None: the model's own, in its notes under "min_length", else 0.
     merge_gap
         Events of a class that are no farther apart become one, before the short are left out; seconds.
-    device
-        Where the network runs, e.g. "cpu" or "cuda".
+    device, dtype
+        As for `Embedder`.
+    hysteresis
+        An event lasts as long as its class stays at or above this part of its threshold; in (0, 1].
+    median
+        Length of a median filter over the scores beforehand; seconds.
+    max_events
+        Keep only so many of a recording, those of the highest scores.
 
     Raises
     ------
     WeakAudioError
-        A threshold outside [0, 1] or of a class that the model does not know, a length or a gap below 0, or no
-        such device.
+        A threshold outside [0, 1] or of a class that the model does not know, a length or a gap below 0, another
+        setting that cannot be, or no such device.
     """
 
     def __init__(
@@ -74,15 +81,33 @@ class Detector:
         min_length: float | None = None,
         merge_gap: float = 0.0,
         device: str = "cpu",
+        dtype: str = "float32",
+        hysteresis: float = 1.0,
+        median: float = 0.0,
+        max_events: int | None = None,
     ) -> None:
         if threshold is None:
             threshold = model.notes.get("threshold", THRESHOLD)
         if min_length is None:
             min_length = model.notes.get("min_length", 0.0)
-        self.thresholds = _of_each_class(threshold, model.labels)
-        self.min_length, self.merge_gap = _seconds(min_length, "min_length"), _seconds(merge_gap, "merge_gap")
-        self.device = find_device(device)
-        self.model = fused_copy(model, self.device)
+        if not 0 < hysteresis <= 1:
+            raise WeakAudioError(f"hysteresis {hysteresis!r}: expected a part of the threshold, above 0 and up to 1")
+        if max_events is not None and max_events < 1:
+            raise WeakAudioError(f"max_events {max_events!r}: expected 1 or more")
+        self.rules = EventRules(
+            _of_each_class(threshold, model.labels),
+            hysteresis,
+            _seconds(median, "median"),
+            _seconds(merge_gap, "merge_gap"),
+            _seconds(min_length, "min_length"),
+        )
+        self.max_events = max_events
+        self._embedder = Embedder(model, layer="f2", device=device, dtype=dtype)
+        self.model, self.device = self._embedder.model, self._embedder.device
+        geometry, front_end = self.model.network.geometry, self.model.front_end
+        self._hop = geometry.hop * front_end.hop_length / front_end.sample_rate  # seconds
+        overlap = -(-geometry.span // geometry.hop) - 1
+        self.n_beside = overlap + self.rules.filter_size(self._hop) // 2
 
     @classmethod
     def from_pretrained(
@@ -92,15 +117,37 @@ class Detector:
         min_length: float | None = None,
         merge_gap: float = 0.0,
         device: str = "cpu",
+        **more: Any,
     ) -> Detector:
-        """A detector by the name that `weakaudio models` lists, or by the path of a model file.
+        """A detector by the name that `weakaudio models` lists, or by the path of a model file; `more` as for
+        `Detector`.
 
         Raises
         ------
         CheckpointError
             As `weakaudio.load_model`.
         """
-        return cls(load_model(name_or_path), threshold, min_length, merge_gap, device)
+        return cls(load_model(name_or_path), threshold, min_length, merge_gap, device, **more)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides its events, as JSON."""
+        rules = self.rules
+        thresholds = {
+            label: threshold
+            for label, threshold in zip(self.model.labels, rules.thresholds.tolist(), strict=True)
+            if np.isfinite(threshold)
+        }
+        lengths = {name: getattr(rules, name) for name in ("hysteresis", "median", "merge_gap", "min_length")}
+        return {
+            "job": "detect",
+            "model": self._embedder.checksum,
+            "dtype": self._embedder.dtype,
+            "thresholds": thresholds,
+            **lengths,
+            "max_events": self.max_events,
+            "weakaudio": __version__,
+        }
 
     def detect_array(self, audio: NDArray[np.floating], sample_rate: int) -> Detection:
         """Detect in mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz.
@@ -110,157 +157,67 @@ class Detector:
         AudioError
             Another shape, integers, no samples, NaN or infinite samples.
         """
-        return self._detect(mono_floats(audio), sample_rate)
+        audio = mono_floats(audio)
+        seconds = len(audio) / sample_rate
+        blocks = [resample(audio, sample_rate, self.model.sample_rate)]
+        return self._detect(cut(self.model, blocks, self.n_beside, find_loudest(self.model, blocks)), seconds)
 
     def detect_file(self, path: str | Path) -> Detection:
-        """Detect in a recording.
+        """Detect in a recording of any length; memory does not grow with it.
 
         Raises
         ------
         AudioError
             As `weakaudio.read_audio`.
         """
-        return self._detect(*read_audio(path))
+        rate = self.model.sample_rate
+        loudest = find_loudest(self.model, stream_audio(path, rate))
+        windows = cut(self.model, stream_audio(path, rate), self.n_beside, loudest)
+        return self._detect(windows, audio_info(path).seconds)
 
-    @torch.inference_mode()
-    def _detect(self, audio: Audio, sample_rate: int) -> Detection:
-        seconds = len(audio) / sample_rate
-        audio = resample(audio, sample_rate, self.model.sample_rate)
-        output = self.model(torch.from_numpy(audio)[None].to(self.device))
-        probs = output.segment_logits[0].float().sigmoid().cpu().numpy()
-        times = np.minimum(self.model.segment_times(len(audio)), seconds)  # a resampled file may be longer
-        events = find_events(probs, times, self.model.labels, self.thresholds, self.min_length, self.merge_gap)
-        tags = pd.DataFrame({"label": self.model.labels, "score": output.clip_probs[0].cpu().numpy()})
-        tags = tags.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-        return Detection(events, tags, seconds)
+    def _detect(self, windows: Iterable[Window], seconds: float) -> Detection:
+        runs: list[Run] = []
+        tags = np.zeros(len(self.model.labels), np.float32)
+        for window in windows:
+            (part,) = self.embed_windows([window])
+            runs += self.find_runs(part, window)
+            tags = np.maximum(tags, part.probs)
+        table = pd.DataFrame({"label": self.model.labels, "score": tags})
+        table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        return Detection(self.events_of(runs, seconds), table, seconds)
 
+    def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
+        """Class probabilities of the segments of parts of recordings, in their order."""
+        return self._embedder.embed_windows(windows)
 
-def find_events(
-    probs: NDArray[np.floating],
-    times: NDArray[np.floating],
-    labels: Sequence[str],
-    thresholds: NDArray[np.floating],
-    min_length: float = 0.0,
-    merge_gap: float = 0.0,
-) -> pd.DataFrame:
-    """Events of each class: as long as its probability stays at or above its threshold.
+    def find_runs(self, part: Part, window: Window) -> list[Run]:
+        """Where each class is above its lower threshold in a window's own segments."""
+        begin = float(part.times[part.n_before, 0]) if part.n_before else 0.0
+        stop = float(part.times[part.own.stop, 0]) if part.n_after else np.inf
+        return find_runs(part.segments, part.times, self.rules, self._hop, begin, stop)
 
-    Where segments overlap, the probability is their mean, as in `weakaudio evaluate` (see `timeline`), so that a
-    threshold means the same here and there. Where they do not, an event is a run of segments.
+    def events_of(self, runs: Sequence[Run], seconds: float) -> pd.DataFrame:
+        """The events of a recording of that length, from the runs of all of its windows."""
+        inside = [run._replace(end=min(run.end, seconds)) for run in runs]  # a resampled recording may be longer
+        return event_table(join_runs(inside, self.rules), self.model.labels, self.max_events)
 
-    Parameters
-    ----------
-    probs
-        (S, C) probabilities of the segments.
-    times
-        (S, 2) start and end of each, seconds.
-    labels
-        C class names.
-    thresholds
-        (C,) probabilities.
-    min_length, merge_gap
-        As for `Detector`.
-
-    Returns
-    -------
-    One row an event, sorted by start, then by end, then by class: start, end, label, score (the highest probability
-    inside the event). Events of one class neither overlap nor touch.
-    """
-    pieces, edges = timeline(probs, times)
-    edges = np.minimum(edges, times.max())  # they are rounded, and a recording ends where it ends
-    heard = np.pad(pieces >= thresholds, ((1, 1), (0, 0))).astype(np.int8)
-    change = np.diff(heard, axis=0).T  # (C, P + 1), so that the events of a class come one after another
-    classes, first = np.nonzero(change == 1)
-    last = np.nonzero(change == -1)[1]  # exclusive
-
-    apart = edges[first[1:]] - edges[last[:-1]] > merge_gap + _TOLERANCE
-    begins = np.flatnonzero(np.append(True, (classes[1:] != classes[:-1]) | apart)[: len(classes)])
-    ends = np.append(begins[1:], len(classes))[: len(begins)] - 1
-    classes, first, last = classes[begins], first[begins], last[ends]
-
-    keep = edges[last] - edges[first] >= min_length - _TOLERANCE
-    classes, first, last = classes[keep], first[keep], last[keep]
-    order = np.lexsort([classes, last, first])
-    spans = [(int(classes[n]), int(first[n]), int(last[n])) for n in order]
-    return pd.DataFrame(
-        {
-            "start": edges[first[order]],
-            "end": edges[last[order]],
-            "label": pd.Series([labels[n] for n, _, _ in spans], dtype=str),
-            "score": np.array([pieces[begin:end, n].max() for n, begin, end in spans], dtype=np.float64),
-        }
-    )
+    def analyse(self, windows: Sequence[Window]) -> list[Arrays]:
+        """The runs of each window, as arrays: what a run over many recordings keeps of them."""
+        parts = self.embed_windows(windows)
+        found = [self.find_runs(part, window) for part, window in zip(parts, windows, strict=True)]
+        return [
+            {
+                name: np.array([getattr(run, name) for run in runs], np.int32 if name == "label" else np.float64)
+                for name in _RUN
+            }
+            for runs in found
+        ]
 
 
-@dataclass
-class DetectionSummary:
-    """What `detect_folder` did."""
-
-    out: Path
-    n_files: int
-    n_events: int
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    """path and reason of each recording that was left out"""
-
-    def __str__(self) -> str:
-        text = f"{self.n_events} events in {self.n_files} files -> {self.out}"
-        left_out = f"; {len(self.failures)} left out, see {self.out.parent / FAILURES}"
-        return text + (left_out if self.failures else "")
-
-
-def detect_folder(detector: Detector, folder: str | Path, out: str | Path) -> DetectionSummary:
-    """Detect in all audio below a folder, sorted by path, and write one table of events; or in a single recording.
-
-    Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`.
-
-    Parameters
-    ----------
-    detector
-        Decides model, thresholds and lengths.
-    folder
-        Searched with all folders below it; or the path of one recording.
-    out
-        .csv: file (relative to the folder), start, end (seconds), label, score; one row an event, sorted by file,
-        then by start.
-
-    Raises
-    ------
-    AudioError
-        No audio below the folder, or none that can be read.
-    WeakAudioError
-        `out` has no known format, or cannot be written.
-    """
-    folder, out = Path(folder), Path(out)
-    if out.suffix != ".csv":
-        raise WeakAudioError(f"{out}: the name must end in .csv")
-    names, files = find_recordings(folder)
-    _check_writable(out)
-    tables, failures = [], []
-    for name, path in progress(list(zip(names, files, strict=True)), len(files), f"detecting in {len(files)} files"):
-        try:
-            events = detector.detect_file(path).events
-        except AudioError as error:
-            failures.append((name, printable(str(error))))
-            continue
-        events.insert(0, "file", name)
-        tables.append(events)
-    write_failures(failures, out.parent)
-    if not tables:
-        raise AudioError(f"{folder}: none of its {len(files)} files can be read; see {out.parent / FAILURES}")
-    table = pd.concat(tables, ignore_index=True)
-    write_table(table.round({"score": _SCORE_DECIMALS}), out)
-    return DetectionSummary(out, len(tables), len(table), failures)
-
-
-def _check_writable(path: Path) -> None:
-    """Find out before the work, not after it."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-        beside.unlink()
-    except OSError as error:
-        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
+def runs_of(parts: Iterable[Arrays]) -> Iterator[Run]:
+    """The inverse of `Detector.analyse`."""
+    for part in parts:
+        yield from map(Run._make, zip(*(part[name].tolist() for name in _RUN), strict=True))
 
 
 def _seconds(value: float, what: str) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 from weakaudio.audio.io import check_samples, read_audio, resample
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference.parts import POOLINGS, Part, Summary, join
+from weakaudio.inference.windows import Audio, Window, cut_clip
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 
-Audio = NDArray[np.float32]
-
 LAYERS = ("f1", "f2")
-POOLINGS: dict[str, Callable[[Audio], Audio]] = {
-    "mean": lambda segments: segments.mean(0),
-    "max": lambda segments: segments.max(0),
-    "std": lambda segments: segments.std(0),
-}
-
+DTYPES = ("float32", "bfloat16")
 _BATCH_SECONDS = 20.0  # of audio that go through the network at once: what stays in a processor's cache
 _FILES_AHEAD = 64  # decoded together
 
@@ -57,21 +54,34 @@ class Embedder:
     pooling
         How segments become a clip: "mean", "max" or "std" (standard deviation) over time, or several, as "mean+max",
         one after the other. The mean of f2 is the network's own probability of the clip, which for some networks
-        is no mean over segments.
+        is no mean over segments; of a recording longer than a window (`weakaudio.inference.windows`), their mean.
     device
-        Where the network runs, e.g. "cpu" or "cuda".
+        Where the network runs: "cpu", "cuda", or "auto" for a GPU if there is one.
+    dtype
+        "float32", or "bfloat16" for half of the bits in the network, where the processor gains by it.
 
     Raises
     ------
     WeakAudioError
-        No such layer or pooling.
+        No such layer, pooling, device or dtype.
     """
 
-    def __init__(self, model: Model, layer: str = "f1", pooling: str = "mean", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Model,
+        layer: str = "f1",
+        pooling: str = "mean",
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise WeakAudioError(f"dtype {dtype!r}: unknown; there are {', '.join(DTYPES)}")
+        self.dtype = dtype
         self.layer, self.pooling = layer, pooling
-        self._layers, self._poolings = parts(layer, LAYERS, "layer"), parts(pooling, POOLINGS, "pooling")
+        self._layers = split_names(layer, LAYERS, "layer")
+        self._poolings = split_names(pooling, POOLINGS, "pooling")
         self.device = find_device(device)
-        self.checksum = model_checksum(model)
+        self._given = model
         self.model = fused_copy(model, self.device)
 
     @classmethod
@@ -81,6 +91,7 @@ class Embedder:
         layer: str = "f1",
         pooling: str = "mean",
         device: str = "cpu",
+        dtype: str = "float32",
     ) -> Embedder:
         """An embedder by the name that `weakaudio models` lists, or by the path of a model file.
 
@@ -89,12 +100,22 @@ class Embedder:
         CheckpointError
             As `weakaudio.load_model`.
         """
-        return cls(load_model(name_or_path), layer, pooling, device)
+        return cls(load_model(name_or_path), layer, pooling, device, dtype)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the model."""
+        return model_checksum(self._given)
 
     @property
     def n_features(self) -> int:
-        """D of a clip; that of a segment is smaller by the number of poolings."""
+        """D of a clip."""
         return len(self.feature_names)
+
+    @property
+    def n_segment_features(self) -> int:
+        """D of a segment."""
+        return self.n_features // len(self._poolings)
 
     @property
     def feature_names(self) -> list[str]:
@@ -144,37 +165,64 @@ class Embedder:
 
     def embed_clips(self, clips: Sequence[Audio]) -> list[Embedding]:
         """Embed clips of shape (N,) that are at `sample_rate` already; no clip changes another's result."""
-        lengths = [len(clip) for clip in clips]
-        found: dict[int, Embedding] = {}
-        for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate)):
-            for n, (segments, of_clip) in zip(batch, self._forward([clips[n] for n in batch]), strict=True):
-                clip = self._pool(segments, of_clip)
-                found[n] = Embedding(segments, self.model.segment_times(lengths[n]), clip)
-        return [found[n] for n in range(len(clips))]
+        cuts = [cut_clip(self.model, clip) for clip in clips]
+        parts = iter(self.embed_windows([window for windows in cuts for window in windows]))
+        return [self._whole(list(islice(parts, len(windows)))) for windows in cuts]
 
-    @torch.inference_mode()
-    def _forward(self, clips: list[Audio]) -> list[tuple[Audio, Audio]]:
-        """(S, D) segments of each clip, and its (C,) own probabilities if f2 is wanted."""
-        network = self.model.network
-        frames, n_frames = self.model.logmel(*stack(clips, self.device))
-        embeddings, mask = network.forward_features(frames, n_frames)
-        values, of_clips = {"f1": embeddings.float()}, embeddings.new_empty((len(clips), 0))
-        if "f2" in self._layers:
-            logits = network.score_segments(embeddings, mask).float()
-            values["f2"], of_clips = logits.sigmoid(), network.score_clips(embeddings.float(), logits, mask)
-        wide = torch.cat([values[layer] for layer in self._layers], 2)
-        return [
-            (own[inside].cpu().numpy(), of_clip.cpu().numpy())
-            for own, inside, of_clip in zip(wide, mask, of_clips, strict=True)
-        ]
+    def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
+        """What the network says of parts of recordings (`weakaudio.inference.windows`), in their order."""
+        found: dict[int, Part] = {}
+        for known in (False, True):  # a batch has the maximum of its recordings, or finds it
+            places = [n for n, window in enumerate(windows) if (window.loudest is not None) == known]
+            lengths = [len(windows[n].audio) for n in places]
+            for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate)):
+                chosen = [places[k] for k in batch]
+                found.update(zip(chosen, self._forward([windows[n] for n in chosen]), strict=True))
+        return [found[n] for n in range(len(windows))]
 
-    def _pool(self, segments: Audio, of_clip: Audio) -> Audio:
-        clip = pool(segments, self._poolings)
+    def pool(self, summaries: Sequence[Summary]) -> NDArray[np.float32]:
+        """(D,) the clip embedding of a recording whose parts have these summaries."""
+        whole = join(summaries)
+        columns = {name: getattr(whole, name) for name in self._poolings}
         if "f2" in self._layers and "mean" in self._poolings:
             first = 0 if self._layers[0] == "f2" else self.model.network.n_features
-            first += self._poolings.index("mean") * segments.shape[1]
-            clip[first : first + len(of_clip)] = of_clip
-        return clip
+            columns["mean"] = columns["mean"].copy()
+            columns["mean"][first : first + len(whole.probs)] = whole.probs
+        return np.concatenate(list(columns.values()))
+
+    def _whole(self, parts: list[Part]) -> Embedding:
+        segments, times = (np.concatenate([getattr(part, name) for part in parts]) for name in ("segments", "times"))
+        return Embedding(segments, times, self.pool([Summary.of(part) for part in parts]))
+
+    @torch.inference_mode()
+    def _forward(self, windows: list[Window]) -> list[Part]:
+        network = self.model.network
+        waveform, lengths = stack([window.audio for window in windows], self.device)
+        maxima = [window.loudest for window in windows if window.loudest is not None]
+        loudest = torch.tensor(maxima, device=self.device) if maxima else None
+        frames, n_frames = self.model.logmel(waveform, lengths, loudest)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            embeddings, mask = network.forward_features(frames, n_frames)
+        embeddings = embeddings.float()
+        values, probs = {"f1": embeddings}, embeddings.new_empty((len(windows), 0))
+        if "f2" in self._layers:
+            logits = network.score_segments(embeddings, mask)
+            own = mask.clone()
+            for row, window in zip(own, windows, strict=True):
+                row[: window.first + window.n_before] = False
+                if window.last is not None:
+                    row[window.last - window.n_after :] = False
+            values["f2"], probs = logits.sigmoid(), network.score_clips(embeddings, logits, own)
+        wide = torch.cat([values[layer] for layer in self._layers], 2)
+        return [
+            self._part(window, segments[inside].cpu().numpy(), of_part.cpu().numpy())
+            for window, segments, inside, of_part in zip(windows, wide, mask, probs, strict=True)
+        ]
+
+    def _part(self, window: Window, segments: Audio, probs: Audio) -> Part:
+        counted = slice(window.first, window.last)
+        times = self.model.segment_times(len(window.audio))[counted] + window.start / self.sample_rate
+        return Part(segments[counted], times, probs, window.n_before, window.n_after)
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Threads decode the next files (libsndfile and soxr let others run) while the network has these."""
@@ -191,7 +239,7 @@ class Embedder:
                 yield from self.embed_clips(clips)
 
 
-def parts(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
+def split_names(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
     """The names in "a+b".
 
     Raises
@@ -208,11 +256,6 @@ def parts(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
     return names
 
 
-def pool(segments: Audio, poolings: Sequence[str]) -> Audio:
-    """(S, D) segments to one vector, of as many times D as there are poolings (names of `POOLINGS`)."""
-    return np.concatenate([POOLINGS[name](segments) for name in poolings])
-
-
 def stack(clips: Sequence[Audio], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips of shape (N,) to one zero-padded waveform (B, max N) and their lengths (B,), on a device."""
     waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
@@ -220,13 +263,15 @@ def stack(clips: Sequence[Audio], device: torch.device) -> tuple[torch.Tensor, t
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, e.g. "cpu" or "cuda".
+    """The device of that name, e.g. "cpu" or "cuda"; "auto" is a GPU if there is one.
 
     Raises
     ------
     WeakAudioError
         This machine, or this build of torch, has none of that name.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from weakaudio.errors import StoreError
+from weakaudio.errors import StoreError, WeakAudioError
 
 SUFFIXES = (".h5", ".npz", ".parquet")
 
@@ -53,6 +54,19 @@ def check_suffix(path: str | Path) -> None:
         raise StoreError(f"{path}: the name must end in {', '.join(SUFFIXES)}, which chooses the format")
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a table that is written piece by piece."""
+
+    embeddings: NDArray[np.float32]
+    """(n, D)"""
+    clip: NDArray[np.int64]
+    """(n,) position in the table's `paths`"""
+    start: NDArray[np.float64] | None = None
+    """(n,) seconds; None where a row is a clip"""
+    end: NDArray[np.float64] | None = None
+
+
 def write_embeddings(table: EmbeddingTable, path: str | Path) -> None:
     """Write a table in the format its name ends in, beside first and then renamed into place.
 
@@ -65,32 +79,98 @@ def write_embeddings(table: EmbeddingTable, path: str | Path) -> None:
     StoreError
         As `check_suffix`.
     """
+    clip = np.arange(len(table.paths)) if table.clip is None else table.clip
+    rows = Rows(table.embeddings, clip, table.start, table.end)
+    write_rows([rows], path, table.paths, table.embeddings.shape, table.metadata)
+
+
+def write_rows(
+    rows: Iterable[Rows], path: str | Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
+) -> None:
+    """As `write_embeddings`, of a table that need not fit in memory; its embeddings have the (rows, D) of `shape`.
+
+    Raises
+    ------
+    StoreError
+        As `check_suffix`.
+    WeakAudioError
+        The disk is full, or the file cannot be written for another reason.
+    """
     path = Path(path)
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".part-{path.name}")  # numpy wants the suffix to stay
-    segments = {name: getattr(table, name) for name in _SEGMENT_COLUMNS if table.clip is not None}
-    if path.suffix == ".h5":
-        with h5py.File(beside, "w") as file:
-            file.create_dataset("paths", data=table.paths, dtype=h5py.string_dtype())
-            for name, values in {"embeddings": table.embeddings, **segments}.items():
-                file[name] = values
-            file.attrs.update(table.metadata)
-    elif path.suffix == ".npz":
-        arrays: dict[str, Any] = {
-            "paths": np.array(table.paths, dtype=np.str_),
-            "embeddings": table.embeddings,
-            "metadata": np.array(json.dumps(table.metadata)),
-            **segments,
-        }
-        np.savez(beside, **arrays)
-    else:
-        paths = table.paths if table.clip is None else [table.paths[n] for n in table.clip]
-        flat = pa.array(table.embeddings.reshape(-1))
-        embeddings = pa.FixedSizeListArray.from_arrays(flat, table.embeddings.shape[1])
-        columns = {"paths": pa.array(paths, pa.string()), **segments, "embeddings": embeddings}
-        pq.write_table(pa.table(columns).replace_schema_metadata(table.metadata), beside)
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name}.part")
+    writer = {".h5": _write_hdf5, ".npz": _write_npz, ".parquet": _write_parquet}[path.suffix]
+    try:
+        writer(rows, beside, paths, shape, metadata)
+        os.replace(beside, path)
+    except (OSError, pa.ArrowException) as error:
+        raise WeakAudioError(f"{path}: cannot be written ({error})") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_hdf5(
+    rows: Iterable[Rows], path: Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
+) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("paths", data=paths, dtype=h5py.string_dtype())
+        file.create_dataset("embeddings", shape, np.float32)
+        file.attrs.update(metadata)
+        n = 0
+        for some in rows:
+            here = slice(n, n + len(some.embeddings))
+            file["embeddings"][here] = some.embeddings
+            for name, values in _columns(some).items():
+                if name not in file:
+                    file.create_dataset(name, shape[:1], values.dtype)
+                file[name][here] = values
+            n = here.stop
+
+
+def _write_npz(
+    rows: Iterable[Rows], path: Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
+) -> None:
+    columns: dict[str, list[NDArray[Any]]] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+
+        def entry(name: str) -> IO[bytes]:
+            # The date of an entry would make each run's file another one.
+            return archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+
+        with entry("embeddings") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(file, header)
+            for some in rows:
+                file.write(np.ascontiguousarray(some.embeddings, "<f4").tobytes())
+                for name, values in _columns(some).items():
+                    columns.setdefault(name, []).append(values)
+        arrays = {"paths": np.array(paths, dtype=np.str_), "metadata": np.array(json.dumps(metadata))}
+        for name, array in {**arrays, **{name: np.concatenate(parts) for name, parts in columns.items()}}.items():
+            with entry(name) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_parquet(
+    rows: Iterable[Rows], path: Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
+) -> None:
+    vector = pa.list_(pa.float32(), shape[1])
+    writer: pq.ParquetWriter | None = None
+    for some in rows:
+        embeddings = pa.FixedSizeListArray.from_arrays(pa.array(some.embeddings.reshape(-1)), type=vector)
+        columns = {"paths": pa.array([paths[n] for n in some.clip], pa.string()), **_columns(some)}
+        table = pa.table({**columns, "embeddings": embeddings}).replace_schema_metadata(metadata)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer:
+        writer.close()
+
+
+def _columns(rows: Rows) -> dict[str, NDArray[Any]]:
+    """What a table of segments has beside its embeddings."""
+    if rows.start is None or rows.end is None:
+        return {}
+    return {"clip": rows.clip, "start": rows.start, "end": rows.end}
 
 
 def read_embeddings(path: str | Path) -> EmbeddingTable:

@@ -159,7 +159,7 @@ def clip_figure(
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 2.9 + 0.46 * len(shown)), layout="constrained")
         above, beneath = figure.subplots(2, sharex=True, height_ratios=(2.1, 0.46 * len(shown)))
-        _draw_logmel(above, logmel, front_end, float(edges[-1]))
+        draw_logmel(above, logmel, front_end, float(edges[-1]))
         for row, n in enumerate(shown):
             base = len(shown) - 1 - row
             own = events[events["label"] == labels[n]]
@@ -224,7 +224,7 @@ def _relevant(
     return true + others[: max(most - len(true), 0)]
 
 
-def _draw_logmel(axes: Axes, logmel: NDArray[np.floating], front_end: FrontEnd, seconds: float) -> None:
+def draw_logmel(axes: Axes, logmel: NDArray[np.floating], front_end: FrontEnd, seconds: float) -> None:
     hop = front_end.hop_length / front_end.sample_rate
     n_mels = logmel.shape[1]
     # Frame t is centred at t * hop.

@@ -49,6 +49,14 @@ class Network(nn.Module):
     config: dict[str, Any]
     classifier: nn.Linear
 
+    @property
+    def context(self) -> int | None:
+        """Frames before and after a segment's own that it depends on; None: on all of its clip.
+
+        With a number, a recording can be processed in parts without a difference.
+        """
+        return None
+
     def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Segment embeddings.
 

@@ -21,6 +21,9 @@ class DenseBlock(nn.Module):
     """Two 3x3 convolutions beside the identity (He et al., arXiv 1512.03385): few but large matrix products, which
     processors run close to their peak."""
 
+    reach = 2
+    """rows before and after that an output depends on"""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = ConvNorm(channels, channels, 3, padding=1, bias=False)
@@ -32,7 +35,7 @@ class DenseBlock(nn.Module):
         return clear((x + self.second(y)).relu_(), lengths)
 
 
-OPERATORS: dict[str, type[nn.Module]] = {"dense": DenseBlock}
+OPERATORS: dict[str, type[DenseBlock]] = {"dense": DenseBlock}
 
 
 class FlashCNN(StagedNetwork):
@@ -113,6 +116,15 @@ class FlashCNN(StagedNetwork):
             maps.append(x)
         embeddings = self.last(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
         return Features(maps, embeddings, length_mask(self.geometry.segment_counts(lengths), embeddings.shape[1]))
+
+    @property
+    def context(self) -> int | None:
+        entries = 3 + sum(_STRIDES[:-1])  # 7 rows at stride 1, and 3 rows of each stage before the next
+        blocks = sum(
+            stride * count * OPERATORS[operator].reach
+            for stride, (operator, count, _) in zip(_STRIDES, self.config["stages"], strict=True)
+        )
+        return entries + blocks - self.geometry.lead + 1  # from the middle of a segment, of which `lead` is its own
 
     def layers(self) -> list[nn.Module]:
         pairs = zip(self.entries, self.stages, strict=True)

@@ -87,6 +87,10 @@ class Cnn14(Network):
         features = torch.where(inside, embeddings, 0.0)  # never below 0
         return self.forward_head((features.amax(1) + features.sum(1) / inside.sum(1)) / 2).sigmoid()
 
+    @property
+    def context(self) -> int | None:
+        return sum(2 * 2**n for n in range(len(self.blocks)))  # two 3x3 convolutions in each
+
     def layers(self) -> list[nn.Module]:
         return [self.norm, *self.blocks]
 

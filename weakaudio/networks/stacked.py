@@ -51,6 +51,10 @@ class StackedNetwork(Network):
         probs: Tensor = self.classifier(mean_embedding(scores, mask)).sigmoid()
         return probs
 
+    @property
+    def context(self) -> int | None:
+        return self.base.context
+
     def layers(self) -> list[nn.Module]:
         return self.base.layers()
 

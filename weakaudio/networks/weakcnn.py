@@ -109,6 +109,12 @@ class WeakCNN(Network):
         embeddings = self.f1(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
         return embeddings, mask
 
+    @property
+    def context(self) -> int | None:
+        depth = int(self.config["depth"])
+        last = len(self.blocks) - 1  # which has one convolution
+        return 2**last + sum(2**n * depth for n in range(last))  # a 3x3 convolution sees one row around
+
     def layers(self) -> list[nn.Module]:
         return [*self.blocks, self.f1]
 

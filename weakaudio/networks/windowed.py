@@ -18,6 +18,10 @@ class WindowedCNN(WeakCNN):
     mean is the default). To be trained with the loss "slat". Arguments are WeakCNN's.
     """
 
+    @property
+    def context(self) -> int | None:
+        return 0
+
     def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)

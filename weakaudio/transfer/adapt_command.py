@@ -15,7 +15,7 @@ from weakaudio.data.manifest import SEPARATOR, read_manifest
 from weakaudio.errors import AudioError, ProtocolError
 from weakaudio.inference import DEFAULT_MODEL, report
 from weakaudio.inference.embedding import Audio, Embedder
-from weakaudio.inference.folder import printable, write_failures
+from weakaudio.inference.recordings import printable, write_failures
 from weakaudio.pretrained import load_model, save_model
 from weakaudio.transfer.adapt import PRESETS, adapt
 from weakaudio.transfer.few_labels import Quality, estimate_quality, train_head

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedding import POOLINGS, parts, pool
+from weakaudio.inference.embedding import split_names
+from weakaudio.inference.parts import POOLINGS, pool
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.features import EmbeddingTransformer, Paths, TakesPaths
 
@@ -112,7 +113,7 @@ class SegmentPooler(TransformerMixin, BaseEstimator):
             S does not divide the width of X, or no such pooling.
         """
         checked = validate_data(self, X, dtype=[np.float64, np.float32])
-        parts(self.pooling, POOLINGS, "pooling")
+        split_names(self.pooling, POOLINGS, "pooling")
         if self.n_segments < 1 or checked.shape[1] % self.n_segments:
             raise WeakAudioError(
                 f"n_segments {self.n_segments}: does not divide the {checked.shape[1]} columns of X, which are the "
@@ -124,7 +125,7 @@ class SegmentPooler(TransformerMixin, BaseEstimator):
         """(n, D) for each pooling, side by side."""
         check_is_fitted(self)
         checked = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        names = parts(self.pooling, POOLINGS, "pooling")
+        names = split_names(self.pooling, POOLINGS, "pooling")
         return np.stack([pool(clip.reshape(self.n_segments, -1), names) for clip in checked])
 
     def __sklearn_is_fitted__(self) -> bool:

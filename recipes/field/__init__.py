@@ -1,0 +1,1 @@
+"""Day-long recordings, and folders with broken files: what a run over them needs and survives."""

@@ -1,0 +1,301 @@
+"""Runs over many recordings: killed, resumed, repeated, of any length."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+
+from weakaudio.errors import AudioError, StoreError, WeakAudioError
+from weakaudio.inference import analysis
+from weakaudio.inference.detect_folder import detect_folder
+from weakaudio.inference.detection import Detector
+from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedding_file import read_embeddings
+from weakaudio.inference.folder import EmbeddingAnalysis, embed_folder
+from weakaudio.inference.journal import Journal, Outcome
+from weakaudio.inference.recordings import Recording, find_recordings, listed_recordings
+from weakaudio.inference.run import journal_path
+from weakaudio.networks import Network, WeakCNN
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import save_model
+
+
+@pytest.fixture(scope="module")
+def model(randomise: Callable[[Network], Network]) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
+    network.classifier.bias.data.zero_()
+    return Model(network, "16k", ["dog", "rain", "saw"]).eval()
+
+
+@pytest.fixture
+def recordings(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path:
+    """Sixteen of 3 s, one of them broken, and one of 200 s, which is not read at once."""
+    noise = {f"{n:02d}.wav": 0.1 * rng.standard_normal(48_000).astype(np.float32) for n in range(16)}
+    level = np.repeat(10.0 ** rng.uniform(-3, -0.5, 400), 8000)
+    root = make_wavs({**noise, "long.wav": (level * rng.standard_normal(len(level))).astype(np.float32)})
+    (root / "05.wav").write_bytes(b"broken")
+    return root
+
+
+# ---- resumption ------------------------------------------------------------------------------------------
+
+JOB = """
+import sys
+import torch
+torch.set_num_threads(1)
+from weakaudio.inference import analysis
+from weakaudio.inference.detect_folder import detect_folder
+from weakaudio.inference.detection import Detector
+from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.folder import embed_folder
+analysis._GROUP_FILES, analysis._STRETCH_WINDOWS = 2, 1
+job, model, source, out = sys.argv[1:]
+if job == "detect":
+    detect_folder(Detector.from_pretrained(model), source, out)
+else:
+    embed_folder(Embedder.from_pretrained(model), source, out, "segment")
+"""
+
+
+def n_done(journal: Path) -> int:
+    """Recordings and parts that a run which is killed would leave."""
+    try:
+        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True, timeout=0) as database:
+            return database.execute("SELECT COUNT(*) FROM parts").fetchone()[0]
+    except sqlite3.Error:  # not there yet, or held by the run
+        return 0
+
+
+@pytest.mark.parametrize(("job", "suffix"), [("embed", "h5"), ("detect", "csv")])
+def test_runs_that_are_killed_again_and_again_end_with_the_same_bytes(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, suffix: str
+) -> None:
+    save_model(model, tmp_path / "m.safetensors")
+    out, undisturbed = tmp_path / "killed" / f"o.{suffix}", tmp_path / "whole" / f"o.{suffix}"
+
+    def command(path: Path) -> list[str]:
+        return [sys.executable, "-c", JOB, job, str(tmp_path / "m.safetensors"), str(recordings), str(path)]
+
+    steps = []
+    for wait in (0.0, 0.1):  # seconds after the journal is there
+        run = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
+        while run.poll() is None and not journal_path(out).exists():
+            time.sleep(0.001)
+        time.sleep(wait)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        steps.append(n_done(journal_path(out)))
+    assert steps == sorted(steps)  # nothing is lost
+    assert subprocess.run(command(out), capture_output=True).returncode == 0
+    monkeypatch.setattr(analysis, "_GROUP_FILES", 2)
+    if job == "detect":
+        detect_folder(Detector.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed)
+    else:
+        embed_folder(Embedder.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed, "segment")
+    assert out.read_bytes() == undisturbed.read_bytes()
+    assert (out.parent / "failures.csv").read_bytes() == (undisturbed.parent / "failures.csv").read_bytes()
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_long_recording_goes_on_where_it_was(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis, "_STRETCH_WINDOWS", 1)
+    embedder, source = Embedder(model), recordings / "long.wav"
+    windows: list[int] = []
+    analyse = EmbeddingAnalysis.analyse
+
+    def counted(self: EmbeddingAnalysis, some: list) -> list:
+        if len(windows) == 2:
+            raise StoppedError
+        windows.extend(window.start for window in some)
+        return analyse(self, some)
+
+    monkeypatch.setattr(EmbeddingAnalysis, "analyse", counted)
+    with pytest.raises(StoppedError):
+        embed_folder(embedder, source, tmp_path / "e.h5", "segment")
+    first = list(windows)
+    windows.clear()
+    with pytest.raises(StoppedError):
+        embed_folder(embedder, source, tmp_path / "e.h5", "segment")
+    assert len(first) == 2
+    assert min(windows) > max(first)  # what was done is not done again
+    monkeypatch.setattr(EmbeddingAnalysis, "analyse", analyse)
+    embed_folder(embedder, source, tmp_path / "e.h5", "segment")
+    found, whole = read_embeddings(tmp_path / "e.h5"), embedder.embed_file(source)
+    np.testing.assert_allclose(found.embeddings, whole.segments, atol=1e-5)
+    np.testing.assert_allclose(np.stack([found.start, found.end], 1), whole.times, atol=1e-9)
+
+
+def test_a_later_run_does_what_is_new_or_has_changed(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder, out = Embedder(model), tmp_path / "e.npz"
+    embed_folder(embedder, recordings, out)
+    sf.write(recordings / "05.wav", np.full(16000, 0.1), 16000)  # it is complete now
+    sf.write(recordings / "06.wav", np.full(16000, 0.2), 16000)
+    sf.write(recordings / "new.wav", np.full(16000, 0.3), 16000)
+    (recordings / "07.wav").unlink()
+    seen: list[str] = []
+    group_tasks = analysis.group_tasks
+    monkeypatch.setattr(
+        "weakaudio.inference.run.group_tasks",
+        lambda tasks: group_tasks([seen.append(task.recording.name) or task for task in tasks]),  # type: ignore
+    )
+    summary = embed_folder(embedder, recordings, out)
+    assert seen == ["05.wav", "06.wav", "new.wav"]
+    assert summary.failures == []
+    found = read_embeddings(out)
+    assert found.paths == sorted(path.name for path in recordings.iterdir())
+    expected = np.stack([embedder.embed_file(recordings / name).clip for name in found.paths])
+    np.testing.assert_allclose(found.embeddings, expected, atol=1e-5)
+
+
+# ---- long recordings -------------------------------------------------------------------------------------
+
+
+def test_long_recordings_are_as_if_they_were_in_memory(model: Model, recordings: Path, tmp_path: Path) -> None:
+    audio, rate = sf.read(recordings / "long.wav", dtype="float32")
+    middle = Embedder(model, "f2").embed_array(audio, rate).segments.mean(0).tolist()
+    detector = Detector(model, dict(zip(model.labels, middle, strict=True)), hysteresis=0.99, median=2.0)
+    events = detector.detect_array(audio, rate).events
+    assert len(events) > 5
+    detect_folder(detector, recordings / "long.wav", tmp_path / "e.csv")
+    found = pd.read_csv(tmp_path / "e.csv").drop(columns="file")
+    pd.testing.assert_frame_equal(found, events.round({"score": 6}), atol=1e-5)
+    pd.testing.assert_frame_equal(detector.detect_file(recordings / "long.wav").events, events, atol=1e-5)
+    for pooling in ("mean", "max+std"):
+        embedder = Embedder(model, "f1+f2", pooling)
+        embed_folder(embedder, recordings / "long.wav", tmp_path / f"{pooling}.h5")
+        clip = read_embeddings(tmp_path / f"{pooling}.h5").embeddings[0]
+        np.testing.assert_allclose(clip, embedder.embed_array(audio, rate).clip, atol=1e-5)
+
+
+def test_a_long_recording_that_breaks_off_is_left_out(model: Model, recordings: Path, tmp_path: Path) -> None:
+    sf.write(recordings / "long.flac", sf.read(recordings / "long.wav")[0], 16000)
+    whole = (recordings / "long.flac").read_bytes()
+    (recordings / "long.flac").write_bytes(whole[: int(0.8 * len(whole))])
+    summary = detect_folder(Detector(model), recordings, tmp_path / "e.csv", include=["long.*"])
+    assert [path for path, _ in summary.failures] == ["long.flac"]
+    assert summary.n_files == 1
+
+
+# ---- what can happen to files ----------------------------------------------------------------------------
+
+
+def test_a_file_that_is_written_to_meanwhile_is_left_out_until_it_is_complete(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse = EmbeddingAnalysis.analyse
+
+    def write_meanwhile(self: EmbeddingAnalysis, windows: list) -> list:
+        with (recordings / "03.wav").open("ab") as file:
+            file.write(b"\0\0")
+        return analyse(self, windows)
+
+    monkeypatch.setattr(EmbeddingAnalysis, "analyse", write_meanwhile)
+    summary = embed_folder(Embedder(model), recordings, tmp_path / "e.h5", include=["0[34].wav"])
+    ((path, reason),) = summary.failures
+    assert path == "03.wav"
+    assert "changed while it was read" in reason
+    monkeypatch.undo()
+    assert embed_folder(Embedder(model), recordings, tmp_path / "e.h5", include=["0[34].wav"]).failures == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode on this system")
+def test_odd_names_links_and_folders(model: Model, make_wavs: Callable[..., Path], tmp_path: Path) -> None:
+    names = ["a b/c d.wav", "line\nbreak.wav", "ü/ö.wav", 'quote".wav', "comma,.wav"]
+    root = make_wavs({name: np.full(800, 0.1, np.float32) for name in names})
+    os.rename(root / "comma,.wav", os.fsencode(root) + b"/\xe9.wav")
+    (root / "a b" / "loop").symlink_to(root)
+    (root / "elsewhere").symlink_to(make_elsewhere(tmp_path))
+    (root / "gone.wav").symlink_to(root / "nothing.wav")
+    (root / "folder.wav").mkdir()
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "x.wav").write_bytes(b"")
+    summary = embed_folder(Embedder(model), root, tmp_path / "e.h5")
+    assert summary.failures == []
+    expected = ["a b/c d.wav", "elsewhere/y.wav", "line\nbreak.wav", 'quote".wav', "ü/ö.wav", "\\udce9.wav"]
+    assert sorted(read_embeddings(tmp_path / "e.h5").paths) == sorted(expected)
+
+
+def make_elsewhere(tmp_path: Path) -> Path:
+    (tmp_path / "other").mkdir()
+    sf.write(tmp_path / "other" / "y.wav", np.full(800, 0.1), 16000)
+    return tmp_path / "other"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() == 0, reason="a superuser may look into any folder")
+def test_a_folder_that_cannot_be_looked_into_is_a_failure(recordings: Path) -> None:
+    (recordings / "closed").mkdir(mode=0)
+    assert [path for path, _ in find_recordings(recordings)[1]] == ["closed"]
+
+
+def test_only_what_is_wanted_is_found(recordings: Path) -> None:
+    found, _ = find_recordings(recordings, ["0*.wav", "long*"], ["*3.wav"])
+    assert [one.name for one in found] == [f"{n:02d}.wav" for n in range(10) if n != 3] + ["long.wav"]
+    with pytest.raises(AudioError, match="none of its 17 files is wanted"):
+        find_recordings(recordings, ["*.flac"])
+
+
+def test_a_list_has_the_order_of_its_lines_and_each_file_once(model: Model, recordings: Path, tmp_path: Path) -> None:
+    lines = [f"{recordings / name}\n" for name in ("07.wav", "01.wav", "07.wav", "none.wav")]
+    summary = embed_folder(Embedder(model), listed_recordings(lines), tmp_path / "e.h5")
+    assert read_embeddings(tmp_path / "e.h5").paths == [str(recordings / name) for name in ("07.wav", "01.wav")]
+    assert [path for path, _ in summary.failures] == [str(recordings / "none.wav")]
+    with pytest.raises(AudioError, match="empty"):
+        listed_recordings(["\n"])
+
+
+# ---- the journal -----------------------------------------------------------------------------------------
+
+
+def test_a_second_run_into_the_same_output_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", {"a": 1})
+    with pytest.raises(StoreError, match="another run writes to it"):
+        Journal(tmp_path / "j", {"a": 1})
+    journal.close()
+    Journal(tmp_path / "j", {"a": 1}).close()
+
+
+def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", {"a": 1}).close()
+    whole = (tmp_path / "j").read_bytes()
+    (tmp_path / "j").write_bytes(b"no database" + whole[11:])
+    with pytest.raises(StoreError, match="delete it to begin anew"):
+        Journal(tmp_path / "j", {"a": 1})
+    with sqlite3.connect(tmp_path / "other") as database:
+        database.execute("CREATE TABLE settings (value TEXT)")
+    with pytest.raises(StoreError, match="delete it to begin anew"):
+        Journal(tmp_path / "other", {"a": 1})
+
+
+def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", {})
+    small, large = (Recording(name, Path(name), 0, 0) for name in ("small", "large"))
+    journal.add([Outcome(small, [{"x": np.zeros(3, np.float32)}])])
+    journal._database.execute("PRAGMA max_page_count = 20")
+    with pytest.raises(WeakAudioError, match=r"full.*what is done is kept"):
+        journal.add([Outcome(large, [{"x": np.zeros(10**6, np.float32)}])])
+    journal.close()
+    again = Journal(tmp_path / "j", {})
+    assert again.finished() == {"small"}
+    assert [part["x"].tolist() for part in again.parts("small")] == [[0, 0, 0]]
+    again.close()

@@ -1,0 +1,158 @@
+"""Live audio gives the events of the recording."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference.detection import Detector
+from weakaudio.inference.events import EventJoiner, EventRules, Run, find_runs, join_runs
+from weakaudio.inference.streaming import StreamingDetector
+from weakaudio.networks import Network, build_network
+from weakaudio.networks.model import Model
+
+RATE = 16000
+LABELS = ["a", "b", "c"]
+NETWORKS = {
+    "weakcnn": {"n_mels": 64, "width": 1 / 8},
+    "flash": {"n_mels": 64, "stages": [("dense", 1, 8)] * 4, "n_features": 16},
+}
+
+
+def model_of(name: str, randomise: Callable[[Network], Network], front_end: str = "16k", **config: object) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = randomise(build_network(name, n_classes=3, **{**NETWORKS[name], **config}))
+    return Model(network, front_end, LABELS).eval()
+
+
+def sounds(n_samples: int, seed: int) -> np.ndarray:
+    """Louder and softer, so that classes come and go."""
+    rng = np.random.default_rng(seed)
+    level = np.repeat(10.0 ** rng.uniform(-4, -0.5, n_samples // 9000 + 1), 9000)[:n_samples]
+    return (level * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_events_of_a_stream_are_those_of_the_recording(
+    name: str, data: st.DataObject, randomise: Callable[[Network], Network]
+) -> None:
+    model = model_of(name, randomise)
+    rate = data.draw(st.sampled_from([RATE, 22050]))
+    audio = sounds(data.draw(st.integers(1, 12 * rate)), data.draw(st.integers(0, 99)))
+    with torch.no_grad():
+        middle = Detector(model, 0.0).detect_array(audio, rate).tags["score"].median()
+    rules = {
+        "threshold": float(middle),
+        "hysteresis": data.draw(st.sampled_from([1.0, 0.9])),
+        "median": data.draw(st.sampled_from([0.0, 2.0])),
+        "merge_gap": data.draw(st.sampled_from([0.0, 1.0])),
+        "min_length": data.draw(st.sampled_from([0.0, 0.7])),
+    }
+    detector = Detector(model, **rules)
+    whole = detector.detect_array(audio, rate).events
+    stream = StreamingDetector(detector, rate, step=data.draw(st.floats(0.2, 3.0)), longest=1000.0)
+    cuts = sorted(data.draw(st.lists(st.integers(1, len(audio)), max_size=6)))
+    tables = [stream.push(block) for block in np.split(audio, cuts) if len(block)] + [stream.finish()]
+    assert stream.seconds == len(audio) / rate
+    found = pd.concat([table for table in tables if len(table)] or tables[:1])
+    found = found.sort_values(["start", "end", "label"], ignore_index=True)
+    pd.testing.assert_frame_equal(found, whole, atol=1e-4)
+
+
+def test_events_come_as_soon_as_they_are_over(randomise: Callable[[Network], Network]) -> None:
+    detector = Detector(model_of("flash", randomise), 0.0)  # one event that never ends
+    stream = StreamingDetector(detector, RATE, step=0.5, longest=2.0)
+    assert stream.delay < 4
+    pieces = []
+    for n, block in enumerate(np.split(sounds(20 * RATE, 0), 40)):
+        events = stream.push(block)
+        pieces += events[events["label"] == "a"][["start", "end"]].to_numpy().tolist()
+        if pieces:
+            assert pieces[-1][1] > (n + 1) / 2 - 2.0 - stream.delay - 0.5
+    pieces += stream.finish().query("label == 'a'")[["start", "end"]].to_numpy().tolist()
+    assert pieces[0][0] == 0
+    assert pieces[-1][1] == 20
+    np.testing.assert_allclose([one[1] for one in pieces[:-1]], [one[0] for one in pieces[1:]], atol=1e-5)
+    assert len(pieces) >= 8
+
+
+def test_what_cannot_be_is_refused(randomise: Callable[[Network], Network]) -> None:
+    detector = Detector(model_of("flash", randomise))
+    with pytest.raises(WeakAudioError, match="step 0"):
+        StreamingDetector(detector, RATE, step=0)
+    with pytest.raises(AudioError, match="no audio came"):
+        StreamingDetector(detector, RATE).finish()
+    with pytest.raises(AudioError, match="NaN"):
+        StreamingDetector(detector, RATE).push(np.array([0, np.nan], np.float32))
+    paper = Detector(model_of("weakcnn", randomise, "paper-44k", n_mels=128))
+    with pytest.raises(WeakAudioError, match="whole recording"):
+        StreamingDetector(paper, RATE)
+
+
+# ---- rules, against a plain loop ---------------------------------------------------------------------------
+
+
+def plain(probs: list[float], high: float, low: float, gap: int, shortest: int) -> list[tuple[int, int, float]]:
+    """Events of one class in pieces of a second."""
+    runs, begin = [], None
+    for n, value in enumerate([*probs, -1.0]):
+        if value >= low and begin is None:
+            begin = n
+        elif value < low and begin is not None:
+            runs.append((begin, n, max(probs[begin:n])))
+            begin = None
+    merged: list[tuple[int, int, float]] = []
+    for run in (run for run in runs if run[2] >= high):
+        if merged and run[0] - merged[-1][1] <= gap:
+            merged[-1] = (merged[-1][0], run[1], max(merged[-1][2], run[2]))
+        else:
+            merged.append(run)
+    return [event for event in merged if event[1] - event[0] >= shortest]
+
+
+scores = st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.9]), min_size=1, max_size=40)
+
+
+@given(scores, st.integers(0, 3), st.integers(0, 3), st.sampled_from([1.0, 0.6]), st.lists(st.integers(1, 39)))
+def test_joined_runs_are_those_of_a_plain_loop_however_they_are_cut(
+    values: list[float], gap: int, shortest: int, hysteresis: float, cuts: list[int]
+) -> None:
+    rules = EventRules(np.array([0.5]), hysteresis, 0.0, gap, shortest)
+    edges = np.arange(len(values) + 1.0)
+    times, probs = np.stack([edges[:-1], edges[1:]], 1), np.array(values)[:, None]
+    joiner, found = EventJoiner(rules), []
+    bounds = [0, *sorted({cut for cut in cuts if cut < len(values)}), len(values)]
+    for begin, stop in itertools.pairwise(bounds):
+        runs = find_runs(probs, times, rules, 1.0, begin, stop)
+        found += joiner.push(runs, np.inf if stop == len(values) else stop)
+    expected = plain(values, 0.5, hysteresis * 0.5, gap, shortest)
+    assert [(run.start, run.end, run.peak) for run in found] == expected
+
+
+def test_the_median_filter_takes_out_single_segments() -> None:
+    values = np.array([0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0.0])
+    edges = np.arange(len(values) + 1.0)
+    times = np.stack([edges[:-1], edges[1:]], 1)
+    rules = EventRules(np.array([0.5]), median=3.5)
+    assert rules.filter_size(1.0) == 3
+    assert [rules.filter_size(hop) for hop in (0.5, 3.5, 4.0)] == [7, 1, 1]
+    spans = [(run.start, run.end) for run in join_runs(find_runs(values[:, None], times, rules, 1.0), rules)]
+    assert spans == [(5, 8)]
+
+
+def test_an_event_is_handed_out_before_a_later_run_that_never_reaches_its_threshold() -> None:
+    joiner = EventJoiner(EventRules(np.array([0.8]), hysteresis=0.5, merge_gap=1.0))
+    assert joiner.push([Run(0, 0.0, 1.0, 0.9), Run(0, 1.5, 2.0, 0.5)], 2.0) == []  # it may still reach it
+    assert joiner.push([], 3.0) == [Run(0, 0.0, 1.0, 0.9)]
+    assert joiner.push([], np.inf) == []

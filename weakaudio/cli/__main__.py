@@ -1,0 +1,3 @@
+from weakaudio.cli import main
+
+main()

@@ -1,0 +1,332 @@
+"""Commands for recordings: embeddings, events, and what to do with them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weakaudio.cli.options import SOME_FAILED, LayerOption, Level, ModelName, PoolingOption, app
+from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from weakaudio.inference.detection import Detector
+    from weakaudio.inference.recordings import Recording
+    from weakaudio.inference.run import Engine as Run
+    from weakaudio.inference.run import Summary
+
+
+class Engine(str, Enum):
+    """Where a run is done."""
+
+    local = "local"
+    ray = "ray"
+
+
+class Search(str, Enum):
+    """What searches."""
+
+    sklearn = "sklearn"
+    faiss = "faiss"
+
+
+Source = Annotated[
+    str, typer.Argument(help="A recording, a folder of recordings, or - for a list of paths on standard input.")
+]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Only recordings whose path matches, as 'site*/*.wav'; may be repeated.")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="Not those whose path matches; may be repeated.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Begin anew where the output is of a run with other settings.")
+]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 where the processor gains by it.")]
+MinLength = Annotated[float | None, typer.Option(help="Leave out shorter events; seconds; else the model's own.")]
+MergeGap = Annotated[float, typer.Option(help="Join events of a class no farther apart; seconds.")]
+Hysteresis = Annotated[
+    float, typer.Option(help="An event lasts while its class stays above this part of its threshold.")
+]
+Median = Annotated[float, typer.Option(help="Length of a median filter over the scores; seconds.")]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Probability from which on a class counts as heard; else the model's own.")
+]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(help="CSV of class and threshold, as per_class.csv of `weakaudio evaluate`; no others are found."),
+]
+
+
+@app.command()
+def embed(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .h5, .npz or .parquet.")],
+    model: ModelName = DEFAULT_MODEL,
+    level: Annotated[Level, typer.Option(help="One row a clip, or one a segment.")] = Level.clip,
+    layer: LayerOption = "f1",
+    pooling: PoolingOption = "mean",
+    include: Include = None,
+    exclude: Exclude = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    engine: EngineOption = Engine.local,
+) -> None:
+    """Embed a recording or a folder; a run that was killed goes on where it was, a later one does what is new."""
+    from weakaudio.inference.embedding import Embedder
+    from weakaudio.inference.folder import embed_folder
+
+    embedder = Embedder.from_pretrained(model, layer, pooling, device, dtype)
+    command = shlex.join(["weakaudio", *sys.argv[1:]])
+    found = _recordings(source)
+    _done(
+        embed_folder(
+            embedder,
+            found,
+            out,
+            level.value,
+            model,
+            command,
+            include or (),
+            exclude or (),
+            overwrite,
+            _engine(engine),
+        )
+    )
+
+
+@app.command()
+def detect(
+    source: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Events: .csv, .parquet, .jsonl, .txt (Raven), .labels (Audacity) or .tsv (DESED). Without it, "
+            "those of one recording are shown here.",
+        ),
+    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    threshold: ThresholdOption = None,
+    thresholds: Thresholds = None,
+    min_length: MinLength = None,
+    merge_gap: MergeGap = 0.0,
+    hysteresis: Hysteresis = 1.0,
+    median: Median = 0.0,
+    max_events: Annotated[int | None, typer.Option(help="Keep only so many of each recording, the surest.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page to write: events to sort, filter, see and hear; .html.")
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="csv, parquet, jsonl, raven, audacity or desed; else as --out ends."),
+    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    overwrite: Overwrite = False,
+    top: Annotated[int, typer.Option(min=0, help="How many tags of the whole recording are shown.")] = 5,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    engine: EngineOption = Engine.local,
+) -> None:
+    """Find events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
+    from weakaudio.inference.detect_folder import detect_folder
+
+    if out is None and (source == "-" or Path(source).is_dir()):
+        raise WeakAudioError(f"{source}: many recordings; say with -o EVENTS.csv where the table of events is to go")
+    rules = {"hysteresis": hysteresis, "median": median, "max_events": max_events, "dtype": dtype}
+    detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
+    if out is None:
+        _show(detector, Path(source), top)
+        return
+    found = _recordings(source)
+    _done(
+        detect_folder(detector, found, out, format, include or (), exclude or (), overwrite, _engine(engine), report)
+    )
+
+
+@app.command()
+def listen(
+    model: ModelName = DEFAULT_MODEL,
+    threshold: ThresholdOption = None,
+    thresholds: Thresholds = None,
+    min_length: MinLength = None,
+    merge_gap: MergeGap = 0.0,
+    hysteresis: Hysteresis = 1.0,
+    median: Median = 0.0,
+    mic: Annotated[bool, typer.Option("--mic", help="From a microphone, not from standard input.")] = False,
+    encoding: Annotated[
+        str | None, typer.Option(help="Raw audio, without a header: s16le, s24le, s32le or f32le.")
+    ] = None,
+    sample_rate: Annotated[int, typer.Option(help="Of raw audio; Hz.")] = 48000,
+    channels: Annotated[int, typer.Option(help="Of raw audio.")] = 1,
+    step: Annotated[float, typer.Option(help="Analyse so many seconds at once: less answers sooner.")] = 1.0,
+    device: Device = "auto",
+) -> None:
+    """Tell events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
+    from weakaudio.audio.microphone import microphone
+    from weakaudio.audio.pipe import RawFormat, read_pipe
+    from weakaudio.inference.streaming import StreamingDetector
+
+    rules = {"hysteresis": hysteresis, "median": median}
+    detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
+    if mic:
+        rate, blocks = detector.model.sample_rate, microphone(detector.model.sample_rate, step)
+    else:
+        raw = RawFormat(sample_rate, channels, encoding) if encoding else None
+        rate, blocks = read_pipe(sys.stdin.buffer, raw, step)
+    stream = StreamingDetector(detector, rate, step)
+    typer.echo(f"listening at {rate} Hz; an event is told at most {stream.delay:.1f} s after its end", err=True)
+    try:
+        for block in blocks:
+            _tell(stream.push(block))
+    except KeyboardInterrupt:
+        pass
+    except AudioError as error:  # what came before it counts
+        _tell(stream.finish())
+        raise error
+    _tell(stream.finish())
+
+
+@app.command()
+def similar(
+    store: Annotated[Path, typer.Argument(help="What `weakaudio embed --level segment` wrote.")],
+    example: Annotated[str, typer.Argument(help="A recording: its path, or its name in STORE.")],
+    at: Annotated[
+        float | None, typer.Option(help="Where the sound begins in it; seconds. Without it, all of the recording.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long the sound is; seconds.")] = 1.0,
+    top: Annotated[int, typer.Option(min=1, help="How many sounds to find.")] = 20,
+    gap: Annotated[
+        float, typer.Option(min=0, help="Of what is no farther apart, only the most alike is found; seconds.")
+    ] = 1.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="The folder that was embedded; a page takes its sounds from there.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A page (.html) or a table (.csv); else shown here.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="If it is not where it was when STORE was made: name or path.")
+    ] = "",
+    search: Annotated[Search, typer.Option(help="sklearn, or faiss where it is installed.")] = Search.sklearn,
+    device: Device = "auto",
+) -> None:
+    """Find what is most alike: `weakaudio similar STORE dog.wav --at 12.5 --folder FOLDER -o page.html`."""
+    from weakaudio.data.manifest import write_table
+    from weakaudio.inference.similar import EmbeddingIndex, choose_example
+
+    if out is not None and out.suffix not in (".html", ".csv"):
+        raise WeakAudioError(f"{out}: the name must end in .html or .csv")
+    if out is not None and out.suffix == ".html" and folder is None:
+        raise WeakAudioError(f"{out}: a page needs the recordings; name the folder that was embedded (--folder)")
+    index = EmbeddingIndex.from_file(store, search.value)
+    chosen = choose_example(index, example, at, seconds, folder, model, device)
+    found = index.similar(chosen, top, gap)
+    if out is None:
+        typer.echo(found.to_string(index=False, float_format="{:.3f}".format))
+        return
+    if folder is not None and out.suffix == ".html":
+        from weakaudio.inference.similar_page import write_similar_page
+
+        write_similar_page(out, found, chosen, folder)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_table(found.round({"similarity": 6}), out)
+    typer.echo(f"{len(found)} sounds alike -> {out}")
+
+
+@app.command("evaluate-events")
+def evaluate_events(
+    events: Annotated[Path, typer.Argument(help="Events that were found: a table of `weakaudio detect`.")],
+    truth: Annotated[Path, typer.Argument(help="Strong truth: such a table, a DESED TSV, Raven or Audacity labels.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for metrics.json and per_class.csv.")
+    ] = None,
+) -> None:
+    """Measure events against strong truth: F1 of segments and of events. PSDS: `weakaudio evaluate MODEL CORPUS`."""
+    from weakaudio.inference.event_files import read_events
+    from weakaudio.inference.event_metrics import evaluate_events as run
+
+    found = run(read_events(events), read_events(truth))
+    typer.echo(str(found))
+    if out:
+        found.save(out)
+        typer.echo(f"-> {out}")
+
+
+def _recordings(source: str) -> Path | list[Recording]:
+    """What `embed_folder` and `detect_folder` take."""
+    from weakaudio.inference.recordings import listed_recordings
+
+    return listed_recordings(sys.stdin) if source == "-" else Path(source)
+
+
+def _engine(engine: Engine) -> Run:
+    if engine == Engine.ray:
+        from weakaudio.inference.cluster import analyse_on_ray
+
+        return analyse_on_ray
+    from weakaudio.inference.analysis import analyse_groups
+
+    return analyse_groups
+
+
+def _detector(
+    model: str,
+    threshold: float | None,
+    thresholds: Path | None,
+    min_length: float | None,
+    merge_gap: float,
+    device: str,
+    **rules: Any,
+) -> Detector:
+    from weakaudio.inference.detection import Detector
+    from weakaudio.inference.thresholds import read_thresholds
+
+    if threshold is not None and thresholds is not None:
+        raise WeakAudioError("--threshold and --thresholds: give one of them")
+    chosen = threshold if thresholds is None else read_thresholds(thresholds)
+    return Detector.from_pretrained(model, chosen, min_length, merge_gap, device, **rules)
+
+
+def _done(summary: Summary) -> None:
+    typer.echo(str(summary))
+    if summary.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _tell(events: pd.DataFrame) -> None:
+    """Print events, a JSON object a line, at once."""
+    for event in events.round({"start": 3, "end": 3, "score": 4}).to_dict("records"):
+        typer.echo(json.dumps(event, ensure_ascii=False))
+
+
+def _show(detector: Detector, path: Path, top: int) -> None:
+    """Print tags and events of a recording."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = detector.detect_file(path)
+    tags, events = Table("tag", "score", title="the whole"), Table("start", "end", "event", "score", title="events")
+    for label, score in found.tags.head(top).itertuples(index=False):
+        tags.add_row(Text(label), f"{score:.2f}")
+    for start, end, label, score in found.events.itertuples(index=False):
+        events.add_row(f"{start:.2f}", f"{end:.2f}", Text(label), f"{score:.2f}")
+    console = Console()
+    typer.echo(f"{path}: {found.seconds:.2f} s, {len(found.events)} events")
+    if top:
+        console.print(tags)
+    if len(found.events):
+        console.print(events)

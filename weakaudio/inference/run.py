@@ -1,0 +1,103 @@
+"""A run over many recordings: resumed where it was, and whole at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from weakaudio.errors import AudioError, StoreError, WeakAudioError
+from weakaudio.inference.analysis import Analysis, Task, analyse_groups, group_tasks, make_tasks
+from weakaudio.inference.journal import Journal, Outcome
+from weakaudio.inference.recordings import FAILURES, Recording, write_failures
+from weakaudio.progress import hours_done
+
+Failures = list[tuple[str, str]]
+Engine = Callable[[Analysis, Sequence[Sequence[Task]]], Iterator[list[Outcome]]]
+
+
+@dataclass
+class Summary:
+    """What a run over recordings did."""
+
+    out: Path
+    n_files: int
+    seconds: float
+    """of audio in them"""
+    n_rows: int
+    what: str
+    """that the rows are"""
+    failures: Failures = field(default_factory=list)
+    """path and reason of each recording that was left out"""
+
+    def __str__(self) -> str:
+        text = f"{self.n_rows} {self.what}, {self.n_files} files, {self.seconds / 3600:.2f} h -> {self.out}"
+        left_out = f"; {len(self.failures)} left out, see {self.out.parent / FAILURES}"
+        return text + (left_out if self.failures else "")
+
+
+def journal_path(out: Path) -> Path:
+    """Where what a run has found so far is kept, beside its output."""
+    return out.with_name(f"{out.name}.journal")
+
+
+def open_journal(analysis: Analysis, out: Path, overwrite: bool) -> Journal:
+    """The journal of an output.
+
+    Raises
+    ------
+    StoreError
+        The output is there and not by a run with these settings, and is not to be overwritten.
+    WeakAudioError
+        It cannot be written there.
+    """
+    path = journal_path(out)
+    if out.exists() and not path.exists() and not overwrite:
+        raise StoreError(f"{out}: is there already, of an unknown run; give another output, or --overwrite")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (out.parent / f".{out.name}.part").touch()
+        (out.parent / f".{out.name}.part").unlink()
+    except OSError as error:
+        raise WeakAudioError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return Journal(path, analysis.settings, overwrite)
+
+
+def analyse_recordings(
+    analysis: Analysis, recordings: Sequence[Recording], journal: Journal, engine: Engine = analyse_groups
+) -> None:
+    """Bring a journal up to date: what is missing or has changed is analysed, and what is gone is forgotten."""
+    journal.forget(list(recordings))
+    done = journal.finished()
+    tasks = make_tasks(recording for recording in recordings if recording.name not in done)
+    tasks = [replace(task, n_done=0 if task.is_short else journal.n_parts(task.recording.name)) for task in tasks]
+    seconds = {task.recording.name: task.seconds for task in tasks}
+    heard = dict.fromkeys(seconds, 0.0)
+    total = 0.0
+    with hours_done(sum(seconds.values()), f"{len(tasks)} of {len(recordings)} files") as show:
+        for outcomes in engine(analysis, group_tasks(tasks)):
+            journal.add(outcomes)
+            for outcome in outcomes:
+                name = outcome.recording.name
+                before, heard[name] = heard[name], seconds[name] if outcome.finished else outcome.seconds
+                total += heard[name] - before
+            show(total)
+
+
+def collect_failures(
+    journal: Journal, recordings: Sequence[Recording], others: Failures, out: Path, source: object
+) -> tuple[list[Recording], float, Failures]:
+    """The recordings that are done, the seconds of audio in them, and the failures, which are listed beside `out`.
+
+    Raises
+    ------
+    AudioError
+        Nothing could be read.
+    """
+    outcomes = list(journal.outcomes(list(recordings)))
+    failures = sorted([*others, *((own.name, reason) for own, _, reason in outcomes if reason is not None)])
+    write_failures(failures, out.parent)
+    done = [own for own, _, reason in outcomes if reason is None]
+    if not done:
+        raise AudioError(f"{source}: none of its {len(recordings)} files can be read; see {out.parent / FAILURES}")
+    return done, sum(seconds for _, seconds, reason in outcomes if reason is None), failures
