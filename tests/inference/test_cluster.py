@@ -68,7 +68,7 @@ def test_ray_gives_the_same_rows_and_a_killed_worker_loses_nothing(
     lengths = [48_000] * 7 + [130 * 16000]
     root = make_wavs({f"{n}.wav": 0.1 * rng.standard_normal(k).astype(np.float32) for n, k in enumerate(lengths)})
     (root / "3.wav").write_bytes(b"broken")
-    monkeypatch.setattr(analysis, "_GROUP_FILES", 2)
+    monkeypatch.setattr(analysis, "_CHUNK_FILES", 2)
     first = read_audio(root / "0.wav")[0]
     middle = Embedder(model, "f2").embed_array(first, 16000).segments.mean(0).tolist()
     threshold = dict(zip(model.labels, middle, strict=True))

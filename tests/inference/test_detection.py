@@ -340,6 +340,8 @@ def test_a_table_of_another_run_stays_unless_told(model: Model, recordings: Path
         detect_folder(Detector(model), recordings, out)
     assert out.read_text() == "mine"
     detect_folder(Detector(model, 0.5), recordings, out, overwrite=True)
+    with pytest.raises(StoreError, match=r"other settings \(source\)"):
+        detect_folder(Detector(model, 0.5), recordings / "a", out)  # files of equal names are others there
     with pytest.raises(StoreError, match=r"other settings \(thresholds\)"):
         detect_folder(Detector(model, 0.4), recordings, out)
     detect_folder(Detector(model, 0.4), recordings, out, overwrite=True)

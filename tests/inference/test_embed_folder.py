@@ -101,11 +101,23 @@ def test_a_list_of_failures_goes_when_they_do(embedder: Embedder, recordings: Pa
 
 
 def test_a_file_of_that_name_that_is_not_ours_stays(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
-    for name in BAD:
-        (recordings / name).unlink()
     (tmp_path / "failures.csv").write_text("my own\n")
-    embed_folder(embedder, recordings, tmp_path / "e.h5")
+    with pytest.raises(WeakAudioError, match=r"failures\.csv: is there and no list of ours"):
+        embed_folder(embedder, recordings, tmp_path / "e.h5")
     assert (tmp_path / "failures.csv").read_text() == "my own\n"
+
+
+def test_outputs_beside_each_other_have_their_failures_in_one_list(
+    embedder: Embedder, recordings: Path, tmp_path: Path
+) -> None:
+    embed_folder(embedder, recordings, tmp_path / "e.h5")
+    embed_folder(embedder, recordings / "a", tmp_path / "b.npz")
+    listed = pd.read_csv(tmp_path / "failures.csv")
+    assert listed["output"].tolist() == ["b.npz"] + ["e.h5"] * len(BAD)
+    assert listed["path"].tolist() == ["header.wav", *BAD]
+    (recordings / "a" / "header.wav").unlink()
+    embed_folder(embedder, recordings / "a", tmp_path / "b.npz")
+    assert pd.read_csv(tmp_path / "failures.csv")["output"].tolist() == ["e.h5"] * len(BAD)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode on this system")

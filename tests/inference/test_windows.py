@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import Embedder
-from weakaudio.inference.parts import Summary, join
+from weakaudio.inference.parts import Pooled, join
 from weakaudio.inference.windows import Window, Windower, cut, find_loudest
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
@@ -128,8 +128,8 @@ def test_summaries_of_parts_are_those_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     segments = rng.standard_normal((20, 4)).astype(np.float32)
 
-    def summary(rows: np.ndarray) -> Summary:
-        return Summary(len(rows), rows.mean(0), rows.max(0), rows.std(0), rows[:, :2].mean(0))
+    def summary(rows: np.ndarray) -> Pooled:
+        return Pooled(len(rows), rows.mean(0), rows.max(0), rows.std(0), rows[:, :2].mean(0))
 
     joined = join([summary(segments[:3]), summary(segments[3:4]), summary(segments[4:])])
     for name in ("mean", "max", "std", "probs"):

@@ -231,14 +231,19 @@ def find_audio(folder: str | Path, cannot: Callable[[OSError], None] | None = No
     files: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for here, folders, names in os.walk(folder, onerror=cannot, followlinks=True):
-        stat = os.stat(here)
+        try:
+            stat = os.stat(here)
+        except OSError as error:  # gone since
+            if cannot:
+                cannot(error)
+            continue
         if (stat.st_dev, stat.st_ino) in seen:  # by a link, once more
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(here, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
+        files += [path for path in paths if path.suffix.lower() in EXTENSIONS and os.path.isfile(path)]
     if not files:
         raise AudioError(f"{folder}: no audio below it (looked for {', '.join(sorted(EXTENSIONS))})")
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
@@ -250,9 +255,13 @@ def _open(path: str | Path | EncodedAudio) -> _SequentialFile:
         size, source = len(path.content), BytesIO(path.content)
     else:
         path = Path(path)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+            size, source = path.stat().st_size if found else 0, os.fsencode(path)
+        except (OSError, ValueError) as error:  # no rights, too long, gone since, a 0 in it
+            raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        if not found:
             raise AudioError(f"{path}: no such file")
-        size, source = path.stat().st_size, os.fsencode(path)
     if size == 0:
         raise AudioError(f"{path}: empty file (0 bytes)")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from enum import Enum
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weakaudio.cli.options import SOME_FAILED, LayerOption, Level, ModelName, PoolingOption, app
-from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
     from weakaudio.inference.detection import Detector
     from weakaudio.inference.recordings import Recording
-    from weakaudio.inference.run import Engine as Run
-    from weakaudio.inference.run import Summary
+    from weakaudio.inference.run import Engine, RunSummary
 
 
-class Engine(str, Enum):
+class EngineName(str, Enum):
     """Where a run is done."""
 
     local = "local"
@@ -48,7 +48,7 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Not those whose path ma
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew where the output is of a run with other settings.")
 ]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 where the processor gains by it.")]
 MinLength = Annotated[float | None, typer.Option(help="Leave out shorter events; seconds; else the model's own.")]
@@ -79,7 +79,7 @@ def embed(
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = EngineName.local,
 ) -> None:
     """Embed a recording or a folder; a run that was killed goes on where it was, a later one does what is new."""
     from weakaudio.inference.embedding import Embedder
@@ -137,11 +137,13 @@ def detect(
     top: Annotated[int, typer.Option(min=0, help="How many tags of the whole recording are shown.")] = 5,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = EngineName.local,
 ) -> None:
     """Find events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
     from weakaudio.inference.detect_folder import detect_folder
 
+    if out is None and (report or format or overwrite or engine != EngineName.local):
+        raise WeakAudioError("--report, --format, --overwrite and --engine need -o: say where the events are to go")
     if out is None and (source == "-" or Path(source).is_dir()):
         raise WeakAudioError(f"{source}: many recordings; say with -o EVENTS.csv where the table of events is to go")
     rules = {"hysteresis": hysteresis, "median": median, "max_events": max_events, "dtype": dtype}
@@ -191,11 +193,10 @@ def listen(
         for block in blocks:
             _tell(stream.push(block))
     except KeyboardInterrupt:
-        pass
-    except AudioError as error:  # what came before it counts
-        _tell(stream.finish())
-        raise error
-    _tell(stream.finish())
+        pass  # the way to end it
+    finally:  # what came before an end of any kind counts
+        if stream.seconds:
+            _tell(stream.finish())
 
 
 @app.command()
@@ -269,11 +270,11 @@ def _recordings(source: str) -> Path | list[Recording]:
     """What `embed_folder` and `detect_folder` take."""
     from weakaudio.inference.recordings import listed_recordings
 
-    return listed_recordings(sys.stdin) if source == "-" else Path(source)
+    return listed_recordings(map(os.fsdecode, sys.stdin.buffer)) if source == "-" else Path(source)
 
 
-def _engine(engine: Engine) -> Run:
-    if engine == Engine.ray:
+def _engine(engine: EngineName) -> Engine:
+    if engine == EngineName.ray:
         from weakaudio.inference.cluster import analyse_on_ray
 
         return analyse_on_ray
@@ -300,7 +301,7 @@ def _detector(
     return Detector.from_pretrained(model, chosen, min_length, merge_gap, device, **rules)
 
 
-def _done(summary: Summary) -> None:
+def _done(summary: RunSummary) -> None:
     typer.echo(str(summary))
     if summary.failures:
         raise typer.Exit(SOME_FAILED)

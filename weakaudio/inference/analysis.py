@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +18,10 @@ from weakaudio.networks.model import Model
 
 T = TypeVar("T")
 
-# Short recordings go through the network in groups, and a group's result is on disk before the next begins: as much
-# as this is lost when a run is killed. Groups do not depend on the run, so the result does not, either.
-_GROUP_FILES = 64
-_GROUP_SECONDS = 600.0
-_SHORT_SECONDS = 120.0  # longer recordings are read in blocks, and so many windows are on disk before the next:
+# Recordings are taken in chunks, and the result of a chunk's short ones is on disk before the next begins: as much as
+# this is lost when a run is killed. Chunks do not depend on what was done before, so the result does not, either.
+_CHUNK_FILES = 32
+_SHORT_SECONDS = 30.0  # longer recordings are read in blocks, and so many windows are on disk before the next:
 _STRETCH_WINDOWS = 10
 
 
@@ -56,33 +55,33 @@ class Task:
         return self.seconds <= _SHORT_SECONDS
 
 
-def make_tasks(recordings: Iterable[Recording]) -> list[Task]:
-    """Look into each recording's header."""
+def group_tasks(recordings: Sequence[Recording], n_done: Mapping[str, int]) -> list[list[Task]]:
+    """What is done at once: of each chunk the short recordings together, and every long one alone.
+
+    Parameters
+    ----------
+    recordings
+        All, also those that are done.
+    n_done
+        The recordings that are to be analysed, by name, and how many of their parts are there.
+    """
 
     def task(recording: Recording) -> Task:
         try:
-            return Task(recording, audio_info(recording.path).seconds)
+            seconds = audio_info(recording.path).seconds
         except AudioError:
-            return Task(recording, 0.0)  # why, says who tries to read it
+            seconds = 0.0  # why, says who tries to read it
+        return Task(recording, seconds, n_done[recording.name])
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(task, recordings))
-
-
-def group_tasks(tasks: Iterable[Task]) -> list[list[Task]]:
-    """What is done at once: short recordings together, long ones alone."""
     groups: list[list[Task]] = []
-    together: list[Task] = []
-    for task in tasks:
-        seconds = sum(one.seconds for one in together) + task.seconds
-        if together and (not task.is_short or len(together) == _GROUP_FILES or seconds > _GROUP_SECONDS):
-            groups.append(together)
-            together = []
-        if task.is_short:
-            together.append(task)
-        else:
-            groups.append([task])
-    return groups + ([together] if together else [])
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(recordings), _CHUNK_FILES):
+            chunk = [one for one in recordings[first : first + _CHUNK_FILES] if one.name in n_done]
+            tasks = list(pool.map(task, chunk))
+            short = [one for one in tasks if one.is_short]
+            groups += [short] if short else []
+            groups += [[one] for one in tasks if not one.is_short]
+    return groups
 
 
 def analyse_groups(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iterator[list[Outcome]]:
@@ -117,12 +116,13 @@ def analyse_clips(analysis: Analysis, group: Sequence[Task], clips: Sequence[Cli
     cuts = [
         cut_clip(analysis.model, clip.audio, analysis.n_beside) if isinstance(clip, Clip) else [] for clip in clips
     ]
-    results = iter(analysis.analyse([window for windows in cuts for window in windows]))
+    windows = [window for some in cuts for window in some]
+    results = iter(analysis.analyse(windows) if windows else [])
     return [
         _failed(task, clip)
         if isinstance(clip, AudioError)
-        else _checked(Outcome(task.recording, list(islice(results, len(windows))), seconds=clip.seconds))
-        for task, clip, windows in zip(group, clips, cuts, strict=True)
+        else _checked(Outcome(task.recording, list(islice(results, len(some))), seconds=clip.seconds))
+        for task, clip, some in zip(group, clips, cuts, strict=True)
     ]
 
 
@@ -139,22 +139,25 @@ def _analyse_long(analysis: Analysis, task: Task) -> Iterator[list[Outcome]]:
     with ThreadPoolExecutor(1) as pool:
         try:
             loudest = find_loudest(model, stream_audio(path, rate))
-            windows = enumerate(cut(model, _ahead(blocks(), pool), analysis.n_beside, loudest))
-            stretch: list[Window] = []
-            for n, window in windows:
+            stretch: list[Arrays] = []
+            for n, window in enumerate(cut(model, _ahead(blocks(), pool), analysis.n_beside, loudest)):
                 if n >= task.n_done:  # what is before was done by a run that was killed; it is decoded to get here
-                    stretch.append(window)
+                    stretch += analysis.analyse([window])
                 if window.is_last or len(stretch) == _STRETCH_WINDOWS:
-                    parts = [part for one in stretch for part in analysis.analyse([one])]
                     seconds = min(n_samples / rate, task.seconds)
-                    outcome = Outcome(task.recording, parts, n + 1 - len(stretch), seconds, window.is_last)
-                    yield [_checked(outcome)]
+                    first = n + 1 - len(stretch)
+                    outcome = _checked(Outcome(task.recording, stretch, first, seconds, window.is_last))
+                    yield [outcome]
+                    if outcome.reason is not None:
+                        return
                     stretch = []
         except AudioError as error:
             yield [_failed(task, error)]
 
 
 def _read(recording: Recording, sample_rate: int) -> Clip | AudioError:
+    if not recording.is_as_found():  # it may have become a long one
+        return _changed(recording)
     try:
         audio, own_rate = read_audio(recording.path)
     except AudioError as error:
@@ -166,8 +169,13 @@ def _checked(outcome: Outcome) -> Outcome:
     """Refuse the outcome of a file that is written to: nobody knows of what it is."""
     if outcome.recording.is_as_found():
         return outcome
-    changed = AudioError(f"{outcome.recording.path}: changed while it was read; run again when it is complete")
-    return _failed(Task(outcome.recording, 0.0), changed)
+    return _failed(Task(outcome.recording, 0.0), _changed(outcome.recording))
+
+
+def _changed(recording: Recording) -> AudioError:
+    if not recording.path.exists():
+        return AudioError(f"{recording.path}: no such file")
+    return AudioError(f"{recording.path}: changed while it was read; run again when it is complete")
 
 
 def _failed(task: Task, error: AudioError) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def analyse_on_ray(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iter
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     on_gpu = next(analysis.model.parameters()).is_cuda
     n_workers = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
-    rows = [{"group": pickle.dumps(list(group))} for group in groups]
+    rows = [{"group": pickle.dumps([_anywhere(task) for task in group])} for group in groups]
     outcomes = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Worker,
         batch_size=1,
@@ -58,6 +59,11 @@ def analyse_on_ray(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iter
         ) from error
 
 
+def _anywhere(task: Task) -> Task:
+    """The task for a process in another folder."""
+    return replace(task, recording=replace(task.recording, path=task.recording.path.absolute()))
+
+
 class _Worker:
     """Holds the model, and analyses a group at a time."""
 
@@ -68,7 +74,7 @@ class _Worker:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         (group,) = batch["group"]
-        found = analyse_groups(self.analysis, [pickle.loads(group)])
-        return {"outcomes": [pickle.dumps([outcome for some in found for outcome in some])]}
+        for outcomes in analyse_groups(self.analysis, [pickle.loads(group)]):
+            yield {"outcomes": [pickle.dumps(outcomes)]}

@@ -9,11 +9,20 @@ import pandas as pd
 
 from weakaudio.inference.analysis import analyse_groups
 from weakaudio.inference.detection import Detector, runs_of
-from weakaudio.inference.event_files import check_names, find_format, write_events
+from weakaudio.inference.event_files import check_output, find_format, write_events
 from weakaudio.inference.event_page import write_event_page
+from weakaudio.inference.events import Run, event_table
 from weakaudio.inference.excerpts import begin_of, cut_excerpts
 from weakaudio.inference.recordings import Recording, find_recordings, printable
-from weakaudio.inference.run import Engine, Summary, analyse_recordings, collect_failures, open_journal
+from weakaudio.inference.run import (
+    Engine,
+    Failures,
+    RunSummary,
+    analyse_recordings,
+    check_writable,
+    collect_failures,
+    open_journal,
+)
 
 
 def detect_folder(
@@ -26,7 +35,7 @@ def detect_folder(
     overwrite: bool = False,
     engine: Engine = analyse_groups,
     report: str | Path | None = None,
-) -> Summary:
+) -> RunSummary:
     """Detect in all audio below a folder, sorted by path, and write one table of events; or in a single recording.
 
     Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`. What is
@@ -66,27 +75,42 @@ def detect_folder(
     find_format(out, format)
     found = find_recordings(source, include, exclude) if isinstance(source, str | Path) else (list(source), [])
     recordings, unseen = found
-    check_names([*(own.name for own in recordings), *detector.model.labels], out, format)
-    journal = open_journal(detector, out, overwrite)
+    folder = source if isinstance(source, str | Path) else None
+    check_output([own.name for own in recordings], detector.model.labels, out, format, folder)
+    if report is not None:
+        check_writable(Path(report))
+    journal = open_journal(detector, source, out, overwrite)
     try:
         analyse_recordings(detector, recordings, journal, engine)
-        done, seconds, failures = collect_failures(journal, recordings, unseen, out, source)
-        lengths = {own.name: length for own, length, _ in journal.outcomes(done)}
-        tables = []
-        for own in done:
-            events = detector.events_of(list(runs_of(journal.parts(own.name))), lengths[own.name])
-            events.insert(0, "file", own.name)
-            tables.append(events)
-        table = pd.concat([events for events in tables if len(events)] or tables[:1], ignore_index=True)
-        write_events(table, out, format, source if isinstance(source, str | Path) else None)
+        done, failures = collect_failures(journal, recordings, unseen, out, source)
+        events: list[Run] = []
+        files: list[str] = []
+        for own, seconds in done.items():
+            here = detector.join_runs(list(runs_of(journal.parts(own.name))), seconds)
+            events += here
+            files += [own.name] * len(here)
+        table = event_table(events, detector.model.labels)
+        table.insert(0, "file", pd.Series(files, dtype=str))
+        write_events(table, out, format, folder)
         if report is not None:
-            begins = [begin_of(name) for name in lengths]
-            about = pd.DataFrame({"file": list(lengths), "seconds": list(lengths.values()), "begin": begins})
-            excerpts = cut_excerpts(detector, table, {own.name: own.path for own in done})
-            write_event_page(report, table, about, failures, excerpts, f"Events in {_title(source)}")
-        return Summary(out, len(done), seconds, len(table), "events", failures)
+            _write_report(Path(report), detector, table, done, failures, _title(source))
+        return RunSummary(out, len(done), sum(done.values()), len(table), "events", failures)
     finally:
         journal.close()
+
+
+def _write_report(
+    path: Path, detector: Detector, table: pd.DataFrame, done: dict[Recording, float], failures: Failures, title: str
+) -> None:
+    about = pd.DataFrame(
+        {
+            "file": [own.name for own in done],
+            "seconds": list(done.values()),
+            "begin": [begin_of(own.name) for own in done],
+        }
+    )
+    excerpts = cut_excerpts(detector, table, {own.name: own.path for own in done})
+    write_event_page(path, table, about, failures, excerpts, f"Events in {title}")
 
 
 def _title(source: str | Path | Sequence[Recording]) -> str:

@@ -17,7 +17,7 @@ from weakaudio.audio.io import audio_info, resample, stream_audio
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedding import Embedder, mono_floats
-from weakaudio.inference.events import EventRules, Run, event_table, find_runs, join_runs
+from weakaudio.inference.events import EventRules, Run, event_table, find_runs, join_runs, sort_events
 from weakaudio.inference.journal import Arrays
 from weakaudio.inference.parts import Part
 from weakaudio.inference.windows import Window, cut, find_loudest
@@ -131,21 +131,20 @@ class Detector:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides its events, as JSON."""
+        """All that decides what `analyse` gives, as JSON: how runs become events is not in it."""
         rules = self.rules
         thresholds = {
             label: threshold
             for label, threshold in zip(self.model.labels, rules.thresholds.tolist(), strict=True)
             if np.isfinite(threshold)
         }
-        lengths = {name: getattr(rules, name) for name in ("hysteresis", "median", "merge_gap", "min_length")}
         return {
             "job": "detect",
             "model": self._embedder.checksum,
             "dtype": self._embedder.dtype,
             "thresholds": thresholds,
-            **lengths,
-            "max_events": self.max_events,
+            "hysteresis": rules.hysteresis,
+            "median": rules.median,
             "weakaudio": __version__,
         }
 
@@ -184,7 +183,7 @@ class Detector:
             tags = np.maximum(tags, part.probs)
         table = pd.DataFrame({"label": self.model.labels, "score": tags})
         table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-        return Detection(self.events_of(runs, seconds), table, seconds)
+        return Detection(event_table(self.join_runs(runs, seconds), self.model.labels), table, seconds)
 
     def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
         """Class probabilities of the segments of parts of recordings, in their order."""
@@ -196,10 +195,10 @@ class Detector:
         stop = float(part.times[part.own.stop, 0]) if part.n_after else np.inf
         return find_runs(part.segments, part.times, self.rules, self._hop, begin, stop)
 
-    def events_of(self, runs: Sequence[Run], seconds: float) -> pd.DataFrame:
-        """The events of a recording of that length, from the runs of all of its windows."""
+    def join_runs(self, runs: Sequence[Run], seconds: float) -> list[Run]:
+        """The events of a recording of that length, sorted, from the runs of all of its windows."""
         inside = [run._replace(end=min(run.end, seconds)) for run in runs]  # a resampled recording may be longer
-        return event_table(join_runs(inside, self.rules), self.model.labels, self.max_events)
+        return sort_events(join_runs(inside, self.rules), self.max_events)
 
     def analyse(self, windows: Sequence[Window]) -> list[Arrays]:
         """The runs of each window, as arrays: what a run over many recordings keeps of them."""

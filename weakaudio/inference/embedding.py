@@ -6,7 +6,6 @@ import copy
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from weakaudio.audio.io import check_samples, read_audio, resample
+from weakaudio.audio.io import check_samples, read_audio, resample, stream_audio
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.parts import POOLINGS, Part, Summary, join
-from weakaudio.inference.windows import Audio, Window, cut_clip
+from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
+from weakaudio.inference.windows import Audio, Window, cut, cut_clip, find_loudest
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 
@@ -81,7 +80,7 @@ class Embedder:
         self._layers = split_names(layer, LAYERS, "layer")
         self._poolings = split_names(pooling, POOLINGS, "pooling")
         self.device = find_device(device)
-        self._given = model
+        self.checksum = model_checksum(model)
         self.model = fused_copy(model, self.device)
 
     @classmethod
@@ -101,11 +100,6 @@ class Embedder:
             As `weakaudio.load_model`.
         """
         return cls(load_model(name_or_path), layer, pooling, device, dtype)
-
-    @cached_property
-    def checksum(self) -> str:
-        """SHA-256 of the model."""
-        return model_checksum(self._given)
 
     @property
     def n_features(self) -> int:
@@ -143,17 +137,20 @@ class Embedder:
         return self.embed_clips([resample(mono_floats(audio), sample_rate, self.sample_rate)])[0]
 
     def embed_file(self, path: str | Path) -> Embedding:
-        """Embed a recording.
+        """Embed a recording of any length; only its embeddings grow with it.
 
         Raises
         ------
         AudioError
             As `weakaudio.read_audio`.
         """
-        return self.embed_clips([read_audio(path, self.sample_rate)[0]])[0]
+        rate = self.sample_rate
+        loudest = find_loudest(self.model, stream_audio(path, rate))
+        windows = cut(self.model, stream_audio(path, rate), loudest=loudest)
+        return self._whole([part for window in windows for part in self.embed_windows([window])])
 
     def embed_files(self, paths: Sequence[str | Path]) -> NDArray[np.float32]:
-        """(n, D) clip embeddings of n recordings, in their order.
+        """(n, D) clip embeddings of n recordings, in their order; for clips, as many of them are in memory at once.
 
         Raises
         ------
@@ -180,7 +177,7 @@ class Embedder:
                 found.update(zip(chosen, self._forward([windows[n] for n in chosen]), strict=True))
         return [found[n] for n in range(len(windows))]
 
-    def pool(self, summaries: Sequence[Summary]) -> NDArray[np.float32]:
+    def pool(self, summaries: Sequence[Pooled]) -> NDArray[np.float32]:
         """(D,) the clip embedding of a recording whose parts have these summaries."""
         whole = join(summaries)
         columns = {name: getattr(whole, name) for name in self._poolings}
@@ -192,7 +189,7 @@ class Embedder:
 
     def _whole(self, parts: list[Part]) -> Embedding:
         segments, times = (np.concatenate([getattr(part, name) for part in parts]) for name in ("segments", "times"))
-        return Embedding(segments, times, self.pool([Summary.of(part) for part in parts]))
+        return Embedding(segments, times, self.pool([Pooled.of(part) for part in parts]))
 
     @torch.inference_mode()
     def _forward(self, windows: list[Window]) -> list[Part]:

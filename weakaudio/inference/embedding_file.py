@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -104,7 +105,7 @@ def write_rows(
     try:
         writer(rows, beside, paths, shape, metadata)
         os.replace(beside, path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, RuntimeError, pa.ArrowException) as error:
         raise WeakAudioError(f"{path}: cannot be written ({error})") from error
     finally:
         beside.unlink(missing_ok=True)
@@ -113,7 +114,8 @@ def write_rows(
 def _write_hdf5(
     rows: Iterable[Rows], path: Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
 ) -> None:
-    with h5py.File(path, "w") as file:
+    # Through a file of Python: HDF5's own way to the disk does not survive a full one.
+    with path.open("w+b") as raw, h5py.File(raw, "w") as file:
         file.create_dataset("paths", data=paths, dtype=h5py.string_dtype())
         file.create_dataset("embeddings", shape, np.float32)
         file.attrs.update(metadata)
@@ -155,15 +157,14 @@ def _write_parquet(
     rows: Iterable[Rows], path: Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
 ) -> None:
     vector = pa.list_(pa.float32(), shape[1])
-    writer: pq.ParquetWriter | None = None
-    for some in rows:
-        embeddings = pa.FixedSizeListArray.from_arrays(pa.array(some.embeddings.reshape(-1)), type=vector)
-        columns = {"paths": pa.array([paths[n] for n in some.clip], pa.string()), **_columns(some)}
-        table = pa.table({**columns, "embeddings": embeddings}).replace_schema_metadata(metadata)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    if writer:
-        writer.close()
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for some in rows:
+            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(some.embeddings.reshape(-1)), type=vector)
+            columns = {"paths": pa.array([paths[n] for n in some.clip], pa.string()), **_columns(some)}
+            table = pa.table({**columns, "embeddings": embeddings}).replace_schema_metadata(metadata)
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, table.schema))
+            writer.write_table(table)
 
 
 def _columns(rows: Rows) -> dict[str, NDArray[Any]]:

@@ -11,11 +11,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -161,6 +162,30 @@ def check_names(names: Iterable[str], path: str | Path, format: str | None = Non
                 )
 
 
+def check_output(
+    files: Sequence[str],
+    labels: Sequence[str],
+    path: Path,
+    format: str | None = None,
+    folder: str | Path | None = None,
+) -> None:
+    """Find out before the work whether a table of events of these files and classes can be written.
+
+    Raises
+    ------
+    WeakAudioError
+        As `write_events`.
+    """
+    check_names([*files, *labels], path, format)
+    chosen = find_format(path, format)
+    if chosen == "audacity":
+        _check_label_folder(path)
+        for file in files:
+            _label_place(path, file)
+    if chosen == "raven" and folder is not None:
+        check_names([str(Path(folder).absolute())], path, format)
+
+
 def check_events(events: pd.DataFrame, source: str) -> pd.DataFrame:
     """The columns of an event table, sorted by file, then by start; without scores, all are 1.
 
@@ -179,8 +204,27 @@ def check_events(events: pd.DataFrame, source: str) -> pd.DataFrame:
     if missing:
         raise WeakAudioError(f"{source}: column {', '.join(missing)} missing; has {', '.join(map(str, events))}")
     columns = [column for column in COLUMNS if column in events]
+    if _is_right(events):
+        table = events[columns].sort_values(["file", "start"], kind="stable", ignore_index=True)
+        return table if "score" in table else table.assign(score=1.0)
     cells = zip(*[events[column] for column in columns], strict=True)
     return _events([dict(zip(columns, row, strict=True)) for row in cells], source)
+
+
+def _is_right(events: pd.DataFrame) -> bool:
+    """Whether a table is as it must be, found by columns: what is wrong in which row is found row by row."""
+    numbers = [column for column in ("start", "end", "score") if column in events]
+    if not all(events[column].dtype == np.float64 for column in numbers):
+        return False
+    start, end = events["start"], events["end"]
+    score = events.get("score", pd.Series(1.0, events.index))
+    try:
+        for column in ("file", "label"):
+            for name in events[column].unique():
+                _name(name, column)
+    except ValueError:
+        return False
+    return bool(((start >= 0) & (start <= end) & (end < math.inf) & (score >= 0) & (score <= 1)).all())
 
 
 def _events(rows: list[Row], source: str) -> pd.DataFrame:
@@ -321,17 +365,14 @@ def _read_desed(path: Path) -> Iterator[Row]:
 
 def _write_audacity(table: pd.DataFrame, path: Path, folder: Path | None) -> None:
     """A folder of labels, made beside and then renamed; what is there before must be such a folder, too."""
-    if path.exists() and not (path.is_dir() and all(_is_label_file(p) for p in path.rglob("*") if not p.is_dir())):
-        raise WeakAudioError(f"{path}: is there and not a folder of labels only; remove it or choose another name")
+    _check_label_folder(path)
     beside, before = (path.with_name(f".{path.name}.{state}") for state in ("part", "before"))
     try:
         for old in (beside, before):
             shutil.rmtree(old, ignore_errors=True)
         beside.mkdir(parents=True)
         for file, rows in table.groupby("file"):
-            place = PurePosixPath(str(file))
-            if place.is_absolute() or ".." in place.parts or place.as_posix() != file:
-                raise WeakAudioError(f"{path}: {file!r} is no path below a folder, where its labels would go")
+            place = _label_place(path, str(file))
             labels = beside.joinpath(*place.parent.parts, f"{place.name}.txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
             times = zip(rows["start"], rows["end"], rows["label"], strict=True)
@@ -346,6 +387,18 @@ def _write_audacity(table: pd.DataFrame, path: Path, folder: Path | None) -> Non
     finally:
         with suppress(OSError):
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_label_folder(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and all(_is_label_file(p) for p in path.rglob("*") if not p.is_dir())):
+        raise WeakAudioError(f"{path}: is there and not a folder of labels only; remove it or choose another name")
+
+
+def _label_place(path: Path, file: str) -> PurePosixPath:
+    place = PurePosixPath(file)
+    if place.is_absolute() or ".." in place.parts or place.as_posix() != file:
+        raise WeakAudioError(f"{path}: {file!r} is no path below a folder, where its labels would go")
+    return place
 
 
 def _is_label_file(path: Path) -> bool:

@@ -175,17 +175,18 @@ def find_events(
     Events of one class neither overlap nor touch.
     """
     hop = float(np.median(np.diff(times[:, 0]))) if len(times) > 1 else inf
-    return event_table(join_runs(find_runs(probs, times, rules, hop), rules), labels)
+    return event_table(sort_events(join_runs(find_runs(probs, times, rules, hop), rules)), labels)
 
 
-def event_table(events: Sequence[Run], labels: Sequence[str], most: int | None = None) -> pd.DataFrame:
-    """start, end (seconds), label, score (the highest inside the event), sorted by start, then end, then class.
-
-    `most`: only so many, of the highest scores.
-    """
+def sort_events(events: Sequence[Run], most: int | None = None) -> list[Run]:
+    """By start, then end, then class; only `most` of them, those of the highest scores."""
     if most is not None:
         events = sorted(events, key=lambda event: (-event.peak, event.start, event.label))[:most]
-    events = sorted(events, key=lambda event: (event.start, event.end, event.label))
+    return sorted(events, key=lambda event: (event.start, event.end, event.label))
+
+
+def event_table(events: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
+    """start, end (seconds), label, score (the highest inside the event), in the order given."""
     return pd.DataFrame(
         {
             "start": np.array([event.start for event in events], dtype=np.float64),

@@ -14,14 +14,14 @@ from weakaudio.inference.analysis import analyse_groups
 from weakaudio.inference.embedding import Embedder
 from weakaudio.inference.embedding_file import Rows, check_suffix, write_rows
 from weakaudio.inference.journal import Arrays, Journal
-from weakaudio.inference.parts import Summary as PartSummary
-from weakaudio.inference.recordings import Recording, find_recordings
-from weakaudio.inference.run import Engine, Failures, Summary, analyse_recordings, collect_failures, open_journal
+from weakaudio.inference.parts import Pooled
+from weakaudio.inference.recordings import Recording, find_recordings, printable
+from weakaudio.inference.run import Engine, Failures, RunSummary, analyse_recordings, collect_failures, open_journal
 from weakaudio.inference.windows import Window
 
 Level = Literal["clip", "segment"]
 
-_ROWS = 1024  # of clips that are written together
+_ROWS = 4096  # that are written together
 
 
 class EmbeddingAnalysis:
@@ -45,21 +45,21 @@ class EmbeddingAnalysis:
         parts = self.embedder.embed_windows(windows)
         if self.level == "segment":
             return [{"embeddings": part.segments, "times": part.times} for part in parts]
-        return [self._pooled(PartSummary.of(part), window) for part, window in zip(parts, windows, strict=True)]
+        return [self._pooled(Pooled.of(part), window) for part, window in zip(parts, windows, strict=True)]
 
-    def _pooled(self, summary: PartSummary, window: Window) -> Arrays:
+    def _pooled(self, pooled: Pooled, window: Window) -> Arrays:
         """The clip embedding; of a part of a longer recording, what it is made of."""
         if window.is_last and window.start == 0:
-            return {"n": np.array([summary.n]), "embedding": self.embedder.pool([summary])}
-        arrays = {name: getattr(summary, name) for name in ("mean", "max", "std", "probs")}
-        return {"n": np.array([summary.n]), **arrays}
+            return {"n": np.array([pooled.n]), "embedding": self.embedder.pool([pooled])}
+        arrays = {name: getattr(pooled, name) for name in ("mean", "max", "std", "probs")}
+        return {"n": np.array([pooled.n]), **arrays}
 
     def clip(self, parts: Sequence[Arrays]) -> np.ndarray:
         """(D,) of a recording, from what `analyse` gave for its windows."""
         if "embedding" in parts[0]:
             return parts[0]["embedding"]
         names = ("mean", "max", "std", "probs")
-        return self.embedder.pool([PartSummary(int(part["n"][0]), *(part[name] for name in names)) for part in parts])
+        return self.embedder.pool([Pooled(int(part["n"][0]), *(part[name] for name in names)) for part in parts])
 
 
 def embed_folder(
@@ -73,7 +73,7 @@ def embed_folder(
     exclude: Sequence[str] = (),
     overwrite: bool = False,
     engine: Engine = analyse_groups,
-) -> Summary:
+) -> RunSummary:
     """Embed all audio below a folder, sorted by path, into one file; or a single recording.
 
     Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`. What is
@@ -115,7 +115,7 @@ def embed_folder(
     found = find_recordings(source, include, exclude) if isinstance(source, str | Path) else (list(source), [])
     recordings, unseen = found
     analysis = EmbeddingAnalysis(embedder, level)
-    journal = open_journal(analysis, out, overwrite)
+    journal = open_journal(analysis, source, out, overwrite)
     try:
         analyse_recordings(analysis, recordings, journal, engine)
         return _write(analysis, journal, recordings, unseen, out, source, model_name, command)
@@ -132,33 +132,47 @@ def _write(
     source: object,
     model_name: str,
     command: str,
-) -> Summary:
-    done, seconds, failures = collect_failures(journal, recordings, unseen, out, source)
+) -> RunSummary:
+    done, failures = collect_failures(journal, recordings, unseen, out, source)
     embedder, level = analysis.embedder, analysis.level
     n_rows = len(done)
     if level == "segment":
-        n_rows = sum(len(part["times"]) for own in done for part in journal.parts(own.name))
+        n_rows = sum(journal.n_rows(own.name) for own in done)
     n_features = embedder.n_features if level == "clip" else embedder.n_segment_features
     metadata = {
-        "model": model_name,
+        "model": printable(model_name),
         "checksum": embedder.checksum,
         "layer": embedder.layer,
         "level": level,
         "pooling": str(analysis.settings["pooling"]),
         "weakaudio": __version__,
-        "command": command,
+        "command": printable(command),
     }
     names = [own.name for own in done]
     rows = _segment_rows(journal, names) if level == "segment" else _clip_rows(analysis, journal, names)
     write_rows(rows, out, names, (n_rows, n_features), metadata)
-    return Summary(out, len(done), seconds, n_rows, f"{level}s", failures)
+    return RunSummary(out, len(done), sum(done.values()), n_rows, f"{level}s", failures)
 
 
 def _segment_rows(journal: Journal, names: list[str]) -> Iterator[Rows]:
+    embeddings, clips, times = [], [], []
+    waiting = 0
     for n, name in enumerate(names):
         for part in journal.parts(name):
-            start, end = part["times"].T
-            yield Rows(part["embeddings"], np.full(len(start), n), start, end)
+            embeddings.append(part["embeddings"])
+            clips.append(np.full(len(part["times"]), n))
+            times.append(part["times"])
+            waiting += len(part["times"])
+            if waiting >= _ROWS:
+                yield _rows(embeddings, clips, times)
+                embeddings, clips, times, waiting = [], [], [], 0
+    if waiting:
+        yield _rows(embeddings, clips, times)
+
+
+def _rows(embeddings: list[np.ndarray], clips: list[np.ndarray], times: list[np.ndarray]) -> Rows:
+    start, end = np.concatenate(times).T
+    return Rows(np.concatenate(embeddings), np.concatenate(clips), start, end)
 
 
 def _clip_rows(analysis: EmbeddingAnalysis, journal: Journal, names: list[str]) -> Iterator[Rows]:

@@ -26,7 +26,7 @@ CREATE TABLE recordings (
     finished INTEGER NOT NULL, seconds REAL NOT NULL, reason TEXT
 );
 CREATE TABLE parts (
-    name TEXT NOT NULL, n INTEGER NOT NULL, arrays BLOB NOT NULL, PRIMARY KEY (name, n)
+    name TEXT NOT NULL, n INTEGER NOT NULL, n_rows INTEGER NOT NULL, arrays BLOB NOT NULL, PRIMARY KEY (name, n)
 );
 """
 
@@ -111,19 +111,26 @@ class Journal:
             row = self._database.execute("SELECT COUNT(*) FROM parts WHERE name = ?", (name,)).fetchone()
         return int(row[0])
 
+    def n_rows(self, name: str) -> int:
+        """How long the arrays of a recording's parts are, all together."""
+        with self._clear_errors():
+            row = self._database.execute("SELECT SUM(n_rows) FROM parts WHERE name = ?", (name,)).fetchone()
+        return int(row[0] or 0)
+
     def add(self, outcomes: list[Outcome]) -> None:
         """Keep outcomes: all of them or, when the run is killed meanwhile, none."""
         with self._clear_errors(), self._transaction():
             for outcome in outcomes:
                 own = outcome.recording
-                if outcome.reason is not None:
-                    self._drop(own.name)
                 self._database.execute(
                     "INSERT OR REPLACE INTO recordings VALUES (?, ?, ?, ?, ?, ?)",
                     (own.name, own.size, own.changed, outcome.finished, outcome.seconds, outcome.reason),
                 )
-                rows = ((own.name, outcome.first_part + n, save(part)) for n, part in enumerate(outcome.parts))
-                self._database.executemany("INSERT INTO parts VALUES (?, ?, ?)", rows)
+                rows = (
+                    (own.name, outcome.first_part + n, len(next(iter(part.values()))), save(part))
+                    for n, part in enumerate(outcome.parts)
+                )
+                self._database.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", rows)
 
     def outcomes(self, recordings: list[Recording]) -> Iterator[tuple[Recording, float, str | None]]:
         """Recording, its length in seconds and, if it failed, the reason, in the order given."""

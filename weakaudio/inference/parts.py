@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Pooled:
     """Segments pooled over time, in each way."""
 
     n: int
@@ -54,14 +54,14 @@ class Summary:
     """(C,) as of `Part`; of several parts, their mean by the number of segments"""
 
     @classmethod
-    def of(cls, part: Part) -> Summary:
+    def of(cls, part: Part) -> Pooled:
         """Of a part's own segments."""
         own = part.segments[part.own]
         return cls(len(own), own.mean(0), own.max(0), own.std(0), part.probs)
 
 
-def join(summaries: Sequence[Summary]) -> Summary:
-    """The summary of a recording from those of its parts."""
+def join(summaries: Sequence[Pooled]) -> Pooled:
+    """Of a recording, from those of its parts."""
     if len(summaries) == 1:
         return summaries[0]
     counts = np.array([one.n for one in summaries])
@@ -70,7 +70,7 @@ def join(summaries: Sequence[Summary]) -> Summary:
     )
     mean = np.average(means, 0, counts)
     variance = np.average(stds**2 + (means - mean) ** 2, 0, counts)  # within parts, and between them
-    return Summary(
+    return Pooled(
         int(counts.sum()),
         mean.astype(np.float32),
         np.max([one.max for one in summaries], axis=0),

@@ -12,9 +12,11 @@ import pandas as pd
 
 from weakaudio.audio.io import find_audio
 from weakaudio.data.manifest import write_table
-from weakaudio.errors import AudioError
+from weakaudio.errors import AudioError, WeakAudioError
 
 FAILURES = "failures.csv"
+_COLUMNS = ["path", "reason", "output"]
+_HEADER = b"path,reason,output\n"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Recording:
     def at(cls, path: Path, name: str) -> Recording:
         try:
             stat = path.stat()
-        except OSError:
+        except (OSError, ValueError):  # a name with a 0 in it is a ValueError
             return cls(printable(name), path, -1, -1)
         return cls(printable(name), path, stat.st_size, stat.st_mtime_ns)
 
@@ -87,7 +89,7 @@ def find_recordings(
     ]
     if not kept:
         raise AudioError(f"{source}: none of its {len(names)} files is wanted, by --include and --exclude")
-    return [Recording.at(source / name, name) for name in kept], failures
+    return _distinct([Recording.at(source / name, name) for name in kept]), failures
 
 
 def listed_recordings(lines: Iterable[str]) -> list[Recording]:
@@ -98,10 +100,20 @@ def listed_recordings(lines: Iterable[str]) -> list[Recording]:
     AudioError
         The list is empty.
     """
-    paths = list(dict.fromkeys(line.rstrip("\r\n") for line in lines if line.strip()))
+    paths = list(dict.fromkeys(Path(line.rstrip("\r\n")) for line in lines if line.strip()))
     if not paths:
         raise AudioError("the list of recordings is empty; a path a line is expected")
-    return [Recording.at(Path(path), path) for path in paths]
+    return _distinct([Recording.at(path, path.as_posix()) for path in paths])
+
+
+def _distinct(recordings: list[Recording]) -> list[Recording]:
+    """Refuse names that are one when they are printed."""
+    seen: set[str] = set()
+    for recording in recordings:
+        if recording.name in seen:
+            raise AudioError(f"two files are called {recording.name!r} where bytes are escaped; rename one of them")
+        seen.add(recording.name)
+    return recordings
 
 
 def printable(text: str) -> str:
@@ -109,14 +121,37 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def write_failures(failures: list[tuple[str, str]], folder: Path) -> None:
-    """Write path and reason of recordings that were left out to failures.csv, or remove an earlier run's list."""
-    if failures or _is_ours(folder / FAILURES):
-        (folder / FAILURES).unlink(missing_ok=True)
-    if failures:
-        write_table(pd.DataFrame(failures, columns=["path", "reason"]), folder / FAILURES)
+def check_failures(out: Path) -> None:
+    """Find out whether failures can be listed beside an output.
+
+    Raises
+    ------
+    WeakAudioError
+        A file that is not such a list has its name.
+    """
+    path = out.parent / FAILURES
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(_HEADER)):
+        raise WeakAudioError(f"{path}: is there and no list of ours; move it, or write the output to another folder")
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether an earlier run wrote this list; another file of the name is not ours to delete."""
-    return path.is_file() and path.read_bytes().startswith(b"path,reason\n")
+def write_failures(failures: list[tuple[str, str]], out: Path) -> None:
+    """List path and reason of recordings that were left out of an output, in failures.csv beside it.
+
+    The list has the failures of all outputs in its folder; those of an earlier run with this output go, and so does
+    a list that has become empty.
+
+    Raises
+    ------
+    WeakAudioError
+        As `check_failures`.
+    """
+    check_failures(out)
+    path = out.parent / FAILURES
+    table = pd.DataFrame([(*failure, out.name) for failure in failures], columns=_COLUMNS)
+    if path.is_file():
+        listed = pd.read_csv(path, keep_default_na=False, dtype=str)
+        table = pd.concat([listed[listed["output"] != out.name], table]).sort_values("output", kind="stable")
+    if len(table):
+        write_table(table, path)
+    else:
+        path.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -20,6 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import to_int16
+from weakaudio.data.manifest import whole_file
+from weakaudio.errors import WeakAudioError
 from weakaudio.inference.class_figures import class_map, class_tree, confusion_matrix, event_bars
 from weakaudio.inference.figures import (
     COLOURS,
@@ -105,12 +106,20 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(html: str, path: str | Path) -> None:
-    """Write a page, beside first and then renamed into place."""
+    """Write a page, beside first and then renamed into place.
+
+    Raises
+    ------
+    WeakAudioError
+        It cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _render(block: str | Picture | Table | Figures) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from weakaudio.errors import AudioError, StoreError, WeakAudioError
-from weakaudio.inference.analysis import Analysis, Task, analyse_groups, group_tasks, make_tasks
+from weakaudio.inference.analysis import Analysis, Task, analyse_groups, group_tasks
 from weakaudio.inference.journal import Journal, Outcome
-from weakaudio.inference.recordings import FAILURES, Recording, write_failures
+from weakaudio.inference.recordings import FAILURES, Recording, check_failures, printable, write_failures
 from weakaudio.progress import hours_done
 
 Failures = list[tuple[str, str]]
@@ -17,7 +17,7 @@ Engine = Callable[[Analysis, Sequence[Sequence[Task]]], Iterator[list[Outcome]]]
 
 
 @dataclass
-class Summary:
+class RunSummary:
     """What a run over recordings did."""
 
     out: Path
@@ -41,26 +41,42 @@ def journal_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-def open_journal(analysis: Analysis, out: Path, overwrite: bool) -> Journal:
+def open_journal(analysis: Analysis, source: str | Path | Sequence[Recording], out: Path, overwrite: bool) -> Journal:
     """The journal of an output.
 
     Raises
     ------
     StoreError
-        The output is there and not by a run with these settings, and is not to be overwritten.
+        The output is there and not by a run over this source with these settings, and is not to be overwritten.
     WeakAudioError
         It cannot be written there.
     """
     path = journal_path(out)
     if out.exists() and not path.exists() and not overwrite:
         raise StoreError(f"{out}: is there already, of an unknown run; give another output, or --overwrite")
+    check_writable(out)
+    check_failures(out)
+    # Recorders on one schedule give files of the same name, size and time: the folder tells them apart.
+    where = printable(str(Path(source).resolve())) if isinstance(source, str | Path) else "a list"
+    return Journal(path, {**analysis.settings, "source": where}, overwrite)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it.
+
+    Raises
+    ------
+    WeakAudioError
+    """
+    beside = path.with_name(f".{path.name}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        (out.parent / f".{out.name}.part").touch()
-        (out.parent / f".{out.name}.part").unlink()
+        if path.is_dir() and path.suffix in (".csv", ".html", ".h5", ".npz", ".parquet"):
+            raise IsADirectoryError("a folder is there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        beside.unlink()
     except OSError as error:
-        raise WeakAudioError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return Journal(path, analysis.settings, overwrite)
+        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def analyse_recordings(
@@ -69,13 +85,14 @@ def analyse_recordings(
     """Bring a journal up to date: what is missing or has changed is analysed, and what is gone is forgotten."""
     journal.forget(list(recordings))
     done = journal.finished()
-    tasks = make_tasks(recording for recording in recordings if recording.name not in done)
-    tasks = [replace(task, n_done=0 if task.is_short else journal.n_parts(task.recording.name)) for task in tasks]
-    seconds = {task.recording.name: task.seconds for task in tasks}
+    groups = group_tasks(
+        recordings, {one.name: journal.n_parts(one.name) for one in recordings if one.name not in done}
+    )
+    seconds = {task.recording.name: task.seconds for group in groups for task in group}
     heard = dict.fromkeys(seconds, 0.0)
     total = 0.0
-    with hours_done(sum(seconds.values()), f"{len(tasks)} of {len(recordings)} files") as show:
-        for outcomes in engine(analysis, group_tasks(tasks)):
+    with hours_done(sum(seconds.values()), f"{len(seconds)} of {len(recordings)} files") as show:
+        for outcomes in engine(analysis, groups):
             journal.add(outcomes)
             for outcome in outcomes:
                 name = outcome.recording.name
@@ -86,8 +103,8 @@ def analyse_recordings(
 
 def collect_failures(
     journal: Journal, recordings: Sequence[Recording], others: Failures, out: Path, source: object
-) -> tuple[list[Recording], float, Failures]:
-    """The recordings that are done, the seconds of audio in them, and the failures, which are listed beside `out`.
+) -> tuple[dict[Recording, float], Failures]:
+    """The recordings that are done with their lengths in seconds, and the failures, which are listed beside `out`.
 
     Raises
     ------
@@ -96,8 +113,8 @@ def collect_failures(
     """
     outcomes = list(journal.outcomes(list(recordings)))
     failures = sorted([*others, *((own.name, reason) for own, _, reason in outcomes if reason is not None)])
-    write_failures(failures, out.parent)
-    done = [own for own, _, reason in outcomes if reason is None]
+    write_failures(failures, out)
+    done = {own: seconds for own, seconds, reason in outcomes if reason is None}
     if not done:
         raise AudioError(f"{source}: none of its {len(recordings)} files can be read; see {out.parent / FAILURES}")
-    return done, sum(seconds for _, seconds, reason in outcomes if reason is None), failures
+    return done, failures

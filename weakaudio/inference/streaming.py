@@ -12,7 +12,7 @@ from weakaudio.audio.resampling import Resampler
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference.detection import Detector
 from weakaudio.inference.embedding import mono_floats
-from weakaudio.inference.events import EventJoiner, Run, event_table
+from weakaudio.inference.events import EventJoiner, Run, event_table, sort_events
 from weakaudio.inference.windows import Window, Windower
 
 
@@ -96,4 +96,4 @@ class StreamingDetector:
         return self._joiner.push(self._detector.find_runs(part, window), until)
 
     def _table(self, events: list[Run]) -> pd.DataFrame:
-        return event_table(events, self._detector.model.labels)
+        return event_table(sort_events(events), self._detector.model.labels)

@@ -85,7 +85,7 @@ def adapt_folder(
     began = load_model(model)
     clips, kept, failures = _decode(table, began.sample_rate)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_failures(failures, out.parent)
+    write_failures(failures, out)
     if not clips:
         raise AudioError(f"{source}: none of its {len(table)} clips can be read; see failures.csv beside {out}")
     y, sources = list(kept["class"]), list(kept["source"])
