@@ -64,6 +64,14 @@ CODE: dict[str, list[str]] = {
         "data_prep/esc50.py",
         "recipes/distillation/evaluate.py",
     ],
+    "fuzz": [
+        "weakaudio/audio/io.py",
+        "weakaudio/audio/resampling.py",
+        "weakaudio/data",
+        "weakaudio/inference/embedding_file.py",
+        "weakaudio/pretrained/checkpoint.py",
+        "recipes/fuzz",
+    ],
     "field": [
         "weakaudio/audio",
         "weakaudio/networks",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from weakaudio.audio.io import (
+    EncodedAudio,
     audio_info,
     find_audio,
     from_int16,
@@ -228,3 +230,30 @@ def test_find_audio_refuses_a_folder_without_audio(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(AudioError, match=folder.name):
             find_audio(folder)
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_ogg_cut_inside_a_page_is_refused(format: str, subtype: str) -> None:
+    whole = BytesIO()
+    sf.write(whole, np.random.default_rng(0).normal(0, 0.1, (16000, 2)), 16000, format=format, subtype=subtype)
+    content = whole.getvalue()
+    last = content.rindex(b"OggS")
+    for end in (last + 1, last + 30, (last + len(content)) // 2, len(content) - 1):
+        with pytest.raises(AudioError, match="truncated"):
+            read_audio(EncodedAudio(content[:end], "cut.ogg"))
+
+
+def test_samples_that_would_overflow_later_are_refused(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.full(4000, 1.7e38, np.float32), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav.*samples of up to 1.7e\+38"):
+        read_audio(tmp_path / "a.wav", 8000)
+
+
+def test_flac_whose_header_makes_libsndfile_give_silence_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    sf.write(path, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[8:12] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match="blocks of 65535 samples"):
+        read_audio(path)

@@ -87,6 +87,7 @@ def test_a_damaged_class_list_is_refused_by_name(root: Path, content: bytes) -> 
         (b"path,label,onset,offset\na.wav,dog,0,inf\n", "line 2 is no event"),
         (b"path,label,onset,offset\na.wav,dog,2,1\n", "line 2 is no event"),
         (b"path,label,onset,offset\n,dog,0,1\n", "line 2 is no event"),
+        (b"path,label,onset,offset\na.wav,dog,0,1e999\n", "line 2 is no event"),
         (b"path,label,onset,offset\na.wav,dog,0,1,2\n", "more cells than its header"),
     ],
 )
@@ -96,6 +97,9 @@ def test_malformed_events_are_refused_by_name_and_reason(root: Path, content: by
         Corpus(root).events()
 
 
-def test_a_corpus_without_events_has_none(root: Path) -> None:
-    (root / EVENTS).write_text("path,label,onset,offset\n")
-    assert Corpus(root).events().empty
+@pytest.mark.parametrize("rows", ["", "a.wav,dog,0,1\n", f"a.wav,dog,0,{'1' * 40}\n"])
+def test_times_of_events_are_numbers_whatever_they_look_like(root: Path, rows: str) -> None:
+    (root / EVENTS).write_text(f"path,label,onset,offset\n{rows}")
+    events = Corpus(root).events()
+    assert len(events) == rows.count("\n")
+    assert events[["onset", "offset"]].dtypes.tolist() == [np.float64, np.float64]

@@ -91,6 +91,11 @@ def test_clips_that_do_not_exist_are_counted_and_the_first_named(make_wavs: Call
         read_manifest(root / "clips.csv")
 
 
+def test_a_path_too_long_to_be_a_file_is_one_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="1 of 1 clips do not exist"):
+        read_manifest(written(tmp_path, f"path,labels\n{5000 * 'a'}.wav,dog\n"))
+
+
 def test_label_outside_the_set_is_refused_with_its_clip(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"clips\.csv: clip 'sub/b\.wav': unknown label 'saw'"):
         read_manifest(written(tmp_path, WELL_FORMED), LabelSet(["dog", "rain"]), check_files=False)

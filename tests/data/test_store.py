@@ -240,6 +240,18 @@ def test_a_changed_table_is_found_when_the_store_is_opened(tmp_path: Path, table
     assert faults(tmp_path) == ["shard-00001.h5"]
 
 
+@pytest.mark.parametrize("kind", ["uint16", ">i2"])
+def test_samples_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
+    """Their bytes, and so their checksums, can be the same."""
+    write_clips(tmp_path)
+    with h5py.File(tmp_path / "shard-00001.h5", "a") as file:
+        content = file["audio"][:].view(kind)
+        del file["audio"]
+        file["audio"] = content
+    with pytest.raises(StoreError, match=r"shard-00001\.h5: its tables do not fit its audio"):
+        ClipStore(tmp_path)
+
+
 def test_shards_of_earlier_releases_are_read(tmp_path: Path) -> None:
     """They keep text of any length and no checksum of their tables."""
     write_clips(tmp_path)

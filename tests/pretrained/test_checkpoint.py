@@ -38,10 +38,11 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rewrite(saved: Path) -> Callable[..., Path]:
-    """Change entries of a saved model's header."""
+    """Change entries of a saved model's header, and take its checksum out, as in files of earlier releases."""
 
     def change(**entries: object) -> Path:
         header = {**read_header(saved), **entries}
+        header.pop("sha256", None)
         tensors = safetensors.torch.load_file(saved)
         safetensors.torch.save_file(tensors, saved, metadata={"weakaudio": json.dumps(header)})
         return saved
@@ -84,6 +85,13 @@ def test_half_the_size_gives_nearly_the_same(tmp_path: Path, randomise: Callable
     assert sizes["half"] < 0.8 * sizes["whole"]  # headers and batch normalisations stay as they are
 
 
+def test_notes_of_any_form_that_json_takes_do_not_look_like_damage(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.notes = {"z": (1, 2), "ü": {2: 0.1, 10: float("nan"), 1: None}, "a": 1e-7}
+    save_model(model, tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors").notes["ü"]["2"] == 0.1
+
+
 def test_header_says_what_the_model_is(saved: Path) -> None:
     header = read_header(saved)
     assert header["format_version"] == 1
@@ -116,6 +124,46 @@ def test_a_file_cut_short_is_refused_by_name(saved: Path, kept: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("part", ["labels", "notes", "weight"])
+def test_one_changed_bit_is_found(saved: Path, half: bool, part: str) -> None:
+    save_model(tiny_model(), saved, half)
+    content = bytearray(saved.read_bytes())
+    place = {"labels": content.index(b"rain"), "notes": content.index(b"none"), "weight": len(content) - 200}[part]
+    content[place] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* their SHA-256 is not"):
+        load_model(saved)
+
+
+def test_a_file_without_a_checksum_is_read_unless_its_weights_are_not_finite(
+    saved: Path, rewrite: Callable[..., Path]
+) -> None:
+    assert model_checksum(load_model(rewrite())) == model_checksum(tiny_model())
+    header, tensors = {**read_header(saved)}, safetensors.torch.load_file(saved)
+    assert "sha256" not in header
+    tensors["classifier.weight"][0, 0] = float("nan")
+    safetensors.torch.save_file(tensors, saved, metadata={"weakaudio": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* classifier\.weight holds NaN"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("kind", ["F6_E2M3", "F4", "F8_E4M3"])
+def test_numbers_of_a_kind_that_no_network_has_are_refused(
+    saved: Path, rewrite: Callable[..., Path], kind: str
+) -> None:
+    content = rewrite().read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    entry = header["classifier.weight"]
+    n_bits = 8 * (entry["data_offsets"][1] - entry["data_offsets"][0])
+    entry.update(dtype=kind, shape=[n_bits // int(kind[1])])
+    head = json.dumps(header).encode()
+    saved.write_bytes(len(head).to_bytes(8, "little") + head + content[end:])
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: "):
         load_model(saved)
 
 
@@ -231,6 +279,7 @@ def test_a_place_that_cannot_be_written_is_named_and_left_clean(tmp_path: Path) 
         {"front_end": {**tiny_model().front_end.to_dict(), "win_length": 1024}},
         {"front_end": {**tiny_model().front_end.to_dict(), "edges": "wrap"}},
         {"front_end": {**tiny_model().front_end.to_dict(), "n_mels": 128}},
+        {"front_end": {**tiny_model().front_end.to_dict(), "n_mels": 2**50}},
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(rewrite: Callable[..., Path], entries: dict[str, object]) -> None:

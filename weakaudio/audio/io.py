@@ -41,6 +41,13 @@ _UNKNOWN_LENGTH = 2**63 - 1
 # Outside of it the rate in a header is damage, and resampling would make thousands of samples of one.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 10_000_000
 
+# More than 32-bit integers written as floats; what is far above it overflows in resampler and spectrogram.
+_HIGHEST_SAMPLE = 1e10
+
+# FLAC that declares blocks of 65,535 samples throughout: where they are shorter, libsndfile (1.2.2) gives silence in
+# place of all but the first, without an error.
+_LARGEST_BLOCKS = b"fLaC\x00\x00\x00\x22\xff\xff\xff\xff"
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -172,6 +179,9 @@ def check_samples(audio: NDArray[np.float32], name: str) -> None:
     if not np.isfinite(audio).all():
         bad = int((~np.isfinite(audio)).sum())
         raise AudioError(f"{name}: {bad} of {audio.size} samples are NaN or infinite; re-export the recording")
+    peak = max(float(audio.max()), -float(audio.min()))
+    if peak > _HIGHEST_SAMPLE:
+        raise AudioError(f"{name}: samples of up to {peak:.3g}, where full scale is 1; re-export the recording")
 
 
 def check_sample_rate(sample_rate: int, name: str) -> None:
@@ -252,18 +262,23 @@ def find_audio(folder: str | Path, cannot: Callable[[OSError], None] | None = No
 def _open(path: str | Path | EncodedAudio) -> _SequentialFile:
     source: bytes | BytesIO
     if isinstance(path, EncodedAudio):
-        size, source = len(path.content), BytesIO(path.content)
+        size, source, start = len(path.content), BytesIO(path.content), path.content[: len(_LARGEST_BLOCKS)]
     else:
         path = Path(path)
         try:
             found = path.is_file()
-            size, source = path.stat().st_size if found else 0, os.fsencode(path)
+            size, source, start = path.stat().st_size if found else 0, os.fsencode(path), b""
+            if found:
+                with path.open("rb") as opened:
+                    start = opened.read(len(_LARGEST_BLOCKS))
         except (OSError, ValueError) as error:  # no rights, too long, gone since, a 0 in it
             raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
         if not found:
             raise AudioError(f"{path}: no such file")
     if size == 0:
         raise AudioError(f"{path}: empty file (0 bytes)")
+    if start == _LARGEST_BLOCKS:
+        raise AudioError(f"{path}: a FLAC header of blocks of 65535 samples; run `flac -d` and use the WAV it makes")
     try:
         file = _SequentialFile(source)
     except (
@@ -325,5 +340,5 @@ def _refuse_truncated_header(path: str | Path | EncodedAudio, log: str) -> None:
     chunk = _DATA_CHUNK.search(log)
     if chunk and int(chunk[2]) < int(chunk[1]) < _STREAMED_SIZE:
         raise AudioError(f"{path}: truncated: the header declares {chunk[1]} bytes of audio, {chunk[2]} are there")
-    if "Last page lacks an end-of-stream bit" in log:
+    if "Last page lacks an end-of-stream bit" in log or "Junk after the last page" in log:  # cut between or in pages
         raise AudioError(f"{path}: truncated: the Ogg stream has no end")

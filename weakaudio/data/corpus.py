@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from weakaudio.data.labels import LabelSet
 from weakaudio.data.manifest import Manifest, read_manifest, read_table, whole_file
 from weakaudio.data.store import ClipStore
-from weakaudio.errors import ManifestError, StoreError
+from weakaudio.errors import LabelError, ManifestError, StoreError
 
 LABELS, MANIFEST, EVENTS, STORE, FAILURES = (
     "labels.txt",
@@ -36,15 +36,15 @@ class Corpus:
     ------
     ManifestError
         The folder is not a prepared corpus, or its manifest is malformed.
+    LabelError
+        Its class list is damaged, or the manifest has a label that it has not.
     StoreError
         Its clip store is missing or damaged.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if not (self.root / LABELS).is_file():
-            raise ManifestError(f"{self.root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
-        self.label_set = LabelSet((self.root / LABELS).read_text(encoding="utf-8").splitlines())
+        self.label_set = read_labels(self.root)
         self.manifest: Manifest = read_manifest(self.root / MANIFEST, self.label_set, check_files=False)
         self.store = ClipStore(self.root / STORE)
         self._position = {key: n for n, key in enumerate(self.store.keys)}
@@ -80,11 +80,46 @@ class Corpus:
         Raises
         ------
         ManifestError
-            The corpus has none.
+            The corpus has none, or it is malformed.
         """
-        if not (self.root / EVENTS).is_file():
+        path = self.root / EVENTS
+        if not path.is_file():
             raise ManifestError(f"{self.root}: no {EVENTS}: onset and offset of its events are not known")
-        return read_table(self.root / EVENTS, {"path": str, "label": str})
+        events = read_table(path, {"path": str, "label": str})
+        missing = {"path", "label", "onset", "offset"} - set(events.columns)
+        if missing:
+            raise ManifestError(
+                f"{path}: column {' and '.join(sorted(missing))} missing; has {', '.join(events.columns)}"
+            )
+        times = events[["onset", "offset"]].apply(pd.to_numeric, errors="coerce").astype(float)
+        right = np.isfinite(times).all(axis=1) & (times["onset"] <= times["offset"])
+        right &= events[["path", "label"]].notna().all(axis=1)
+        if not right.all():
+            line = int((~right).to_numpy().argmax()) + 2
+            raise ManifestError(
+                f"{path}: line {line} is no event; expected path, label, and onset and offset in seconds, got "
+                f"{events.loc[line - 2].to_dict()}"
+            )
+        return events.assign(onset=times["onset"], offset=times["offset"])
+
+
+def read_labels(root: str | Path) -> LabelSet:
+    """A corpus' class list.
+
+    Raises
+    ------
+    ManifestError
+        The folder is not a prepared corpus.
+    LabelError
+        The list is not text, empty, or has a name twice.
+    """
+    path = Path(root) / LABELS
+    if not path.is_file():
+        raise ManifestError(f"{root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
+    try:
+        return LabelSet(path.read_text(encoding="utf-8").splitlines())
+    except (LabelError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path}: damaged class list ({error}); prepare the corpus again") from error
 
 
 def write_labels(label_set: LabelSet, root: str | Path) -> None:

@@ -78,14 +78,7 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
         A label outside `labels`.
     """
     path = Path(path)
-    try:
-        table = read_table(path, {"path": str, "labels": str, "split": str, "source": str})
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest") from None
-    except IsADirectoryError:
-        raise ManifestError(f"{path}: a folder; expected the manifest in it") from None
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise ManifestError(f"{path}: not a CSV table ({error})") from error
+    table = read_table(path, {"path": str, "labels": str, "split": str, "source": str})
     missing = {"path", "labels"} - set(table.columns)
     if missing:
         raise ManifestError(f"{path}: column {' and '.join(sorted(missing))} missing; has {', '.join(table.columns)}")
@@ -99,8 +92,24 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
 
 
 def read_table(path: str | Path, dtype: dict[str, type] | None = None) -> pd.DataFrame:
-    """Read a CSV in which only an empty cell is missing: "None" and "NA" are names like any other."""
-    return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    """Read a CSV in which only an empty cell is missing: "None" and "NA" are names like any other.
+
+    Raises
+    ------
+    ManifestError
+        No such file, a folder, or not a CSV table.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such manifest") from None
+    except IsADirectoryError:
+        raise ManifestError(f"{path}: a folder; expected the manifest in it") from None
+    except (ValueError, OverflowError) as error:  # pandas' parser errors are ValueErrors
+        raise ManifestError(f"{path}: not a CSV table ({error})") from error
+    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cell as the row's name
+        raise ManifestError(f"{path}: not a CSV table (rows have more cells than its header)")
+    return table
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -155,7 +164,7 @@ def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_fil
     doubled = table["path"][table["path"].duplicated()]
     if len(doubled):
         raise ManifestError(f"{path}: {doubled.iloc[0]!r} is there more than once ({len(doubled)} such rows)")
-    absent = [str(clip) for clip in manifest.paths if not clip.is_file()] if check_files else []
+    absent = [str(clip) for clip in manifest.paths if not _is_file(clip)] if check_files else []
     if absent:
         raise ManifestError(f"{path}: {len(absent)} of {len(table)} clips do not exist, the first: {absent[0]}")
     if labels is not None:
@@ -164,3 +173,10 @@ def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_fil
                 labels.indices(names)
             except LabelError as error:
                 raise LabelError(f"{path}: clip {clip!r}: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False

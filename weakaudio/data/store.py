@@ -11,7 +11,8 @@ One shard holds
     keys     (clips,) the clips' names, unique in the store
     labels   (clips,) class names of each, as JSON
     crc32    (clips,) uint32 of each clip's samples
-and as attributes format_version, sample_rate (Hz), complete.
+and as attributes format_version, sample_rate (Hz), complete, and head_crc32 of all this but the audio, which shards
+of earlier releases lack.
 """
 
 from __future__ import annotations
@@ -275,7 +276,7 @@ class _Shard:
 
         Takes the samples away clip by clip, so that they are in memory once.
         """
-        text = h5py.string_dtype()
+        labels = [json.dumps(names) for names in self.labels]
         offsets = np.cumsum([0] + [len(s) for s in self.samples], dtype=np.int64)
         with h5py.File("shard", "w", driver="core", backing_store=False, block_size=_GROWTH) as file:
             audio = file.create_dataset("audio", (self.n_samples,), np.int16)
@@ -284,12 +285,21 @@ class _Shard:
                 audio[start:end] = self.samples.pop()
             file["offsets"] = offsets
             file["crc32"] = crc32
-            file.create_dataset("keys", data=self.keys, dtype=text)
-            file.create_dataset("labels", data=[json.dumps(names) for names in self.labels], dtype=text)
-            file.attrs.update(format_version=FORMAT_VERSION, sample_rate=sample_rate, complete=True)
+            _write_texts(file, "keys", self.keys)
+            _write_texts(file, "labels", labels)
+            head = _Head(sample_rate, self.keys, self.labels, offsets, crc32)
+            file.attrs.update(
+                format_version=FORMAT_VERSION, sample_rate=sample_rate, complete=True, head_crc32=head.checksum()
+            )
             file.flush()
             image: bytes = file.id.get_file_image()
         return image
+
+
+def _write_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    """As UTF-8 of one length: over damaged text of any length HDF5 (2.0.0) can hang for ever."""
+    encoded = [text.encode() for text in texts]
+    file.create_dataset(name, data=encoded, dtype=h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 
 
 @dataclass
@@ -299,6 +309,11 @@ class _Head:
     labels: list[list[str]]
     offsets: NDArray[np.int64]
     crc32: NDArray[np.uint32]
+
+    def checksum(self) -> int:
+        """CRC-32 of all of it."""
+        tables = [self.sample_rate, self.keys, self.labels, self.offsets.tolist(), self.crc32.tolist()]
+        return zlib.crc32(json.dumps(tables).encode())
 
 
 def _read_head(path: Path) -> _Head:
@@ -316,8 +331,13 @@ def _read_head(path: Path) -> _Head:
                 file["offsets"][:],
                 file["crc32"][:],
             )
-            if len(head.offsets) != len(head.keys) + 1 or head.offsets[-1] != file["audio"].shape[0]:
+            fits = len(head.offsets) == len(head.keys) + 1 and head.offsets[-1] == file["audio"].shape[0]
+            if not fits or file["audio"].dtype != np.int16:
                 raise StoreError(f"{path}: its tables do not fit its audio; delete it and prepare the corpus again")
+            if file.attrs.get("head_crc32", head.checksum()) != head.checksum():
+                raise StoreError(
+                    f"{path}: its tables are not what was packed; delete it and prepare the corpus again"
+                )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise StoreError(
             f"{path}: damaged or cut short ({error}); delete it and prepare the corpus again: whole shards are kept"

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from weakaudio.data.corpus import LABELS, MANIFEST, STORE
-from weakaudio.data.labels import LabelSet
+from weakaudio.data.corpus import MANIFEST, STORE, read_labels
 from weakaudio.data.manifest import read_manifest
 from weakaudio.data.store import check_clips
-from weakaudio.errors import ManifestError
 from weakaudio.progress import progress
 
 
@@ -28,15 +26,12 @@ def verify_corpus(root: str | Path) -> pd.DataFrame:
     ManifestError
         The folder is not a prepared corpus, or its manifest is malformed.
     LabelError
-        The manifest has a label that the class list has not.
+        The class list is damaged, or the manifest has a label that it has not.
     StoreError
         The corpus has no clip store.
     """
     root = Path(root)
-    if not (root / LABELS).is_file():
-        raise ManifestError(f"{root}: not a prepared corpus (no {LABELS}); see `weakaudio prepare --help`")
-    label_set = LabelSet((root / LABELS).read_text(encoding="utf-8").splitlines())
-    table = read_manifest(root / MANIFEST, label_set, check_files=False).table
+    table = read_manifest(root / MANIFEST, read_labels(root), check_files=False).table
     lost = dict(zip(table["path"], table["labels"], strict=True))
     seen: set[str] = set()
     faults: list[tuple[str, str]] = []

@@ -116,9 +116,13 @@ def _write_hdf5(
 ) -> None:
     # Through a file of Python: HDF5's own way to the disk does not survive a full one.
     with path.open("w+b") as raw, h5py.File(raw, "w") as file:
-        file.create_dataset("paths", data=paths, dtype=h5py.string_dtype())
+        # Texts of one length: over damaged text of any length HDF5 (2.0.0) can hang for ever.
+        encoded = [text.encode() for text in paths]
+        kind = h5py.string_dtype("utf-8", max([1, *map(len, encoded)]))
+        file.create_dataset("paths", data=np.array(encoded, dtype=kind))
         file.create_dataset("embeddings", shape, np.float32)
-        file.attrs.update(metadata)
+        for name, text in metadata.items():
+            file.attrs.create(name, text.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
         n = 0
         for some in rows:
             here = slice(n, n + len(some.embeddings))
@@ -188,15 +192,37 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
         raise StoreError(f"{path}: no such file")
     reader = {".h5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}[path.suffix]
     try:
-        return reader(path)
-    except (OSError, EOFError, KeyError, ValueError, TypeError, pa.ArrowException, zipfile.BadZipFile) as error:
+        table = reader(path)
+        _check_table(table)
+    except Exception as error:  # of damaged bytes h5py, numpy and pyarrow make errors of nearly every kind
         raise StoreError(f"{path}: damaged, cut short, or not a file of embeddings ({error})") from error
+    return table
+
+
+def _check_table(table: EmbeddingTable) -> None:
+    """Refuse what `write_embeddings` never writes: by ValueError."""
+    n, segments = len(table.embeddings), (table.clip, table.start, table.end)
+    if table.embeddings.ndim != 2 or table.embeddings.dtype != np.float32 or not np.isfinite(table.embeddings).all():
+        raise ValueError("embeddings are no table of finite float32 numbers")
+    if not all(isinstance(text, str) for text in [*table.paths, *table.metadata.values()]):
+        raise ValueError("paths or metadata are not text")
+    if table.clip is None or table.start is None or table.end is None:
+        if any(column is not None for column in segments) or len(table.paths) != n:
+            raise ValueError(f"{len(table.paths)} paths for {n} embeddings")
+        return
+    if any(column is None or column.shape != (n,) for column in segments) or table.clip.dtype.kind not in "iu":
+        raise ValueError(f"clip, start and end are not columns of {n} numbers")
+    if not ((table.clip >= 0) & (table.clip < len(table.paths))).all():
+        raise ValueError("segments of clips that are not there")
+    if not (np.isfinite(table.start) & np.isfinite(table.end)).all():
+        raise ValueError("times that are not finite")
 
 
 def _read_hdf5(path: Path) -> EmbeddingTable:
     with h5py.File(path, "r") as file:
         segments = {name: file[name][:] for name in _SEGMENT_COLUMNS if name in file}
-        metadata = {name: str(value) for name, value in file.attrs.items()}
+        attributes = file.attrs.items()  # text of any length in files of earlier releases
+        metadata = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in attributes}
         return EmbeddingTable(list(file["paths"].asstr()[:]), file["embeddings"][:], metadata, **segments)
 
 

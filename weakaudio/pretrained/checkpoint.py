@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from weakaudio.audio.logmel import FrontEnd
 from weakaudio.data.labels import LabelSet
 from weakaudio.data.manifest import whole_file
 from weakaudio.errors import CheckpointError, LabelError, ManifestError, WeakAudioError
-from weakaudio.networks import build_network, network_name
+from weakaudio.networks import NETWORKS, build_network, network_name
 from weakaudio.networks.model import Model
 
 FORMAT_VERSION = 1
@@ -26,7 +27,8 @@ _KEY = "weakaudio"
 def save_model(model: Model, path: str | Path, half: bool = False) -> None:
     """Write a model to one self-describing safetensors file, beside first and then renamed into place.
 
-    The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes.
+    The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes, and the
+    SHA-256 of all that and the tensors.
 
     Parameters
     ----------
@@ -48,7 +50,7 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         rebuilt = build_network(network_name(model.network), **model.network.config)
     if rebuilt.state_dict().keys() != model.network.state_dict().keys():
         raise CheckpointError(f"{path}: a fused network cannot be saved; save the model it was made from")
-    header = {
+    header: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "network": network_name(model.network),
         "config": model.network.config,
@@ -63,9 +65,10 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         .contiguous(memory_format=torch.contiguous_format)
         for name, tensor in model.network.state_dict().items()
     }
-    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    odd = _not_finite(tensors)
     if odd:
         raise CheckpointError(f"{path}: {odd[0]} holds NaN or infinite values, or such as float16 cannot hold")
+    header["sha256"] = _checksum(header, tensors)
     try:
         with whole_file(path) as beside:
             save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
@@ -80,27 +83,41 @@ def open_model(path: str | Path) -> Model:
     Raises
     ------
     CheckpointError
-        No such file; a pickle; a file cut short, of another format version, or whose tensors do not fit the
-        network it names.
+        No such file; a pickle; a file cut short, altered since it was saved, of another format version, whose
+        tensors do not fit the network it names, or are not finite.
     """
     path = Path(path)
     header = read_header(path)
     try:
+        tensors = _read_tensors(path)
+        if header.get("sha256", "") not in ("", _checksum(header, tensors)):  # earlier releases kept none
+            raise CheckpointError("their SHA-256 is not that of what was saved; copy or export the file again")
+        odd = _not_finite(tensors)
+        if odd:
+            raise CheckpointError(f"{odd[0]} holds NaN or infinite values")
         network = build_network(header["network"], **header["config"])
         front_end = FrontEnd(**header["front_end"])
-        network.load_state_dict(_read_tensors(path), strict=True)
+        network.load_state_dict(tensors, strict=True)
         labels = header["labels"]
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise LabelError("labels are not a list of names")
         model = Model(network, front_end, LabelSet(labels).names, header["notes"])
-    except (WeakAudioError, RuntimeError, TypeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        WeakAudioError,
+        safetensors.SafetensorError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        ValueError,
+        MemoryError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its tensors or metadata do not fit together: {reason}") from error
     return model.eval()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself: format_version, network, config, front_end, labels, notes.
+    """What a model file says of itself: format_version, network, config, front_end, labels, notes, sha256.
 
     Raises
     ------
@@ -134,7 +151,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def model_checksum(model: Model) -> str:
     """SHA-256 over all that decides a model's output: network, front end, labels, tensors."""
     digest = hashlib.sha256()
-    description = [network_name(model.network), model.network.config, model.front_end.to_dict(), model.labels]
+    network = model.network
+    kind = network_name(network) if type(network) in NETWORKS.values() else type(network).__qualname__
+    description = [kind, network.config, model.front_end.to_dict(), model.labels]
     digest.update(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode())
@@ -145,6 +164,20 @@ def model_checksum(model: Model) -> str:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a file's header, but for the entry that holds it, and of its tensors (contiguous, on the CPU)."""
+    facts = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _umask() -> int:
