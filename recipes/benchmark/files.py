@@ -21,7 +21,7 @@ from weakaudio.inference.events import EventRules, find_events
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 
-_FILES = 240
+_FILES = 120
 _THRESHOLD = 0.5
 _YAMNET_RATE, _YAMNET_HOP = 16000, 7680  # Hz; samples from one patch of 0.975 s to the next, as in its release
 

@@ -46,7 +46,8 @@ def clips_of(corpus: Corpus, positions: Sequence[int], sample_rate: int) -> Iter
 def train_head(model: Model, X: NDArray[np.floating], targets: NDArray[np.integer], labels: list[str]) -> Model:
     """A copy of a model for other classes, each by logistic regression on the (n, D) mean embeddings of clips.
 
-    `targets` are the (n, C) weak labels. For networks with a head of one layer, that score a clip by its mean embedding.
+    `targets` are the (n, C) weak labels. The network must have a head of one layer, and score a clip by its mean
+    embedding.
     """
     scaler = StandardScaler().fit(X)
     classifier = OneVsRestClassifier(LogisticRegression(C=_C, max_iter=1000)).fit(scaler.transform(X), targets)
