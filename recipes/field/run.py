@@ -153,7 +153,8 @@ def measure_broken(data: Path, work: Path, n_broken: int = 40, n_kills: int = 10
     same = len({(run / "failures.csv").read_bytes() for run in runs}) == 1
     tables = [read_embeddings(run / "e.h5") for run in runs]
     same_rows = tables[0].paths == tables[1].paths and np.array_equal(tables[0].embeddings, tables[1].embeddings)
-    reasons = dict(pd.read_csv(folder / "whole" / "failures.csv").itertuples(index=False, name=None))
+    listed = pd.read_csv(folder / "whole" / "failures.csv")
+    reasons = dict(zip(listed["path"], listed["reason"], strict=True))
     right = sum(said in reasons.get(name, "") for name, said in planted.items())
     facts = {
         "what": "broken files",

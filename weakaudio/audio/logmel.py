@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from math import log
 from typing import Any, Literal, get_args
 
-import librosa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -248,6 +247,8 @@ def _filters(fe: FrontEnd) -> Tensor:
         f_max = fe.sample_rate / 2 if fe.f_max is None else fe.f_max
         banks, _ = get_mel_banks(fe.n_mels, fe.n_fft, float(fe.sample_rate), fe.f_min, f_max, 100.0, -500.0, 1.0)
         return F.pad(banks, (0, 1)).T.contiguous()  # Kaldi leaves out the highest bin
+    import librosa  # a hundred megabytes, which only these filters need
+
     filters = librosa.filters.mel(  # Slaney's scale and area normalisation
         sr=fe.sample_rate, n_fft=fe.n_fft, n_mels=fe.n_mels, fmin=fe.f_min, fmax=fe.f_max
     )

@@ -86,22 +86,19 @@ def embed(
     from weakaudio.inference.folder import embed_folder
 
     embedder = Embedder.from_pretrained(model, layer, pooling, device, dtype)
-    command = shlex.join(["weakaudio", *sys.argv[1:]])
-    found = _recordings(source)
-    _done(
-        embed_folder(
-            embedder,
-            found,
-            out,
-            level.value,
-            model,
-            command,
-            include or (),
-            exclude or (),
-            overwrite,
-            _engine(engine),
-        )
+    summary = embed_folder(
+        embedder,
+        _recordings(source),
+        out,
+        level.value,
+        model_name=model,
+        command=shlex.join(["weakaudio", *sys.argv[1:]]),
+        include=include or (),
+        exclude=exclude or (),
+        overwrite=overwrite,
+        engine=_engine(engine),
     )
+    _done(summary)
 
 
 @app.command()
@@ -151,10 +148,18 @@ def detect(
     if out is None:
         _show(detector, Path(source), top)
         return
-    found = _recordings(source)
-    _done(
-        detect_folder(detector, found, out, format, include or (), exclude or (), overwrite, _engine(engine), report)
+    summary = detect_folder(
+        detector,
+        _recordings(source),
+        out,
+        format,
+        include=include or (),
+        exclude=exclude or (),
+        overwrite=overwrite,
+        engine=_engine(engine),
+        report=report,
     )
+    _done(summary)
 
 
 @app.command()

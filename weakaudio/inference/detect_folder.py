@@ -10,9 +10,7 @@ import pandas as pd
 from weakaudio.inference.analysis import analyse_groups
 from weakaudio.inference.detection import Detector, runs_of
 from weakaudio.inference.event_files import check_output, find_format, write_events
-from weakaudio.inference.event_page import write_event_page
 from weakaudio.inference.events import Run, event_table
-from weakaudio.inference.excerpts import begin_of, cut_excerpts
 from weakaudio.inference.recordings import Recording, find_recordings, printable
 from weakaudio.inference.run import (
     Engine,
@@ -102,6 +100,9 @@ def detect_folder(
 def _write_report(
     path: Path, detector: Detector, table: pd.DataFrame, done: dict[Recording, float], failures: Failures, title: str
 ) -> None:
+    from weakaudio.inference.event_page import write_event_page  # it loads matplotlib
+    from weakaudio.inference.excerpts import begin_of, cut_excerpts
+
     about = pd.DataFrame(
         {
             "file": [own.name for own in done],

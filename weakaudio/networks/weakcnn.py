@@ -13,6 +13,7 @@ from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
 
 _CHANNELS = (16, 32, 64, 128, 256, 512)  # blocks B1 .. B6 at width 1
 _EMBEDDING = 1024  # F1 at width 1
+_DEEPEST = 16  # convolutions in a block: so that a damaged file cannot ask for billions
 
 
 class WeakCNN(Network):
@@ -57,6 +58,8 @@ class WeakCNN(Network):
             raise WeakAudioError(f"WeakCNN: n_classes must be at least 1, got {n_classes}")
         if coverage not in COVERAGES:
             raise WeakAudioError(f"WeakCNN: coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
+        if depth > _DEEPEST:
+            raise WeakAudioError(f"WeakCNN: depth must be at most {_DEEPEST}, got {depth}")
         if depth < 1 or width * _CHANNELS[0] < 1:
             raise WeakAudioError(f"WeakCNN: no channels or layers left at width {width} and depth {depth}")
         self.config = {
