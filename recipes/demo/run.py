@@ -86,7 +86,7 @@ def embed(out: Path, size: Size, seed: int) -> NDArray[np.float32]:
     recordings, path = out / "recordings", out / "embeddings.h5"
     if not path.is_file():
         synthetic.prepare(str(recordings), size.sounds, seed=seed + _OTHER_SOUNDS)
-        embed_folder(Embedder.from_pretrained(out / SYSTEMS["N_S"] / MODEL), recordings, path)
+        embed_folder(Embedder.from_pretrained(out / SYSTEMS["N_S"] / MODEL), recordings, path, overwrite=True)
     table = read_embeddings(path)
     rows = {name: row for row, name in enumerate(table.paths)}
     return table.embeddings[[rows[name] for name in read_manifest(recordings / MANIFEST).table["path"]]]
