@@ -7,7 +7,6 @@ python -m recipes.field.run --data ../shared/data --hours 1    a shorter recordi
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import signal
@@ -32,6 +31,13 @@ from weakaudio.progress import progress
 _RATE = 48000
 _PIECE = 10.0  # seconds
 _RATIO_HOURS = 1.0  # of audio that is there as one recording and as short files
+# A small process between, as the memory of the process that starts another counts for that one, too.
+_MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 _MAIN = "from weakaudio.cli import main; main()"
 
 
@@ -47,10 +53,9 @@ class Finished(NamedTuple):
 def run_weakaudio(*arguments: object) -> Finished:
     """Run the command line in a process of its own."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", _MAIN, *map(str, arguments)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Finished(time.perf_counter() - begun, usage.ru_maxrss / 1024, process.returncode)
+    command = [sys.executable, "-c", _MAIN, *map(str, arguments)]
+    done = subprocess.run([sys.executable, "-c", _MEASURED, *command], stdout=subprocess.PIPE, check=False)
+    return Finished(time.perf_counter() - begun, int(done.stdout) / 1024, done.returncode)
 
 
 # ---- a long recording --------------------------------------------------------------------------------------

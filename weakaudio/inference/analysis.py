@@ -13,7 +13,7 @@ from weakaudio.audio.io import audio_info, read_audio, resample, stream_audio
 from weakaudio.errors import AudioError
 from weakaudio.inference.journal import Arrays, Outcome
 from weakaudio.inference.recordings import Recording, printable
-from weakaudio.inference.windows import Audio, Window, cut, cut_clip, find_loudest
+from weakaudio.inference.windows import BLOCK_SECONDS, Audio, Window, cut, cut_clip, find_loudest
 from weakaudio.networks.model import Model
 
 T = TypeVar("T")
@@ -132,13 +132,13 @@ def _analyse_long(analysis: Analysis, task: Task) -> Iterator[list[Outcome]]:
 
     def blocks() -> Iterator[Audio]:
         nonlocal n_samples
-        for block in stream_audio(path, rate):
+        for block in stream_audio(path, rate, BLOCK_SECONDS):
             n_samples += len(block)
             yield block
 
     with ThreadPoolExecutor(1) as pool:
         try:
-            loudest = find_loudest(model, stream_audio(path, rate))
+            loudest = find_loudest(model, stream_audio(path, rate, BLOCK_SECONDS))
             stretch: list[Arrays] = []
             for n, window in enumerate(cut(model, _ahead(blocks(), pool), analysis.n_beside, loudest)):
                 if n >= task.n_done:  # what is before was done by a run that was killed; it is decoded to get here

@@ -20,7 +20,7 @@ from weakaudio.inference.embedding import Embedder, mono_floats
 from weakaudio.inference.events import EventRules, Run, event_table, find_runs, join_runs, sort_events
 from weakaudio.inference.journal import Arrays
 from weakaudio.inference.parts import Part
-from weakaudio.inference.windows import Window, cut, find_loudest
+from weakaudio.inference.windows import BLOCK_SECONDS, Window, cut, find_loudest
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 
@@ -170,8 +170,8 @@ class Detector:
             As `weakaudio.read_audio`.
         """
         rate = self.model.sample_rate
-        loudest = find_loudest(self.model, stream_audio(path, rate))
-        windows = cut(self.model, stream_audio(path, rate), self.n_beside, loudest)
+        loudest = find_loudest(self.model, stream_audio(path, rate, BLOCK_SECONDS))
+        windows = cut(self.model, stream_audio(path, rate, BLOCK_SECONDS), self.n_beside, loudest)
         return self._detect(windows, audio_info(path).seconds)
 
     def _detect(self, windows: Iterable[Window], seconds: float) -> Detection:
