@@ -40,4 +40,4 @@ def test_a_tiny_run_records_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["weakaudio embed", "with their true reason"] == 3
     assert found["weakaudio embed", "same rows and failures after the kills"] == 1
     assert json.dumps(rows)
-    assert {metric for _, metric in found} >= {"times real time", "peak memory (MiB)"}
+    assert {metric for _, metric in found} >= {"times real time", "peak memory (MB)"}
