@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.event_files import COLUMNS, FORMATS, check_events, check_names, read_events, write_events
+from weakaudio.inference.event_files import check_events, check_names, read_events, write_events
+from weakaudio.inference.event_formats import COLUMNS, FORMATS
 
 SUFFIXES = {name: known.suffix for name, known in FORMATS.items()}
 OWN = ["csv", "parquet", "jsonl"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sed_scores_eval import collar_based, segment_based
 
 from weakaudio.errors import ProtocolError, WeakAudioError
-from weakaudio.inference.event_files import COLUMNS
+from weakaudio.inference.event_formats import COLUMNS
 from weakaudio.inference.event_metrics import Counts, count_events, count_segments, evaluate_events
 from weakaudio.training.localisation import StrongClips, score_frames
 
