@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from numpy.typing import NDArray
 from torch import nn
 
+from weakaudio.cli import main
 from weakaudio.networks import Network
 from weakaudio.networks.pooling import Pooling
 
@@ -122,3 +125,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("cannot mount a tmpfs here: that needs root on Linux")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+class Pipe:
+    """Standard input with these bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BufferedReader(io.BytesIO(content))
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the console script's function in a folder of its own, `given` on its standard input: exit code, output and
+    errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str | Path, given: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["weakaudio", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", Pipe(given))
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call

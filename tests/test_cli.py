@@ -14,28 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from weakaudio.cli import main
 from weakaudio.inference.embedding_file import read_embeddings
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run the console script's function in a folder of its own: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weakaudio", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 import soundfile as sf
 import torch
 
-from weakaudio.cli import main
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding_file import read_embeddings
 from weakaudio.inference.thresholds import read_thresholds
@@ -25,28 +23,6 @@ from weakaudio.pretrained import save_model
 
 Run = Callable[..., tuple[int, str, str]]
 RATE = 16000
-
-
-class Pipe:
-    """Standard input with these bytes."""
-
-    def __init__(self, content: bytes) -> None:
-        self.buffer = io.BufferedReader(io.BytesIO(content))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: str | Path, given: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weakaudio", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", Pipe(given))
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from weakaudio.audio.io import read_audio
 from weakaudio.errors import WeakAudioError
@@ -22,7 +21,6 @@ from weakaudio.inference.detection import Detector
 from weakaudio.inference.embedding import Embedder
 from weakaudio.inference.embedding_file import read_embeddings
 from weakaudio.inference.folder import embed_folder
-from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.model import Model
 
 
@@ -36,13 +34,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def model(randomise: Callable[[Network], Network]) -> Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
-    network.classifier.bias.data.zero_()
-    return Model(network, "16k", ["dog", "rain", "saw"]).eval()
+@pytest.fixture
+def model(heard_model: Model) -> Model:
+    return heard_model
 
 
 class DiesOnce(Detector):

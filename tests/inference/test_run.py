@@ -31,13 +31,9 @@ from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
 
 
-@pytest.fixture(scope="module")
-def model(randomise: Callable[[Network], Network]) -> Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
-    network.classifier.bias.data.zero_()
-    return Model(network, "16k", ["dog", "rain", "saw"]).eval()
+@pytest.fixture
+def model(heard_model: Model) -> Model:
+    return heard_model
 
 
 @pytest.fixture
