@@ -247,6 +247,10 @@ def test_only_what_is_wanted_is_found(recordings: Path) -> None:
     assert [one.name for one in found] == [f"{n:02d}.wav" for n in range(10) if n != 3] + ["long.wav"]
     with pytest.raises(AudioError, match="none of its 17 files is wanted"):
         find_recordings(recordings, ["*.flac"])
+    listed = listed_recordings(str(one.path) for one in found)
+    assert [one.path.name for one in find_recordings(listed, exclude=["*/0?.wav"])[0]] == [
+        "long.wav"
+    ]  # a list has patterns, too
 
 
 def test_a_list_has_the_order_of_its_lines_and_each_file_once(model: Model, recordings: Path, tmp_path: Path) -> None:

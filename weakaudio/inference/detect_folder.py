@@ -71,8 +71,7 @@ def detect_folder(
     """
     out = Path(out)
     find_format(out, format)
-    found = find_recordings(source, include, exclude) if isinstance(source, str | Path) else (list(source), [])
-    recordings, unseen = found
+    recordings, unseen = find_recordings(source, include, exclude)
     folder = source if isinstance(source, str | Path) else None
     check_output([own.name for own in recordings], detector.model.labels, out, format, folder)
     if report is not None:

@@ -112,8 +112,7 @@ def embed_folder(
         raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     out = Path(out)
     check_suffix(out)
-    found = find_recordings(source, include, exclude) if isinstance(source, str | Path) else (list(source), [])
-    recordings, unseen = found
+    recordings, unseen = find_recordings(source, include, exclude)
     analysis = EmbeddingAnalysis(embedder, level)
     journal = open_journal(analysis, source, out, overwrite)
     try:

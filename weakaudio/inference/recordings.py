@@ -45,19 +45,19 @@ class Recording:
 
 
 def find_recordings(
-    source: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    source: str | Path | Sequence[Recording], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[Recording], list[tuple[str, str]]]:
-    """All audio below a folder, sorted by path, hidden files left out; or, if `source` is a file, that one.
+    """All audio below a folder, sorted by path, hidden files left out; a single file; or those of a list.
 
     Folders that are symbolic links are followed, each folder once.
 
     Parameters
     ----------
     source
-        Folder or file.
+        Folder, file, or recordings (`listed_recordings`).
     include, exclude
-        Patterns of paths below the folder, as `site*/2024-*.wav`, where * also matches /: a recording must match
-        one of the former, if there are any, and none of the latter.
+        Patterns of names, for a folder of paths below it, as `site*/2024-*.wav`, where * also matches /: a recording
+        must match one of the former, if there are any, and none of the latter.
 
     Returns
     -------
@@ -69,27 +69,31 @@ def find_recordings(
     AudioError
         No such file or folder, or no audio.
     """
-    source = Path(source)
+    failures: list[tuple[str, str]] = []
+    found = _look(Path(source), failures) if isinstance(source, str | Path) else list(source)
+    kept = [
+        one
+        for one in found
+        if (not include or any(fnmatch(one.name, pattern) for pattern in include))
+        and not any(fnmatch(one.name, pattern) for pattern in exclude)
+    ]
+    if not kept:
+        where = source if isinstance(source, str | Path) else "the list"
+        raise AudioError(f"{where}: none of its {len(found)} files is wanted, by --include and --exclude")
+    return _distinct(kept), failures
+
+
+def _look(source: Path, failures: list[tuple[str, str]]) -> list[Recording]:
     if not source.exists():
         raise AudioError(f"{source}: no such file or folder")
     if source.is_file():
-        return [Recording.at(source, source.name)], []
-    failures: list[tuple[str, str]] = []
+        return [Recording.at(source, source.name)]
 
     def cannot(error: OSError) -> None:
         where = printable(os.path.relpath(error.filename, source))
         failures.append((where, f"{where}: cannot be looked into ({error.strerror})"))
 
-    names = [path.relative_to(source).as_posix() for path in find_audio(source, cannot)]
-    kept = [
-        name
-        for name in names
-        if (not include or any(fnmatch(name, pattern) for pattern in include))
-        and not any(fnmatch(name, pattern) for pattern in exclude)
-    ]
-    if not kept:
-        raise AudioError(f"{source}: none of its {len(names)} files is wanted, by --include and --exclude")
-    return _distinct([Recording.at(source / name, name) for name in kept]), failures
+    return [Recording.at(path, path.relative_to(source).as_posix()) for path in find_audio(source, cannot)]
 
 
 def listed_recordings(lines: Iterable[str]) -> list[Recording]:
@@ -103,7 +107,7 @@ def listed_recordings(lines: Iterable[str]) -> list[Recording]:
     paths = list(dict.fromkeys(Path(line.rstrip("\r\n")) for line in lines if line.strip()))
     if not paths:
         raise AudioError("the list of recordings is empty; a path a line is expected")
-    return _distinct([Recording.at(path, path.as_posix()) for path in paths])
+    return [Recording.at(path, path.as_posix()) for path in paths]
 
 
 def _distinct(recordings: list[Recording]) -> list[Recording]:

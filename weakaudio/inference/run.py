@@ -67,11 +67,10 @@ def check_writable(path: Path) -> None:
     Raises
     ------
     WeakAudioError
+        No file can be written there.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
-        if path.is_dir() and path.suffix in (".csv", ".html", ".h5", ".npz", ".parquet"):
-            raise IsADirectoryError("a folder is there")
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.touch()
         beside.unlink()
