@@ -294,7 +294,8 @@ def test_a_folder_becomes_one_table(model: Model, recordings: Path, tmp_path: Pa
     assert "rain, heavy" in set(table["label"])
     for name, events in alone.items():
         own = table[table["file"] == name].drop(columns="file").reset_index(drop=True)
-        pd.testing.assert_frame_equal(own, events.round({"score": 6}), check_exact=True)
+        # Batch mates move a score by a unit of its last bit, and so, at times, the sixth digit that is written.
+        pd.testing.assert_frame_equal(own, events, check_exact=False, rtol=0, atol=1.5e-6)
     listed = pd.read_csv(out.parent / "failures.csv")
     assert listed["path"].tolist() == BAD == [path for path, _ in summary.failures]
     for reason, expected in zip(listed["reason"], ["truncated", "empty", "no samples", "not audio"], strict=True):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from weakaudio.audio.io import check_samples, read_audio, resample, stream_audio
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference.lanes import share
 from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Audio, Window, cut, cut_clip, find_loudest
 from weakaudio.networks.model import Model
@@ -168,13 +169,16 @@ class Embedder:
 
     def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
         """What the network says of parts of recordings (`weakaudio.inference.windows`), in their order."""
-        found: dict[int, Part] = {}
+        batches: list[list[int]] = []
         for known in (False, True):  # a batch has the maximum of its recordings, or finds it
             places = [n for n, window in enumerate(windows) if (window.loudest is not None) == known]
             lengths = [len(windows[n].audio) for n in places]
-            for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate)):
-                chosen = [places[k] for k in batch]
-                found.update(zip(chosen, self._forward([windows[n] for n in chosen]), strict=True))
+            batches += [
+                [places[k] for k in batch] for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate))
+            ]
+        chosen = [[windows[n] for n in batch] for batch in batches]
+        parts = share(self._forward, chosen) if self.device.type == "cpu" else [self._forward(one) for one in chosen]
+        found = dict(zip(chain.from_iterable(batches), chain.from_iterable(parts), strict=True))
         return [found[n] for n in range(len(windows))]
 
     def pool(self, summaries: Sequence[Pooled]) -> NDArray[np.float32]:
