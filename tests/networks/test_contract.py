@@ -141,6 +141,28 @@ def test_shapes_are_those_of_the_contract(name: str, config: dict[str, str]) -> 
     assert torch.equal(mask, output.mask)
 
 
+@networks("coverage")
+def test_the_trunk_of_a_clip_can_be_kept_and_joined_with_that_of_others(
+    randomise: Randomise, name: str, config: dict[str, str]
+) -> None:
+    """In other batches than it was made in: cut to the clip's own rows, and filled up with 0."""
+    network = randomise(tiny(name, config))
+    lengths = torch.tensor([500, 130, 1])
+    logmel = torch.rand(3, 500, 64)
+    with torch.no_grad():
+        x, mask = network.forward_trunk(logmel, lengths)
+        missing = mask.shape[1] - mask.sum(1)
+        kept = [own[:, : x.shape[2] - less].clone() for own, less in zip(x, missing.tolist(), strict=True)]
+        filled = torch.zeros_like(x)
+        for n, own in enumerate(kept):
+            filled[n, :, : own.shape[1]] = own
+        expected, _ = network.forward_features(logmel, lengths)
+        again = network.forward_last(filled, mask)
+        alone = network.forward_last(kept[1][None].clone(), mask[1:2, : mask[1].sum()])
+    torch.testing.assert_close(again[mask], expected[mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(alone[0], expected[1][mask[1]], rtol=0, atol=1e-5)
+
+
 @networks("pooling", "coverage")
 def test_same_input_twice_gives_the_same_bits(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     logmel, lengths = torch.rand(3, 300, 64), torch.tensor([300, 200, 7])

@@ -40,8 +40,8 @@ class Network(nn.Module):
     """A log-mel becomes segment and clip scores; plain torch.
 
     A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, writes
-    `forward_features` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's output must
-    not depend on what else is in its batch, nor on how far it is padded.
+    `forward_trunk`, `forward_last` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's
+    output must not depend on what else is in its batch, nor on how far it is padded.
     """
 
     n_features: int
@@ -72,6 +72,22 @@ class Network(nn.Module):
         embeddings, mask
             (B, S, D), and (B, S) bool: True where a segment belongs to its clip.
         """
+        x, mask = self.forward_trunk(logmel, lengths)
+        return self.forward_last(x, mask), mask
+
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All of `layers` but the last: what transfer keeps, when it trains no more than the last and the heads.
+
+        Returns
+        -------
+        x, mask
+            (B, channels, rows, F') and (B, S) bool. A clip with fewer segments needs as many rows fewer; the others
+            may as well be 0.
+        """
+        raise NotImplementedError
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Segment embeddings (B, S, D) of what `forward_trunk` gives; may change x."""
         raise NotImplementedError
 
     def forward_head(self, embeddings: Tensor) -> Tensor:
@@ -136,12 +152,20 @@ class StagedNetwork(Network):
     """A network that shows its stages, and scores a clip by its mean embedding.
 
     `clip_probs` is the head on the mean of the clip's embeddings, and is not pooled from the segments' probabilities.
-    A subclass writes `forward_maps`.
+    A subclass writes `forward_stages`.
     """
 
-    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _, embeddings, mask = self.forward_maps(logmel, lengths)
-        return embeddings, mask
+    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """The map of each stage, of which the last is what `forward_last` takes, and the mask of the segments."""
+        raise NotImplementedError
+
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        maps, mask = self.forward_stages(logmel, lengths)
+        return maps[-1], mask
+
+    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        maps, mask = self.forward_stages(logmel, lengths)
+        return Features(maps, self.forward_last(maps[-1], mask), mask)
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         return self.forward_head(mean_embedding(embeddings, mask)).sigmoid()

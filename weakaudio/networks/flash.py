@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Features, Network, StagedNetwork
+from weakaudio.networks.contract import Network, StagedNetwork
 from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
 
 _STEM = 4  # stride of the first convolution
@@ -99,7 +99,7 @@ class FlashCNN(StagedNetwork):
         self.last = ConvNorm(widths[-1], n_features, kernel=(1, n_mels // _SHRINK), padding=0, bias=False)
         self.reset_classifier(n_classes)
 
-    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
         x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
@@ -114,8 +114,11 @@ class FlashCNN(StagedNetwork):
             for block in blocks:
                 x = block(x, inner)
             maps.append(x)
-        embeddings = self.last(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
-        return Features(maps, embeddings, length_mask(self.geometry.segment_counts(lengths), embeddings.shape[1]))
+        return maps, length_mask(self.geometry.segment_counts(lengths), x.shape[2])
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        embeddings: Tensor = self.last(x).relu_().squeeze(3).transpose(1, 2)
+        return embeddings
 
     @property
     def context(self) -> int | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Features, Network, StagedNetwork
+from weakaudio.networks.contract import Network, StagedNetwork
 from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
 
 # Blocks of MobileNetV3-Large at width 1: kernel, expanded channels, channels, squeeze-and-excitation, hardswish,
@@ -77,8 +77,8 @@ class MobileNet(StagedNetwork):
         self.hidden = nn.Linear(self.n_features, _scale(_HIDDEN, width))
         self.reset_classifier(n_classes)
 
-    def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
-        """As the contract says, with the maps of the last blocks before each halving: strides 4, 8, 16 and 32."""
+    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """As the contract says; the maps of the last blocks before each halving: strides 4, 8, 16 and 32."""
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
         x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
@@ -90,9 +90,10 @@ class MobileNet(StagedNetwork):
             x, inner = block(x, inner)
             if n in _STAGE_ENDS:
                 maps.append(x)
-        x = F.hardswish(self.last(x))
-        mask = length_mask(self.geometry.segment_counts(lengths), x.shape[2])
-        return Features(maps, x.mean(3).transpose(1, 2), mask)
+        return maps, length_mask(self.geometry.segment_counts(lengths), x.shape[2])
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        return F.hardswish(self.last(x)).mean(3).transpose(1, 2)
 
     def forward_head(self, embeddings: Tensor) -> Tensor:
         logits: Tensor = self.classifier(F.hardswish(self.hidden(embeddings)))

@@ -58,7 +58,7 @@ class Cnn14(Network):
         self.hidden = nn.Linear(self.n_features, self.n_features)
         self.reset_classifier(n_classes)
 
-    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
         logmel = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
@@ -68,15 +68,15 @@ class Cnn14(Network):
         inner = ragged(lengths, logmel.shape[2])
         x = clear(self.norm(logmel.transpose(1, 3)).transpose(1, 3), inner)
         x = x.contiguous(memory_format=torch.channels_last)
-        for n, block in enumerate(self.blocks):
-            assert isinstance(block, nn.ModuleList)
-            if n:
-                x = F.avg_pool2d(x, 2)
-                inner = None if inner is None else halves(inner, "paper")
-                x = clear(x, inner)  # also a row whose frames were half inside the clip
-            for layer in block:
-                x = clear(layer(x).relu_(), inner)
-        return 2 * x.mean(3).transpose(1, 2), mask
+        for block in self.blocks[:-1]:
+            x = F.avg_pool2d(_convolve(block, x, inner), 2)
+            inner = None if inner is None else halves(inner, "paper")
+            x = clear(x, inner)  # also a row whose frames were half inside the clip
+        return x, mask
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = _convolve(self.blocks[-1], x, ragged(mask.sum(1), mask.shape[1]))
+        return 2 * x.mean(3).transpose(1, 2)
 
     def forward_head(self, embeddings: Tensor) -> Tensor:
         logits: Tensor = self.classifier(F.relu(self.hidden(embeddings)))
@@ -102,3 +102,11 @@ class Cnn14(Network):
         """Fold batch normalisation into the convolutions and lay weights out channels-last."""
         fold_norms(self)
         return self
+
+
+def _convolve(block: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The convolutions of a block; x is 0 past the end of each clip, before and after."""
+    assert isinstance(block, nn.ModuleList)
+    for layer in block:
+        x = clear(layer(x).relu_(), lengths)
+    return x

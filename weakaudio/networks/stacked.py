@@ -35,8 +35,11 @@ class StackedNetwork(Network):
         self.geometry, self.n_features = self.base.geometry, self.base.n_features
         self.reset_classifier(n_classes)
 
-    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.base.forward_features(logmel, lengths)
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.base.forward_trunk(logmel, lengths)
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.base.forward_last(x, mask)
 
     def forward_head(self, embeddings: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.base.forward_head(embeddings).sigmoid())

@@ -84,7 +84,7 @@ class WeakCNN(Network):
         self.f1 = ConvNorm(channels[-1], self.n_features, kernel=(2, n_mels // shrink), padding=0)
         self.reset_classifier(n_classes)
 
-    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
         x = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
@@ -109,8 +109,11 @@ class WeakCNN(Network):
                     x = clear(x, inner)
         if x.shape[2] < 2:
             x = F.pad(x, (0, 0, 0, 2 - x.shape[2]))
-        embeddings = self.f1(x).relu_().squeeze(3).transpose(1, 2)  # (B, S, D)
-        return embeddings, mask
+        return x, mask
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        embeddings: Tensor = self.f1(x).relu_().squeeze(3).transpose(1, 2)
+        return embeddings
 
     @property
     def context(self) -> int | None:

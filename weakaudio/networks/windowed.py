@@ -22,7 +22,8 @@ class WindowedCNN(WeakCNN):
     def context(self) -> int | None:
         return 0
 
-    def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As the contract says; a row is a window, whose own rows are beside each other in the channels."""
         if lengths is None:
             lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
         span, hop = self.geometry.span, self.geometry.hop
@@ -34,7 +35,13 @@ class WindowedCNN(WeakCNN):
 
         windows = logmel.unfold(1, span, hop).transpose(2, 3)[mask]  # (windows of all clips, span, F)
         window_lengths = (lengths[:, None] - starts)[mask].clamp(1, span)
-        features, _ = super().forward_features(windows, window_lengths)
-        embeddings = features.new_zeros(*mask.shape, self.n_features)
-        embeddings[mask] = features[:, 0]
-        return embeddings, mask
+        own, _ = super().forward_trunk(windows, window_lengths)  # (windows, channels, 2, F')
+        x = own.new_zeros(*mask.shape, own.shape[1] * own.shape[2], own.shape[3])
+        x[mask] = own.flatten(1, 2)
+        return x.transpose(1, 2), mask
+
+    def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
+        windows = x.transpose(1, 2)[mask].unflatten(1, (-1, 2))
+        embeddings = x.new_zeros(*mask.shape, self.n_features)
+        embeddings[mask] = super().forward_last(windows, mask)[:, 0]
+        return embeddings
