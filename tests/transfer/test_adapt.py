@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from weakaudio.networks import FlashCNN, MobileNet, Network, StackedNetwork, Wea
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
 from weakaudio.transfer.adapt import PRESETS, Practice, Preset, adapt, attach, trained_parameters
-from weakaudio.transfer.adapted import clip_probs, cross_validate_adapted
+from weakaudio.transfer.adapted import HEARD, clip_probs, cross_validate_adapted
 
 RATE = 16000
 QUICK = Practice(epochs=8, patience=8, learning_rate=0.03, batch_seconds=10.0, held_out=0.2)
@@ -57,6 +58,28 @@ def test_the_same_seed_gives_the_same_bits(model: Model) -> None:
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("preset", ["head", "I", "III"])
+def test_layers_that_stay_as_they_are_need_hear_a_clip_only_once(
+    model: Model, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, targets = sounds(20)
+    kept = adapt(model, clips, targets, list("xyz"), preset, QUICK)
+    monkeypatch.setattr("weakaudio.transfer.adapt._trunks", lambda *_: None)
+    anew = adapt(model, clips, targets, list("xyz"), preset, QUICK)
+    for name, tensor in anew.state_dict().items():
+        torch.testing.assert_close(kept.state_dict()[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_half_of_the_bits_are_enough_to_learn(model: Model) -> None:
+    clips, targets = sounds()
+    adapted = adapt(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="bfloat16"))
+    assert {tensor.dtype for tensor in adapted.network.parameters()} == {torch.float32}
+    unseen, truth = sounds(60)
+    assert (clip_probs(adapted, unseen).argmax(1) == truth.argmax(1)).mean() > 0.6
+    with pytest.raises(WeakAudioError, match="dtype 'float8'"):
+        adapt(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="float8"))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +169,7 @@ def test_one_class_that_all_clips_have_and_unknown_presets_are_refused(model: Mo
         adapt(model, clips, np.ones((4, 1)), ["x"], "IV", QUICK)
 
 
-@pytest.mark.parametrize("heard", ["nothing", "norms", "entropy"])
-def test_classes_of_a_fold_change_nothing_that_is_made_for_it(model: Model, heard: str) -> None:
+def test_classes_of_a_fold_change_nothing_that_is_made_for_it(model: Model) -> None:
     """Its predictions are the same whatever its labels are; its scores are not."""
     clips, targets = sounds(24)
     y = np.array(["low", "high", "noise"])[targets.argmax(1)]
@@ -155,10 +177,17 @@ def test_classes_of_a_fold_change_nothing_that_is_made_for_it(model: Model, hear
     practice = Practice(2, batch_seconds=10.0, learning_rate=0.02)
     shuffled = y.copy()
     shuffled[folds == 1] = np.roll(shuffled[folds == 1], 1)
-    found = [
-        cross_validate_adapted(model, clips, labels, folds, "II", practice, heard=heard) for labels in (y, shuffled)
-    ]
-    for scored in ("embedding", "head"):
-        first, second = (scores[scored].predictions[folds == 1] for scores in found)
-        np.testing.assert_array_equal(first, second)
-    assert found[0]["embedding"].accuracies[1] != found[1]["embedding"].accuracies[1]
+    found, other = (
+        cross_validate_adapted(model, clips, labels, folds, "II", practice, heard=list(HEARD))
+        for labels in (y, shuffled)
+    )
+    assert list(found) == [(use, scored) for use in HEARD for scored in ("embedding", "head")]
+    for name, scores in found.items():
+        np.testing.assert_array_equal(scores.predictions[folds == 1], other[name].predictions[folds == 1])
+    for use in HEARD:
+        assert found[use, "embedding"].accuracies[1] != other[use, "embedding"].accuracies[1]
+
+
+def test_an_unknown_use_of_a_folds_audio_is_refused_before_anything_is_trained(model: Model) -> None:
+    with pytest.raises(ProtocolError, match="heard 'labels': unknown; there are nothing, norms, entropy"):
+        cross_validate_adapted(model, [], [], [], heard=["labels"])

@@ -109,7 +109,10 @@ class Network(nn.Module):
 
     def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
         """Everything at once; clips are scored in float32 also inside autocast."""
-        embeddings, mask = self.forward_features(logmel, lengths)
+        return self.forward_scores(*self.forward_features(logmel, lengths))
+
+    def forward_scores(self, embeddings: Tensor, mask: Tensor) -> Output:
+        """All that follows `forward_features`."""
         logits = self.score_segments(embeddings, mask)
         with torch.autocast(logits.device.type, enabled=False):
             clip_probs = self.score_clips(embeddings.float(), logits.float(), mask)

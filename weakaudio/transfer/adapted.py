@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from weakaudio.data.sampling import bucket
+from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedding import Audio, Embedder, find_device, stack
 from weakaudio.networks.model import Model
 from weakaudio.transfer.adapt import Practice, Preset, adapt
@@ -16,8 +18,12 @@ from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.folds import FoldScores, Protocol
 from weakaudio.transfer.transductive import minimise_entropy, reestimate_norms
 
-# What may be done with the audio of a fold before it is scored: nothing, `reestimate_norms`, `minimise_entropy`.
-HEARD = ("nothing", "norms", "entropy")
+# What may be done with the audio of a fold before it is scored.
+HEARD: dict[str, Callable[[Model, Sequence[Audio], str], Model]] = {
+    "nothing": lambda model, clips, device: model,
+    "norms": lambda model, clips, device: reestimate_norms(model, clips, device=device),
+    "entropy": lambda model, clips, device: minimise_entropy(model, clips, device=device),
+}
 
 
 def cross_validate_adapted(
@@ -32,9 +38,9 @@ def cross_validate_adapted(
     layer: str = "f1",
     pooling: str = "max",
     classifier: str = "linear-svm",
-    heard: str = "nothing",
+    heard: Sequence[str] = ("nothing",),
     device: str = "cpu",
-) -> dict[str, FoldScores]:
+) -> dict[tuple[str, str], FoldScores]:
     """Adapt a network on all folds but one, and so for each; score its embeddings and its own head.
 
     Parameters
@@ -50,34 +56,39 @@ def cross_validate_adapted(
     layer, pooling, classifier
         Of the adapted network's embeddings, and what is trained on those of the other folds, as the paper does.
     heard
-        Transductive use of the fold's audio, a name of `HEARD`; its classes are never known.
+        Transductive uses of the fold's audio, names of `HEARD`, each of the same adapted network; its classes are
+        never known.
 
     Returns
     -------
-    Scores by "embedding" (and classifier), and by "head" (the adapted network's likeliest class).
+    Scores by what was heard and "embedding" (and classifier), and by what was heard and "head" (the adapted network's
+    likeliest class).
 
     Raises
     ------
     ProtocolError
-        As `cross_validate_folds` and `adapt`.
+        As `cross_validate_folds` and `adapt`, or an unknown name in `heard`.
     """
+    unknown = [use for use in heard if use not in HEARD]
+    if unknown:
+        raise ProtocolError(f"heard {unknown[0]!r}: unknown; there are {', '.join(HEARD)}")
     protocol = Protocol(y, folds, sources, allow_shared_sources)
-    by_embedding, by_head = {}, {}
+    predicted: dict[tuple[str, str], dict[Any, NDArray[Any]]] = {}
     for fold in protocol:
         classes = np.unique(fold.y)
         targets = (fold.y[:, None] == classes).astype(np.float32)
         train, test = [clips[n] for n in fold.train], [clips[n] for n in fold.test]
         own = None if sources is None else [sources[n] for n in fold.train]
         adapted = adapt(model, train, targets, [str(name) for name in classes], preset, practice, own, device)
-        if heard == "norms":
-            adapted = reestimate_norms(adapted, test, device=device)
-        elif heard == "entropy":
-            adapted = minimise_entropy(adapted, test, device=device)
-        embedder = Embedder(adapted, layer, pooling, device)
-        X, unseen = (np.stack([found.clip for found in embedder.embed_clips(part)]) for part in (train, test))
-        by_embedding[fold.name] = build_classifier(classifier).fit(X, fold.y).predict(unseen)
-        by_head[fold.name] = classes[clip_probs(embedder.model, test, device).argmax(1)]
-    return {"embedding": protocol.score(by_embedding), "head": protocol.score(by_head)}
+        for use in heard:
+            fitted = HEARD[use](adapted, test, device)
+            embedder = Embedder(fitted, layer, pooling, device)
+            X, unseen = (np.stack([found.clip for found in embedder.embed_clips(part)]) for part in (train, test))
+            judged = build_classifier(classifier).fit(X, fold.y).predict(unseen)
+            predicted.setdefault((use, "embedding"), {})[fold.name] = judged
+            likeliest = classes[clip_probs(embedder.model, test, device).argmax(1)]
+            predicted.setdefault((use, "head"), {})[fold.name] = likeliest
+    return {name: protocol.score(by_fold) for name, by_fold in predicted.items()}
 
 
 @torch.inference_mode()

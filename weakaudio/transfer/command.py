@@ -115,7 +115,7 @@ def _cross_validate_adapted(
     preset: str,
     heard: str,
 ) -> FoldScores:
-    if heard not in HEARD:
+    if heard not in HEARD:  # before clips are read
         raise ProtocolError(f"heard {heard!r}: unknown; there are {', '.join(HEARD)}")
     table, y = clips.table, _classes(clips)
     sources = list(table["source"]) if "source" in table else None
@@ -134,9 +134,9 @@ def _cross_validate_adapted(
         layer=features.layer,
         pooling=features.pooling,
         classifier=classifier,
-        heard=heard,
+        heard=[heard],
     )
-    return found["embedding"]
+    return found[heard, "embedding"]
 
 
 def _classes(clips: Manifest) -> list[str]:
