@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks import FlashCNN, MobileNet, Network
 from weakaudio.networks.model import Model
+from weakaudio.networks.operators import OPERATORS
+from weakaudio.pretrained import load_model, save_model
 
 STAGES = (("dense", 1, 4), ("dense", 0, 8), ("dense", 2, 8), ("dense", 1, 16))
 
@@ -17,6 +24,21 @@ def tiny(**config: object) -> FlashCNN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FlashCNN(5, 64, **{"stages": STAGES, "n_features": 12, **config})  # type: ignore[arg-type]
+
+
+# Each operator in each stage, and mixes of them.
+GENOMES = {
+    **{name: [(name, 1, 4), (name, 1, 6), (name, 2, 8), (name, 1, 8)] for name in OPERATORS},
+    "convolutions in turns": [
+        ("large-kernel+dense", 3, 4),
+        ("inverted", 0, 8),
+        ("frequency+inverted", 2, 8),
+        STAGES[3],
+    ],
+    "all in turns": [STAGES[0], ("inverted", 1, 6), ("dense+attention+frequency", 3, 8), ("recurrence+dense", 2, 40)],
+}
+each_genome = pytest.mark.parametrize("stages", [pytest.param(stages, id=name) for name, stages in GENOMES.items()])
+LOCAL = [name for name in GENOMES if name not in ("attention", "recurrence", "all in turns")]
 
 
 def test_maps_halve_and_embeddings_come_each_32_frames(randomise: Callable[..., Network]) -> None:
@@ -51,7 +73,10 @@ def test_a_segment_is_centred_on_its_time_and_hears_what_is_near_alone(randomise
     [
         ({"n_mels": 65}, "multiple of 32"),
         ({"stages": STAGES[:3]}, "4 stages, got 3"),
-        ({"stages": (*STAGES[:3], ("magic", 1, 4))}, "operator 'magic': unknown; there are dense"),
+        ({"stages": (*STAGES[:3], ("magic", 1, 4))}, "operator 'magic': unknown; there are dense, inverted"),
+        ({"stages": (*STAGES[:3], ("dense+", 1, 4))}, "operator '': unknown"),
+        ({"stages": (*STAGES[:3], ("dense + attention", 1, 4))}, "operator 'dense ': unknown"),
+        ({"stages": (*STAGES[:3], (7, 1, 4))}, "operator '7': unknown"),
         ({"stages": (*STAGES[:3], ("dense", 1, 0))}, "1 blocks and 0 channels"),
         ({"n_features": 0}, "0 features"),
     ],
@@ -59,3 +84,123 @@ def test_a_segment_is_centred_on_its_time_and_hears_what_is_near_alone(randomise
 def test_a_genome_that_cannot_be_built_is_refused(config: dict[str, object], words: str) -> None:
     with pytest.raises(WeakAudioError, match=words):
         FlashCNN(**{"n_classes": 5, "n_mels": 64, "stages": STAGES, "n_features": 12, **config})  # type: ignore[arg-type]
+
+
+def test_blocks_take_turns() -> None:
+    stages = [("dense+attention", 3, 4), ("inverted+dense", 0, 4), ("frequency+dense", 1, 4), ("dense", 2, 4)]
+    net = tiny(stages=stages)
+    built = [[type(block) for block in blocks] for blocks in net.stages]
+    expected = [["dense", "attention", "dense"], [], ["frequency"], ["dense", "dense"]]
+    assert built == [[OPERATORS[name] for name in names] for names in expected]
+
+
+@each_genome
+@settings(max_examples=4)
+@example(n_frames=[1, 2])
+@example(n_frames=[3000, 1, 70])  # several chunks of a recurrence
+@given(n_frames=st.lists(st.integers(1, 500), min_size=2, max_size=3))
+def test_a_clip_in_a_batch_is_the_clip_alone(
+    randomise: Callable[..., Network], stages: list[tuple[str, int, int]], n_frames: list[int]
+) -> None:
+    """Up to the rounding of values of that size; of which nothing is left in float64."""
+    net, lengths = randomise(tiny(stages=stages)), torch.tensor(n_frames)
+    logmel = torch.randn(len(n_frames), max(n_frames) + 5, 64, generator=torch.Generator().manual_seed(0))
+    alone = [logmel[row : row + 1, :length] for row, length in enumerate(n_frames)]
+    with torch.no_grad():
+        together = net(logmel, lengths)
+        for row, clip in enumerate(alone):
+            own = net(clip)
+            near = 1e-5 * max(float(own.embeddings.abs().max()), 1.0)
+            torch.testing.assert_close(together.clip_probs[row], own.clip_probs[0], rtol=0, atol=1e-5)
+            found = together.embeddings[row][together.mask[row]]
+            torch.testing.assert_close(found, own.embeddings[0], rtol=0, atol=near)
+        embeddings, mask = net.double().forward_features(logmel.double(), lengths)
+        for row, clip in enumerate(alone):
+            expected, _ = net.forward_features(clip.double())
+            torch.testing.assert_close(embeddings[row][mask[row]], expected[0], rtol=0, atol=1e-11)
+
+
+@each_genome
+def test_a_segment_depends_on_its_context_and_no_more(
+    randomise: Callable[..., Network], stages: list[tuple[str, int, int]]
+) -> None:
+    net, segment = randomise(tiny(stages=stages)), 30
+    logmel = torch.randn(1, 60 * 32, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    net.forward_features(logmel)[0][0, segment].square().sum().backward()
+    assert logmel.grad is not None
+    felt = torch.nonzero(logmel.grad[0].abs().amax(1))[:, 0]
+    if net.context is None:
+        assert (int(felt.min()), int(felt.max())) == (0, 60 * 32 - 1)
+    else:
+        start = net.geometry.hop * segment - net.geometry.lead
+        end = start + net.geometry.span - 1
+        assert start - felt.min() <= net.context
+        assert felt.max() - end <= net.context
+        assert max(start - felt.min(), felt.max() - end) >= net.context - 2  # nor is more heard than needed
+
+
+def test_context_is_a_number_where_all_blocks_are_local() -> None:
+    contexts = {name: tiny(stages=stages).context for name, stages in GENOMES.items()}
+    assert [name for name, context in contexts.items() if context is not None] == LOCAL
+    # of 2 blocks only the convolutions are built
+    assert tiny(stages=[("dense", 1, 4)] * 3 + [("dense+inverted+attention", 2, 4)]).context is not None
+
+
+@each_genome
+def test_fusing_changes_nothing(randomise: Callable[..., Network], stages: list[tuple[str, int, int]]) -> None:
+    net = randomise(tiny(stages=stages))
+    logmel, lengths = torch.randn(3, 431, 64), torch.tensor([431, 200, 7])
+    with torch.no_grad():
+        before = net(logmel, lengths)
+        after = net.fuse()(logmel, lengths)
+    torch.testing.assert_close(after.embeddings[before.mask], before.embeddings[before.mask], rtol=0, atol=1e-4)
+    torch.testing.assert_close(after.clip_probs, before.clip_probs, rtol=0, atol=1e-4)
+
+
+@each_genome
+def test_it_learns_with_all_its_parameters_also_in_bfloat16(stages: list[tuple[str, int, int]]) -> None:
+    net = tiny(stages=stages)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(torch.randn(2, 400, 64), torch.tensor([400, 150]))
+    assert output.clip_probs.dtype == torch.float32
+    output.clip_probs.sum().backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@each_genome
+def test_a_file_keeps_it(
+    randomise: Callable[..., Network], stages: list[tuple[str, int, int]], tmp_path: Path
+) -> None:
+    model = Model(randomise(tiny(stages=stages)), "16k", list("abcde"))
+    save_model(model, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    audio = 0.1 * torch.randn(2, 8000)
+    with torch.no_grad():
+        assert torch.equal(again(audio).embeddings, model(audio).embeddings)
+
+
+@pytest.mark.parametrize("name", ["weakaudio-base", "weakaudio-small"])
+def test_shipped_weights_are_still_those_of_the_network_they_were_trained_in(name: str) -> None:
+    """By the names of their tensors, and what is made of these."""
+    model = load_model(name)
+    weights = model.network.state_dict()
+    logmel = torch.randn(1, 150, model.front_end.n_mels, generator=torch.Generator().manual_seed(0))
+
+    def conv_norm(x: Tensor, key: str, stride: int = 1, padding: int = 1) -> Tensor:
+        y = F.conv2d(x, weights.pop(f"{key}.conv.weight"), None, stride, padding)
+        numbers = [weights.pop(f"{key}.norm.{part}") for part in ("running_mean", "running_var", "weight", "bias")]
+        weights.pop(f"{key}.norm.num_batches_tracked")
+        return F.batch_norm(y, *numbers)
+
+    with torch.no_grad():
+        x = logmel[:, None]
+        for n, (operator, count, _) in enumerate(model.network.config["stages"]):
+            assert operator == "dense"
+            x = conv_norm(x, f"entries.{n}", 4 if n == 0 else 2, 3 if n == 0 else 1).relu()
+            for k in range(count):
+                y = conv_norm(x, f"stages.{n}.{k}.first").relu()
+                x = (x + conv_norm(y, f"stages.{n}.{k}.second")).relu()
+        expected = conv_norm(x, "last", padding=0).relu()[..., 0].transpose(1, 2)
+        embeddings, _ = model.network.forward_features(logmel)
+    torch.testing.assert_close(embeddings, expected, rtol=0, atol=1e-5)
+    assert list(weights) == ["classifier.weight", "classifier.bias"]

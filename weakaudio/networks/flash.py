@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +12,19 @@ from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network, StagedNetwork
 from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+from weakaudio.networks.operators import OPERATORS
 
 _STEM = 4  # stride of the first convolution
 _STRIDES = (4, 8, 16, 32)  # of the stages
 _SHRINK = _STRIDES[-1]
 
 
-class DenseBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity (He et al., arXiv 1512.03385): few but large matrix products, which
-    processors run close to their peak."""
-
-    reach = 2
-    """rows before and after that an output depends on"""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = ConvNorm(channels, channels, 3, padding=1, bias=False)
-        self.second = ConvNorm(channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, channels, T, F), cleared past the end of each clip, to the same."""
-        y = clear(self.first(x).relu_(), lengths)
-        return clear((x + self.second(y)).relu_(), lengths)
-
-
-OPERATORS: dict[str, type[DenseBlock]] = {"dense": DenseBlock}
-
-
 class FlashCNN(StagedNetwork):
     """A stem that sees 7x7 at stride 4, four stages of blocks at strides 4, 8, 16 and 32, and a convolution over all
     mels that are left, which gives an embedding each 32 frames.
 
-    A segment depends on the frames around it alone, so a recording can be processed in blocks.
+    A segment depends on the frames around it alone, so a recording can be processed in blocks; with attention or
+    recurrence in a stage it depends on all of its clip.
 
     Parameters
     ----------
@@ -51,7 +33,9 @@ class FlashCNN(StagedNetwork):
     n_mels
         F, a multiple of 32.
     stages
-        Operator (a name of `OPERATORS`), number of blocks and channels of each of the four stages.
+        Operator, number of blocks and channels of each of the four stages. The operator is a name of `OPERATORS`, or
+        several joined by "+", of which the blocks take turns: of 3 blocks of "dense+attention", the second is
+        attention.
     n_features
         D, width of the embedding.
     """
@@ -74,8 +58,9 @@ class FlashCNN(StagedNetwork):
         if len(stages) != len(_STRIDES):
             raise WeakAudioError(f"FlashCNN: {len(_STRIDES)} stages, got {len(stages)}")
         for operator, count, channels in stages:
-            if operator not in OPERATORS:
-                raise WeakAudioError(f"FlashCNN: operator {operator!r}: unknown; there are {', '.join(OPERATORS)}")
+            for name in str(operator).split("+"):
+                if name not in OPERATORS:
+                    raise WeakAudioError(f"FlashCNN: operator {name!r}: unknown; there are {', '.join(OPERATORS)}")
             if count < 0 or channels < 1:
                 raise WeakAudioError(f"FlashCNN: a stage of {count} blocks and {channels} channels")
         if n_classes < 1 or n_features < 1:
@@ -94,7 +79,8 @@ class FlashCNN(StagedNetwork):
             for i, o, s in zip([1, *widths[:-1]], widths, [_STEM, 2, 2, 2], strict=True)
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(OPERATORS[operator](channels) for _ in range(count)) for operator, count, channels in stages
+            nn.ModuleList(OPERATORS[name](channels, n_mels // stride) for name in _turns(operator, count))
+            for stride, (operator, count, channels) in zip(_STRIDES, stages, strict=True)
         )
         self.last = ConvNorm(widths[-1], n_features, kernel=(1, n_mels // _SHRINK), padding=0, bias=False)
         self.reset_classifier(n_classes)
@@ -123,10 +109,13 @@ class FlashCNN(StagedNetwork):
     @property
     def context(self) -> int | None:
         entries = 3 + sum(_STRIDES[:-1])  # 7 rows at stride 1, and 3 rows of each stage before the next
-        blocks = sum(
-            stride * count * OPERATORS[operator].reach
-            for stride, (operator, count, _) in zip(_STRIDES, self.config["stages"], strict=True)
-        )
+        blocks = 0
+        for stride, (operator, count, _) in zip(_STRIDES, self.config["stages"], strict=True):
+            for name in _turns(operator, count):
+                reach = OPERATORS[name].reach
+                if reach is None:
+                    return None
+                blocks += stride * reach
         return entries + blocks - self.geometry.lead + 1  # from the middle of a segment, of which `lead` is its own
 
     def layers(self) -> list[nn.Module]:
@@ -141,3 +130,8 @@ class FlashCNN(StagedNetwork):
         """Fold batch normalisation into the convolutions and lay weights out channels-last."""
         fold_norms(self)
         return self
+
+
+def _turns(operator: str, count: int) -> list[str]:
+    """The operator of each block of a stage."""
+    return list(islice(cycle(operator.split("+")), count))

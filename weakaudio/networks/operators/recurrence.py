@@ -1,0 +1,113 @@
+"""A recurrence over time, both ways, in time that grows with the rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weakaudio.audio.segments import length_mask
+from weakaudio.networks.layers import clear
+from weakaudio.networks.operators.operator import Operator
+from weakaudio.networks.operators.tokens import FromTokens, ToTokens, head_shape
+
+_CHUNK = 64
+_SLOWNESS = 16  # a gate is the 16th root of a sigmoid: a memory of some dozens of rows to begin with
+_EPS = 1e-5
+
+
+class Recurrence(Operator):
+    """Gated linear attention (Yang et al., arXiv 2312.06635) with one gate a head, as Mamba-2 has (Dao and Gu, arXiv
+    2405.21060), forward and backward with the same queries, keys and values.
+
+    A token is a row with all its channels and mels. What a head reads is set to unit mean square, times a gate of
+    the row.
+    """
+
+    reach = None
+
+    def __init__(self, channels: int, n_mels: int) -> None:
+        super().__init__(channels, n_mels)
+        self.heads, self.width = head_shape(channels)
+        self.inner = self.heads * self.width
+        self.project = ToTokens(channels, n_mels, 4 * self.inner + 2 * self.heads)
+        self.out = FromTokens(self.inner, channels, n_mels)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        tokens = self.project(x)
+        with torch.autocast(x.device.type, enabled=False):
+            exact = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+            parts, gates = exact.split([4 * self.inner, 2 * self.heads], dim=2)
+            parts = parts.unflatten(2, (4, self.heads, self.width))
+            queries, keys, values, out_gate = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, T, width)
+            decays = F.logsigmoid(gates).unflatten(2, (2, self.heads)).permute(2, 0, 3, 1) / _SLOWNESS
+            if lengths is not None:
+                values = values * length_mask(lengths, x.shape[2])[:, None, :, None]
+            y = gated_linear_attention(queries, keys, values, decays[0], decays[1])
+            y = y * (y.square().mean(3, keepdim=True) + _EPS).rsqrt() * F.silu(out_gate)
+        return clear(x + self.out(y.transpose(1, 2).flatten(2)), lengths)
+
+
+def gated_linear_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, forward: Tensor, backward: Tensor, chunk: int = _CHUNK
+) -> Tensor:
+    """What queries read of two memories of keys and values, one of the rows up to each and one of those after it.
+
+    With k_t v_t^T the outer product of a row's key and value, and S and R zero outside of the rows,
+
+        S_t = exp(forward_t)  S_{t-1} + k_t v_t^T
+        R_t = exp(backward_t) R_{t+1} + k_t v_t^T
+        y_t = q_t (S_t + exp(backward_t) R_{t+1})
+
+    Within a chunk all pairs of rows are weighed at once, and S and R go from chunk to chunk (sections 4.1 of arXiv
+    2312.06635 and 6 of 2405.21060). Sums of decays are of one chunk, and none of their differences is above 0 when
+    its exponential is taken, so nothing overflows.
+
+    Parameters
+    ----------
+    queries, keys, values
+        (B, heads, T, width); T at least 1.
+    forward, backward
+        (B, heads, T), logarithms of gates in (0, 1].
+    chunk
+        Rows; changes nothing but speed.
+
+    Returns
+    -------
+    (B, heads, T, width)
+    """
+    rows = queries.shape[2]
+    chunk = min(chunk, rows)
+    n_chunks = -(-rows // chunk)
+    queries, keys, values = (_cut(x, n_chunks, chunk) for x in (queries, keys, values))  # (B, heads, n, chunk, width)
+    since = _cut(forward[..., None], n_chunks, chunk).cumsum(3)  # (B, heads, n, chunk, 1)
+    own = _cut(backward[..., None], n_chunks, chunk)
+    until = own.cumsum(3)
+    total, until = until[..., -1:, :], until - own  # until: of the rows before each
+
+    earlier = torch.ones(chunk, chunk, dtype=torch.bool, device=queries.device).tril()
+    decay = torch.where(earlier, since - since.transpose(3, 4), until.transpose(3, 4) - until).exp()
+    y = (queries @ keys.transpose(3, 4) * decay) @ values
+    if n_chunks > 1:
+        end = since[..., -1:, :]
+        made = (keys * (end - since).exp()).transpose(3, 4) @ values  # (B, heads, n, width, width)
+        y = y + (queries * since.exp()) @ _carried(made, end.exp())
+        made = (keys * until.exp()).transpose(3, 4) @ values
+        carried = _carried(made.flip(2), total.exp().flip(2)).flip(2)
+        y = y + (queries * (total - until).exp()) @ carried
+    return y.flatten(2, 3)[:, :, :rows]
+
+
+def _cut(x: Tensor, n_chunks: int, chunk: int) -> Tensor:
+    """(B, heads, T, width) to (B, heads, n, chunk, width), with zeros at the end."""
+    return F.pad(x, (0, 0, 0, n_chunks * chunk - x.shape[2])).unflatten(2, (n_chunks, chunk))
+
+
+def _carried(made: Tensor, decay: Tensor) -> Tensor:
+    """The memory at the start of each chunk, from what each adds to it and how far it fades in each."""
+    memory = torch.zeros_like(made[:, :, 0])
+    before = []
+    for n in range(made.shape[2]):
+        before.append(memory)
+        memory = decay[:, :, n] * memory + made[:, :, n]
+    return torch.stack(before, 2)
