@@ -91,14 +91,17 @@ CODE: dict[str, list[str]] = {
         "weakaudio/inference/windows.py",
         "recipes/field",
     ],
-    "esc50": [
+    "transfer": [
         "weakaudio/audio",
         "weakaudio/networks",
         "weakaudio/transfer",
         "weakaudio/inference/embedding.py",
         "weakaudio/pretrained",
         "data_prep/esc50.py",
-        "recipes/esc50",
+        "data_prep/mixing.py",
+        "data_prep/scenes_synthetic.py",
+        "data_prep/urbansound8k.py",
+        "recipes/transfer",
     ],
 }
 

@@ -1,1 +1,0 @@
-"""Embeddings become a classifier of ESC-50, over its five folds."""

@@ -1,0 +1,1 @@
+"""Embeddings become classifiers of other people's classes: frozen, adapted and transductive."""

@@ -1,0 +1,103 @@
+"""What stands in a line of the tables: references, frozen networks, and networks adapted fold by fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipes.transfer.corpora import Corpus
+from weakaudio.audio.io import read_audio
+from weakaudio.data.manifest import Manifest
+from weakaudio.inference.embedding import Audio, Embedder
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import load_model
+from weakaudio.transfer.adapt import Practice
+from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
+from weakaudio.transfer.classifiers import build_classifier
+from weakaudio.transfer.command import cross_validate_manifest
+from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.folds import FoldScores, Protocol, cross_validate_folds
+from weakaudio.transfer.transductive import spread_labels, train_self
+
+Found = Iterator[tuple[str, FoldScores]]
+
+JUDGES: dict[str, Callable[[Any, Any, Any], NDArray[Any]]] = {
+    "label spreading": spread_labels,
+    "self-training": train_self,
+}
+_EDGE = 1e-7  # probabilities nearer to 0 or 1 have no finite logit
+
+
+def references(corpus: Corpus, manifest: Manifest) -> Found:
+    """What any trained network has to beat."""
+    statistics = LogMelStatistics(corpus.front_end)
+    scores = cross_validate_manifest(manifest, statistics, "rbf-svm", allow_shared_sources=True)
+    yield f"log-mel statistics ({corpus.front_end}), RBF SVM", scores
+    for name in corpus.untrained:
+        features = EmbeddingTransformer(name)
+        yield f"N_S {name}, F1 mean", cross_validate_manifest(manifest, features, allow_shared_sources=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, and the clips of a corpus as it hears them."""
+
+    name: str
+    """in the table"""
+    model: Model
+    clips: list[Audio]
+    facts: dict[str, Any]
+    """y, folds and sources, as `cross_validate_folds` takes them"""
+
+    @classmethod
+    def open(cls, model: str, manifest: Manifest) -> Subject:
+        """Of a model by its name or path; a run is known by its folder."""
+        path, opened = Path(model), load_model(model)
+        name = path.parent.name if path.name == "model.safetensors" else path.stem
+        table = manifest.table
+        sources = list(table["source"]) if "source" in table else None
+        facts = {"y": [labels[0] for labels in table["labels"]], "folds": table["fold"], "sources": sources}
+        clips = [read_audio(path, opened.sample_rate)[0] for path in manifest.paths]
+        return cls(name, opened, clips, {**facts, "allow_shared_sources": True})
+
+
+def frozen(subject: Subject) -> Found:
+    """Embeddings of the network as it is, under a linear SVM; then transductive judges of them."""
+    found = Embedder(subject.model, "f1+f2", "mean+max").embed_clips(subject.clips)
+    wide, n = np.stack([one.clip for one in found]), subject.model.network.n_features
+    mean, top = np.hsplit(wide, 2)
+    logits = np.log(np.clip(mean[:, n:], _EDGE, 1 - _EDGE) / np.clip(1 - mean[:, n:], _EDGE, 1 - _EDGE))
+    features = {
+        "F1 mean": mean[:, :n],
+        "F1 max": top[:, :n],
+        "F2 mean": mean[:, n:],
+        "F2 max": top[:, n:],
+        "F1 mean and logits": np.hstack([mean[:, :n], logits]),
+    }
+    for name, X in features.items():
+        yield f"{subject.name}, {name}", cross_validate_folds(build_classifier("linear-svm"), X, **subject.facts)
+    protocol = Protocol(**subject.facts)
+    for judge, predict in JUDGES.items():
+        predicted = {fold.name: predict(mean[fold.train, :n], fold.y, mean[fold.test, :n]) for fold in protocol}
+        yield f"{subject.name}, F1 mean, {judge} (transductive)", protocol.score(predicted)
+
+
+def adapted(subject: Subject, presets: Sequence[str], practice: Practice) -> Found:
+    """The network adapted on the other folds: its embedding under a linear SVM, as the paper, and its own head.
+
+    Of preset II, which trains all layers, transductive uses of the fold's audio as well.
+    """
+    for preset in presets:
+        uses = list(HEARD) if preset == "II" else ["nothing"]
+        scores = cross_validate_adapted(
+            subject.model, subject.clips, preset=preset, practice=practice, heard=uses, **subject.facts
+        )
+        for use in uses:
+            how = f"{subject.name}, adapted ({preset})" + ("" if use == "nothing" else f", {use} (transductive)")
+            yield f"{how}, F1 max", scores[use, "embedding"]
+            yield f"{how}, own head", scores[use, "head"]
