@@ -168,6 +168,6 @@ _CURVES = (
 _TRANSFER = (
     "A folder of WAV files that took no part in training was turned into embeddings by N_S, and a linear SVM learned "
     "the classes from four of five folds, to be tested on the fifth: the protocol of ESC-50. Synthetic "
-    "sounds are easily told apart; recipes/esc50 has figures on recordings."
+    "sounds are easily told apart; recipes/transfer has figures on recordings."
 )
 _CONFUSION = "True and predicted classes over all five folds."

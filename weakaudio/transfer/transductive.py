@@ -18,7 +18,7 @@ from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedding import Audio, find_device, stack
 from weakaudio.networks.model import Model
 from weakaudio.transfer.adapt import has_statistics
-from weakaudio.transfer.classifiers import calibrated_svm
+from weakaudio.transfer.classifiers import logistic
 
 _UNKNOWN = -1  # the class of a clip that is to be judged, as scikit-learn has it
 _EDGE = 1e-7
@@ -127,9 +127,9 @@ def spread_labels(X: ArrayLike, y: ArrayLike, unseen: ArrayLike, n_neighbors: in
 
 
 def train_self(X: ArrayLike, y: ArrayLike, unseen: ArrayLike, threshold: float = 0.8) -> NDArray[Any]:
-    """Classes of unlabelled embeddings (m, D) by an SVM that takes those it is surest of, above `threshold`, for
-    labelled and trains anew (scikit-learn's SelfTrainingClassifier)."""
-    return _fit_on_both(SelfTrainingClassifier(calibrated_svm(), threshold=threshold), X, y, unseen)
+    """Classes of unlabelled embeddings (m, D) by a logistic regression that takes those it is surest of, above
+    `threshold`, for labelled and trains anew (scikit-learn's SelfTrainingClassifier)."""
+    return _fit_on_both(SelfTrainingClassifier(logistic(), threshold=threshold), X, y, unseen)
 
 
 def _fit_on_both(estimator: Any, X: ArrayLike, y: ArrayLike, unseen: ArrayLike) -> NDArray[Any]:
