@@ -91,6 +91,17 @@ CODE: dict[str, list[str]] = {
         "weakaudio/inference/windows.py",
         "recipes/field",
     ],
+    "latency": [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/data/corpus.py",
+        "weakaudio/data/dataset.py",
+        "weakaudio/data/sampling.py",
+        "weakaudio/data/store.py",
+        "weakaudio/training",
+        "weakaudio/latency",
+        "recipes/latency",
+    ],
     "transfer": [
         "weakaudio/audio",
         "weakaudio/networks",

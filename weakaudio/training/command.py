@@ -46,6 +46,7 @@ _DECISIVE = (
     "data.seed",
     "data.balanced",
     "data.augment",
+    "trainer.callbacks",
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.val_check_interval",

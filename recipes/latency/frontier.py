@@ -1,0 +1,180 @@
+"""The frontier: how fast networks are from waveform to clip probabilities, in one run, and how good off the shelf.
+
+    python -m recipes.latency.frontier --data ../shared/data --mn04 MODEL --yamnet yamnet.tflite
+
+On an idle machine, from the project's folder. Speed on noise, turn by turn with mn04 as it is published, so that a
+machine's moods meet both; quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from data_prep.esc50 import prepare
+from recipes.benchmark.compare import Comparison, Scale, compare, waveforms
+from recipes.latency import published
+from recipes.results import ROOT, Row, record
+from weakaudio.data.corpus import MANIFEST
+from weakaudio.data.manifest import read_manifest
+from weakaudio.errors import WeakAudioError
+from weakaudio.latency.device import keep_memory
+from weakaudio.latency.fastest import PathTimes, fastest, time_path
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import load_model
+from weakaudio.transfer.command import cross_validate_manifest
+from weakaudio.transfer.features import EmbeddingTransformer
+
+BATCHES = (1, 8)
+REFERENCE = "efficientat-mn04, as published"
+SHIPPED = ("weakaudio-small", "weakaudio-base")
+
+
+class System(NamedTuple):
+    """What stands in a line of the table."""
+
+    name: str
+    sample_rate: int
+    run: published.Run
+
+
+def eager(model: Model) -> published.Run:
+    """A model of ours as it was trained: nothing fused."""
+    model = model.eval()
+
+    @torch.inference_mode()
+    def run(waveform: torch.Tensor) -> torch.Tensor:
+        probs: torch.Tensor = model(waveform).clip_probs
+        return probs
+
+    return run
+
+
+def systems(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: Scale) -> Iterator[System]:
+    """All but the reference. Each of our models goes the way that is fastest here for this batch."""
+
+    def quickest(model: Model) -> tuple[str, published.Run]:
+        found = fastest(model, scale.seconds, scale.clips)
+        return found.name, found.run
+
+    yield System("efficientat-mn04, our front end", mn04.sample_rate, eager(mn04))
+    for name, model in {"efficientat-mn04": mn04, **models}.items():
+        _, run = quickest(model)
+        yield System(f"{name}, fastest way", model.sample_rate, run)
+    yield System("N_S as released (44.1 kHz)", 44100, published.plain_ns())
+    yield System("N_S fused (44.1 kHz)", 44100, quickest(load_model("untrained-44k"))[1])
+    if yamnet is not None:
+        yield System("YAMNet, TFLite", 16000, published.yamnet(yamnet, scale.threads))
+    others: dict[str, tuple[int, Callable[[], published.Run | None]]] = {
+        "AST base, transformers (16 kHz)": (16000, published.ast),
+        "MobileNetV3 large, torchvision": (32000, published.mobilenet_v3),
+    }
+    for name, (rate, make) in others.items():
+        run_or_none = make()
+        if run_or_none is not None:
+            yield System(name, rate, run_or_none)
+
+
+def measure_speed(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: Scale) -> Comparison:
+    """Of one batch size."""
+    given = waveforms(scale, mn04.sample_rate)
+    reference = published.efficientat(mn04)
+    jobs: dict[str, Callable[[], object]] = {}
+    for system in systems(mn04, models, yamnet, scale):
+        batch = waveforms(scale, system.sample_rate)
+        jobs[system.name] = lambda run=system.run, batch=batch: run(batch)  # type: ignore[misc]
+    return compare("frontier", scale, (REFERENCE, lambda: reference(given)), jobs)
+
+
+def speed_rows(found: Comparison, scale: Scale) -> Iterator[Row]:
+    """Rows for `recipes.results`, but for data and command."""
+    clip = found.audio_seconds / scale.clips
+    for system, speed in {found.reference: found.reference_speed, **found.speeds}.items():
+        row = {"what": "frontier", "system": system}
+        if scale.clips == 1:
+            yield {**row, "metric": f"ms for {clip:g} s", "value": 1000 * clip / speed}
+        else:
+            yield {**row, "metric": f"times real time, batch {scale.clips}", "value": speed}
+        if system in found.ratios:
+            low, ratio, high = np.percentile(found.ratios[system], [25, 50, 75])
+            facts = {"value": float(ratio), "spread": float(high - low) / 2, "n": len(found.ratios[system])}
+            yield {**row, "metric": f"times mn04 as published, batch {scale.clips}", **facts}
+
+
+def part_rows(name: str, times: PathTimes) -> Iterator[Row]:
+    """Each stage of a model's path as a figure of its own."""
+    stages = {"decode": times.decode, "resample": times.resample, "log-mel": times.logmel, "network": times.network}
+    for stage, seconds in stages.items():
+        row = {"what": f"stages, batch {times.batch}", "system": name}
+        yield {**row, "metric": f"{stage} (ms for {times.seconds:g} s)", "value": 1000 * seconds}
+
+
+def quality(model: str, folder: Path) -> tuple[float, float, int]:
+    """Accuracy on ESC-50 in percent, off the shelf; its spread over folds, and their number."""
+    clips = read_manifest(folder / MANIFEST)
+    scores = cross_validate_manifest(clips, EmbeddingTransformer(model), allow_shared_sources=True)
+    return 100 * scores.mean, 100 * scores.std, len(scores.accuracies)
+
+
+def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
+    """The command; figures are recorded below `root`."""
+    parser = argparse.ArgumentParser("python -m recipes.latency.frontier", description="Speed and quality.")
+    parser.add_argument("--data", required=True, help="folder that holds esc50-16k/")
+    parser.add_argument("--mn04", required=True, help="EfficientAT's mn04, by name or path")
+    parser.add_argument("--model", action="append", default=[], help="beside those that come with the package")
+    parser.add_argument("--yamnet", type=Path, help="the published yamnet.tflite; needs ai-edge-litert")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, ONNX Runtime and TFLite")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
+    parser.add_argument("--rounds", type=int, default=7, help="of each system")
+    parser.add_argument("--work", type=Path, default=Path("runs/latency/esc50"), help="folder for the manifest")
+    given = parser.parse_args(args)
+    command = shlex.join(["python", "-m", "recipes.latency.frontier", *(sys.argv[1:] if args is None else args)])
+    torch.set_num_threads(given.threads)
+    keep_memory()
+    names = {_name(model): model for model in (*SHIPPED, *given.model)}
+    models = {name: load_model(model) for name, model in names.items()}
+    mn04 = load_model(given.mn04)
+
+    def keep(rows: Iterator[Row], data: str) -> None:
+        measured = [{**row, "data": data, "command": command} for row in rows]
+        record("latency", measured, root)
+        for row in measured:
+            Console().print(f"{row['system']}, {row['metric']}: {row['value']:.2f}")
+
+    data = f"clips of {given.seconds:g} s of noise, from waveform, {given.threads} threads; ESC-50 at 16 kHz"
+    for clips in BATCHES:
+        scale = Scale(clips, given.seconds, given.rounds, threads=given.threads)
+        keep(speed_rows(measure_speed(mn04, models, given.yamnet, scale), scale), data)
+    for name, model in {"efficientat-mn04": mn04, **models}.items():
+        for clips in BATCHES:
+            about = f"clips of {given.seconds:g} s of noise, network fused, {given.threads} threads"
+            keep(part_rows(name, time_path(model, given.seconds, clips)), about)
+    prepare(str(Path(given.data) / "esc50-16k"), str(given.work))
+    for name, model_name in {"efficientat-mn04": given.mn04, **names}.items():
+        accuracy, spread, n = quality(model_name, given.work)
+        lines = [f"{name}, fastest way"]
+        if name == "efficientat-mn04":
+            lines += [REFERENCE, "efficientat-mn04, our front end"]
+        facts = {"what": "frontier", "metric": "ESC-50 (%)", "value": accuracy, "spread": spread, "n": n}
+        keep(iter([{**facts, "system": line} for line in lines]), data)
+
+
+def _name(model: str) -> str:
+    """A run is known by its folder."""
+    path = Path(model)
+    return path.parent.name if path.name == "model.safetensors" else path.stem
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WeakAudioError as error:
+        sys.exit(f"frontier: {error}")

@@ -1,0 +1,68 @@
+"""The frontier at a tiny size: what is recorded of which system, and that the reference is what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from recipes import results
+from recipes.latency import frontier, published
+from weakaudio.audio.logmel import LogMel
+from weakaudio.networks import FlashCNN, MobileNet, Network
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import save_model
+
+
+def test_the_published_front_end_is_the_one_that_is_ours() -> None:
+    waveform = 0.1 * torch.randn(2, 40_123, generator=torch.Generator().manual_seed(0))
+    expected = published.EfficientATFrontEnd()(waveform)
+    torch.testing.assert_close(LogMel("efficientat-32k")(waveform)[0], expected, rtol=0, atol=1e-3)
+
+
+def test_a_network_as_published_says_what_our_copy_of_it_says(randomise: Callable[[Network], Network]) -> None:
+    model = Model(randomise(MobileNet(5, 128, width=1 / 8)), "efficientat-32k", list("abcde"))
+    waveform = 0.1 * torch.randn(2, 40_123, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.eval()(waveform).clip_probs
+    torch.testing.assert_close(published.efficientat(model)(waveform), expected, rtol=0, atol=1e-4)
+
+
+def test_each_system_is_timed_and_each_network_of_ours_is_judged(
+    tmp_path: Path, rng: np.random.Generator, randomise: Callable[[Network], Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(10):  # the layout of ESC-10
+        folder = tmp_path / "data" / "esc50-16k" / f"{n + 1:03d} - Class {n}"
+        folder.mkdir(parents=True)
+        for clip in range(40):
+            tone = np.sin(2 * np.pi * (200 + 100 * n + rng.uniform(-40, 40)) * np.arange(400) / 8000)
+            sf.write(folder / f"{clip % 5 + 1}-{40 * n + clip}-A.wav", 0.5 * tone, 8000)
+    (tmp_path / "recipes" / "latency").mkdir(parents=True)
+    labels = list("abcde")
+    teacher, student = tmp_path / "mn04.safetensors", tmp_path / "tiny" / "model.safetensors"
+    save_model(Model(randomise(MobileNet(5, 128, width=1 / 8)), "efficientat-32k", labels), teacher)
+    stages = [("dense", 1, 4), ("dense", 0, 8), ("dense", 0, 8), ("dense", 1, 16)]
+    save_model(Model(randomise(FlashCNN(5, 64, stages, 8)), "16k", labels), student)
+    monkeypatch.setattr(frontier, "SHIPPED", ())
+    monkeypatch.setattr(frontier.published, "ast", lambda: None)
+    monkeypatch.setattr(frontier.published, "mobilenet_v3", lambda: None)
+    args = ["--data", str(tmp_path / "data"), "--mn04", str(teacher), "--model", str(student)]
+    args += ["--seconds", "1.9", "--rounds", "1", "--threads", "1", "--work", str(tmp_path / "work")]
+    frontier.main(args, root=tmp_path)
+
+    rows = {(row["what"], row["system"], row["metric"]): row for row in results.load("latency", tmp_path)}
+    ours = ["efficientat-mn04, fastest way", "tiny, fastest way"]
+    others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S fused (44.1 kHz)"]
+    for system in (frontier.REFERENCE, *ours, *others):
+        assert rows["frontier", system, "ms for 1.9 s"]["value"] > 0
+        assert rows["frontier", system, "times real time, batch 8"]["value"] > 0
+        assert (("frontier", system, "times mn04 as published, batch 8") in rows) == (system != frontier.REFERENCE)
+    judged = {system for what, system, metric in rows if metric == "ESC-50 (%)"}
+    assert judged == {frontier.REFERENCE, *ours, others[0]}
+    assert rows["frontier", "tiny, fastest way", "ESC-50 (%)"]["value"] > 20  # one in ten by chance
+    stages_of = {metric for what, system, metric in rows if (what, system) == ("stages, batch 8", "tiny")}
+    assert stages_of == {f"{stage} (ms for 1.9 s)" for stage in ("decode", "resample", "log-mel", "network")}
