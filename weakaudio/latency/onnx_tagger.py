@@ -1,0 +1,207 @@
+"""Exported models on ONNX Runtime: audio becomes scores and embeddings with times, and torch is not needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakaudio.audio.io import check_sample_rate, check_samples, resample
+from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
+
+FORMAT_VERSION = 1
+KEY = "weakaudio"
+"""of the entry in a file's metadata"""
+INPUTS = {"inside": "waveform", "outside": "logmel"}
+"""what a file takes, by where its front end is"""
+INSTALL = "run `pip install weakaudio[onnx]`"
+
+
+class Scores(NamedTuple):
+    """What a file says of a batch."""
+
+    segment_probs: NDArray[np.float32]
+    """(B, S, C)"""
+    clip_probs: NDArray[np.float32]
+    """(B, C)"""
+    embeddings: NDArray[np.float32]
+    """(B, S, D)"""
+
+
+OUTPUTS = Scores._fields
+
+
+class OnnxTagger:
+    """A model that `weakaudio export` wrote, on the processor.
+
+    A recording goes through the network as a whole: this is for clips up to some minutes.
+
+    Parameters
+    ----------
+    path
+        .onnx
+    threads
+        Of ONNX Runtime; None: one for each core.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, no ONNX, cut short, or not by `weakaudio export`.
+    WeakAudioError
+        onnxruntime is not installed, or not as many threads as one.
+    """
+
+    labels: list[str]
+    """(C,) class names in the order of the probabilities"""
+    sample_rate: int
+    """Hz, to which audio is brought"""
+    checksum: str
+    """SHA-256 of the model that was exported, as embedding files have it"""
+    precision: str
+    """float32 or int8"""
+    front_end: dict[str, Any]
+    """all numbers of the log-mel"""
+    front_end_place: str
+    """inside: the file takes waveforms; outside: log-mels"""
+    notes: dict[str, Any]
+    """training data, figures, licence"""
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise WeakAudioError(f"{path}: running an ONNX file needs onnxruntime: {INSTALL}") from error
+        if threads is not None and threads < 1:
+            raise WeakAudioError(f"{threads} threads: at least 1")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 4  # errors are raised
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a class of its own for each reason, none of them public
+            raise CheckpointError(f"{path}: not an ONNX file, or cut short ({_first_line(error)})") from error
+        header = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        if header is None:
+            raise CheckpointError(f"{path}: an ONNX file that `weakaudio export` did not write: it names no classes")
+        self._set_facts(header)
+
+    @property
+    def input(self) -> str:
+        """Name of what the file takes."""
+        return INPUTS[self.front_end_place]
+
+    def tag(self, audio: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
+        """(C,) class probabilities of mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz.
+
+        Raises
+        ------
+        AudioError
+            Another shape, integers, no samples, NaN or infinite samples, or a rate that no recording has.
+        WeakAudioError
+            The file takes log-mels.
+        """
+        return self._run(audio, sample_rate)[0].clip_probs[0]
+
+    def segments(
+        self, audio: NDArray[np.floating], sample_rate: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """(S, C) probabilities, and (S, 2) start and end of each segment in seconds; as `tag`."""
+        scores, times = self._run(audio, sample_rate)
+        return scores.segment_probs[0], times
+
+    def embed(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """(S, D) embeddings, and (S, 2) start and end of each segment in seconds; as `tag`."""
+        scores, times = self._run(audio, sample_rate)
+        return scores.embeddings[0], times
+
+    def scores(self, batch: NDArray[np.float32]) -> Scores:
+        """What the file says of waveforms (B, N) at `sample_rate`, or log-mels (B, T, F): clips of one length.
+
+        Raises
+        ------
+        WeakAudioError
+            Another shape or type, or nothing in it.
+        """
+        expected = 2 if self.front_end_place == "inside" else 3
+        if batch.ndim != expected or batch.dtype != np.float32 or batch.size == 0:
+            raise WeakAudioError(
+                f"{self.path}: a {self.input} of shape {batch.shape} and type {batch.dtype}: expected float32 of "
+                f"shape {'(clips, samples)' if expected == 2 else '(clips, frames, mels)'}"
+            )
+        try:
+            return Scores(*self._session.run(list(OUTPUTS), {self.input: batch}))
+        except Exception as error:
+            raise WeakAudioError(
+                f"{self.path}: ONNX Runtime fails on a {self.input} of shape {batch.shape} ({_first_line(error)})"
+            ) from error
+
+    def segment_times(self, n_samples: int) -> NDArray[np.float64]:
+        """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        # As `weakaudio.audio.segments`, which needs torch.
+        fe, geometry = self.front_end, self._geometry
+        span, hop, clip = geometry["span"], geometry["hop"], n_samples / self.sample_rate
+        n_frames = 1 + max(n_samples - (fe["pre_emphasis"] != 0), 0) // fe["hop_length"]
+        steps = -(-n_frames // hop) if geometry["coverage"] == "all" else n_frames // hop
+        starts = np.arange(max(steps - span // hop + 1, 1)) * hop - geometry["lead"]
+        seconds = np.stack([starts, starts + span], axis=1) * (fe["hop_length"] / self.sample_rate)
+        if geometry["coverage"] == "all":
+            seconds[-1, 1] = clip
+        return np.clip(seconds, 0.0, clip)
+
+    def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[Scores, NDArray[np.float64]]:
+        if self.front_end_place != "inside":
+            raise WeakAudioError(
+                f"{self.path}: takes log-mels, not audio: export the model with its front end inside, or give "
+                "log-mels to `scores`"
+            )
+        audio = np.asarray(audio)
+        if audio.ndim != 1 or audio.dtype.kind != "f":
+            raise AudioError(
+                f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
+                "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
+            )
+        check_samples(audio, "audio")
+        check_sample_rate(sample_rate, "audio")
+        samples = resample(audio.astype(np.float32), sample_rate, self.sample_rate)
+        return self.scores(samples[None]), self.segment_times(len(samples))
+
+    def _set_facts(self, header: str) -> None:
+        try:
+            facts = json.loads(header)
+            version = facts["format_version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{self.path}: written in format {version}, this release runs format {FORMAT_VERSION}; export "
+                    "the model again"
+                )
+            self.labels, self.sample_rate = facts["labels"], facts["sample_rate"]
+            self.checksum, self.precision = facts["sha256"], facts["precision"]
+            self.front_end, self.front_end_place = facts["front_end"], facts["front_end_place"]
+            self._geometry, self.notes = facts["geometry"], facts["notes"]
+            names = [
+                [tensor.name for tensor in side] for side in (self._session.get_inputs(), self._session.get_outputs())
+            ]
+            if names != [[self.input], list(OUTPUTS)]:
+                raise ValueError(f"it takes and gives {names}")
+            if not isinstance(self.labels, list) or not all(isinstance(label, str) for label in self.labels):
+                raise ValueError("labels that are no list of names")
+            if not self.sample_rate > 0:
+                raise ValueError(f"a sample rate of {self.sample_rate} Hz")
+            n_classes = self._session.get_outputs()[1].shape[1]
+            if n_classes != len(self.labels):
+                raise ValueError(f"{len(self.labels)} labels for {n_classes} classes")
+            self.segment_times(1)
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"{self.path}: its metadata are damaged ({error!r}); export the model again"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
