@@ -3,7 +3,8 @@
     python -m recipes.latency.frontier --data ../shared/data --mn04 MODEL --yamnet yamnet.tflite
 
 On an idle machine, from the project's folder. Speed on noise, turn by turn with mn04 as it is published, so that a
-machine's moods meet both; quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds.
+machine's moods meet both; quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds. In 8 bits, the
+ranges of activations are taken from recordings of `collected/`, none of which is in ESC-50.
 """
 
 from __future__ import annotations
@@ -17,21 +18,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from data_prep.esc50 import prepare
 from recipes.benchmark.compare import Comparison, Scale, compare, waveforms
 from recipes.latency import published
 from recipes.results import ROOT, Row, record
+from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
-from weakaudio.data.manifest import read_manifest
+from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import keep_memory
 from weakaudio.latency.fastest import PathTimes, fastest, time_path
+from weakaudio.latency.onnx_tagger import OnnxTagger
+from weakaudio.latency.quantise import export_int8
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.transfer.command import cross_validate_manifest
+from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.features import EmbeddingTransformer
+from weakaudio.transfer.folds import cross_validate_folds
 
 BATCHES = (1, 8)
 REFERENCE = "efficientat-mn04, as published"
@@ -58,8 +64,27 @@ def eager(model: Model) -> published.Run:
     return run
 
 
-def systems(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: Scale) -> Iterator[System]:
-    """All but the reference. Each of our models goes the way that is fastest here for this batch."""
+def in_int8(model: Model, path: Path, recordings: Path) -> OnnxTagger:
+    """A model on ONNX Runtime in 8 bits, behind the log-mel of torch; its file is made unless it is there."""
+    if not path.is_file():
+        export_int8(model, path, recordings, "outside")
+    return OnnxTagger(path, torch.get_num_threads())
+
+
+def by_tagger(tagger: OnnxTagger, model: Model) -> published.Run:
+    """An exported model behind the log-mel of the model that it was made of."""
+
+    @torch.inference_mode()
+    def run(waveform: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(tagger.scores(model.logmel(waveform)[0].numpy()).clip_probs)
+
+    return run
+
+
+def systems(
+    mn04: Model, models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, scale: Scale
+) -> Iterator[System]:
+    """All but the reference. Each of our models goes the way that is fastest here for this batch, and in 8 bits."""
 
     def quickest(model: Model) -> tuple[str, published.Run]:
         found = fastest(model, scale.seconds, scale.clips)
@@ -69,6 +94,8 @@ def systems(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: S
     for name, model in {"efficientat-mn04": mn04, **models}.items():
         _, run = quickest(model)
         yield System(f"{name}, fastest way", model.sample_rate, run)
+    for name, tagger in taggers.items():
+        yield System(f"{name}, int8", models[name].sample_rate, by_tagger(tagger, models[name]))
     yield System("N_S as released (44.1 kHz)", 44100, published.plain_ns())
     yield System("N_S fused (44.1 kHz)", 44100, quickest(load_model("untrained-44k"))[1])
     if yamnet is not None:
@@ -83,12 +110,14 @@ def systems(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: S
             yield System(name, rate, run_or_none)
 
 
-def measure_speed(mn04: Model, models: dict[str, Model], yamnet: Path | None, scale: Scale) -> Comparison:
+def measure_speed(
+    mn04: Model, models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, scale: Scale
+) -> Comparison:
     """Of one batch size."""
     given = waveforms(scale, mn04.sample_rate)
     reference = published.efficientat(mn04)
     jobs: dict[str, Callable[[], object]] = {}
-    for system in systems(mn04, models, yamnet, scale):
+    for system in systems(mn04, models, taggers, yamnet, scale):
         batch = waveforms(scale, system.sample_rate)
         jobs[system.name] = lambda run=system.run, batch=batch: run(batch)  # type: ignore[misc]
     return compare("frontier", scale, (REFERENCE, lambda: reference(given)), jobs)
@@ -117,31 +146,49 @@ def part_rows(name: str, times: PathTimes) -> Iterator[Row]:
         yield {**row, "metric": f"{stage} (ms for {times.seconds:g} s)", "value": 1000 * seconds}
 
 
-def quality(model: str, folder: Path) -> tuple[float, float, int]:
-    """Accuracy on ESC-50 in percent, off the shelf; its spread over folds, and their number."""
-    clips = read_manifest(folder / MANIFEST)
-    scores = cross_validate_manifest(clips, EmbeddingTransformer(model), allow_shared_sources=True)
-    return 100 * scores.mean, 100 * scores.std, len(scores.accuracies)
+def quality(X: NDArray[np.float32], clips: Manifest) -> dict[str, float]:
+    """Accuracy in percent of a linear SVM on embeddings (n, D) of ESC-50, its spread over folds, and their number."""
+    y = [labels[0] for labels in clips.table["labels"]]
+    svm, folds = build_classifier("linear-svm"), clips.table["fold"]
+    scores = cross_validate_folds(svm, X, y, folds, clips.table["source"], allow_shared_sources=True)
+    return {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": len(scores.accuracies)}
+
+
+def embed(tagger: OnnxTagger, model: Model, clips: Manifest) -> NDArray[np.float32]:
+    """(n, D) mean embeddings of clips by an exported model."""
+    found = []
+    with torch.inference_mode():
+        for path in clips.paths:
+            waveform = torch.from_numpy(read_audio(path, model.sample_rate)[0])[None]
+            found.append(tagger.scores(model.logmel(waveform)[0].numpy()).embeddings[0].mean(0))
+    return np.stack(found)
 
 
 def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     """The command; figures are recorded below `root`."""
     parser = argparse.ArgumentParser("python -m recipes.latency.frontier", description="Speed and quality.")
-    parser.add_argument("--data", required=True, help="folder that holds esc50-16k/")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds esc50-16k/ and collected/")
     parser.add_argument("--mn04", required=True, help="EfficientAT's mn04, by name or path")
     parser.add_argument("--model", action="append", default=[], help="beside those that come with the package")
     parser.add_argument("--yamnet", type=Path, help="the published yamnet.tflite; needs ai-edge-litert")
     parser.add_argument("--threads", type=int, default=2, help="of torch, ONNX Runtime and TFLite")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
     parser.add_argument("--rounds", type=int, default=7, help="of each system")
-    parser.add_argument("--work", type=Path, default=Path("runs/latency/esc50"), help="folder for the manifest")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/latency/frontier"), help="folder for the manifest and int8 files"
+    )
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.frontier", *(sys.argv[1:] if args is None else args)])
     torch.set_num_threads(given.threads)
     keep_memory()
     names = {_name(model): model for model in (*SHIPPED, *given.model)}
-    models = {name: load_model(model) for name, model in names.items()}
-    mn04 = load_model(given.mn04)
+    models = {name: load_model(model).eval() for name, model in names.items()}
+    mn04 = load_model(given.mn04).eval()
+    prepare(str(given.data / "esc50-16k"), str(given.work))
+    taggers = {
+        name: in_int8(model, given.work / f"{name}-int8.onnx", given.data / "collected")
+        for name, model in models.items()
+    }
 
     def keep(rows: Iterator[Row], data: str) -> None:
         measured = [{**row, "data": data, "command": command} for row in rows]
@@ -152,19 +199,22 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     data = f"clips of {given.seconds:g} s of noise, from waveform, {given.threads} threads; ESC-50 at 16 kHz"
     for clips in BATCHES:
         scale = Scale(clips, given.seconds, given.rounds, threads=given.threads)
-        keep(speed_rows(measure_speed(mn04, models, given.yamnet, scale), scale), data)
+        keep(speed_rows(measure_speed(mn04, models, taggers, given.yamnet, scale), scale), data)
     for name, model in {"efficientat-mn04": mn04, **models}.items():
         for clips in BATCHES:
             about = f"clips of {given.seconds:g} s of noise, network fused, {given.threads} threads"
             keep(part_rows(name, time_path(model, given.seconds, clips)), about)
-    prepare(str(Path(given.data) / "esc50-16k"), str(given.work))
+    esc50 = read_manifest(given.work / MANIFEST)
     for name, model_name in {"efficientat-mn04": given.mn04, **names}.items():
-        accuracy, spread, n = quality(model_name, given.work)
         lines = [f"{name}, fastest way"]
         if name == "efficientat-mn04":
             lines += [REFERENCE, "efficientat-mn04, our front end"]
-        facts = {"what": "frontier", "metric": "ESC-50 (%)", "value": accuracy, "spread": spread, "n": n}
-        keep(iter([{**facts, "system": line} for line in lines]), data)
+        facts = {"what": "frontier", "metric": "ESC-50 (%)"}
+        found = quality(EmbeddingTransformer(model_name).fit_transform(esc50.paths), esc50)
+        keep(iter([{**facts, "system": line, **found} for line in lines]), data)
+        if name in taggers:
+            found = quality(embed(taggers[name], models[name], esc50), esc50)
+            keep(iter([{**facts, "system": f"{name}, int8", **found}]), data)
 
 
 def _name(model: str) -> str:
