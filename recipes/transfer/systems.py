@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recipes.transfer.corpora import Corpus
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
+from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedding import Audio, Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
@@ -26,8 +27,21 @@ from weakaudio.transfer.transductive import spread_labels, train_self
 
 Found = Iterator[tuple[str, FoldScores]]
 
+
+def spread(X: NDArray[Any], y: NDArray[Any], unseen: NDArray[Any]) -> NDArray[Any]:
+    """Classes spread over 10 neighbours, or over twice as many, and so on, until every clip is reached."""
+    n_neighbors = 10
+    while True:
+        try:
+            return spread_labels(X, y, unseen, n_neighbors)
+        except ProtocolError:
+            if n_neighbors > len(X):
+                raise
+            n_neighbors *= 2
+
+
 JUDGES: dict[str, Callable[[Any, Any, Any], NDArray[Any]]] = {
-    "label spreading": spread_labels,
+    "label spreading": spread,
     "self-training": train_self,
 }
 _EDGE = 1e-7  # probabilities nearer to 0 or 1 have no finite logit

@@ -14,6 +14,7 @@ from recipes import results
 from recipes.transfer import curve, run, systems
 from recipes.transfer.corpora import CORPORA, Corpus
 from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.errors import ProtocolError
 from weakaudio.networks import FlashCNN, Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -21,6 +22,7 @@ from weakaudio.transfer.classifiers import linear_svm
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.folds import cross_validate_folds
+from weakaudio.transfer.transductive import spread_labels
 
 
 @pytest.fixture
@@ -112,6 +114,16 @@ def test_logits_are_those_of_the_probabilities_of_clips(data: Path, model: Path)
             next(found)
     probs = EmbeddingTransformer(model, "f2").fit_transform(clips.paths).astype(np.float64)
     np.testing.assert_allclose(seen[4][:, -3:], np.log(probs / (1 - probs)), rtol=0, atol=1e-4)
+
+
+def test_labels_are_spread_over_more_neighbours_where_ten_reach_too_few(rng: np.random.Generator) -> None:
+    """Fifteen clips of one recording are each other's ten neighbours; the nearest labelled ones are a step beyond."""
+    y = np.array(["low"] * 20 + ["high"] * 20)
+    X = np.concatenate([rng.normal(-1, 0.01, (20, 2)), rng.normal(1, 0.01, (20, 2))])
+    alike = rng.normal([0.9, 3.9], 1e-6, (15, 2))
+    with pytest.raises(ProtocolError, match="clips are reached from no labelled one"):
+        spread_labels(X, y, alike)
+    assert (systems.spread(X, y, alike) == "high").all()
 
 
 def test_folds_of_other_corpora_are_not_those_of_esc(data: Path) -> None:

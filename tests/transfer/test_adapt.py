@@ -41,7 +41,8 @@ def sounds(n: int = 40) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]
 def test_a_network_learns_other_classes_and_stays_as_it_was_itself(model: Model, preset: str) -> None:
     clips, targets = sounds()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adapted = adapt(model, clips, targets, ["low", "high", "noise"], preset, QUICK)
+    practice = replace(QUICK, learning_rate=QUICK.learning_rate / PRESETS[preset].new_rate)
+    adapted = adapt(model, clips, targets, ["low", "high", "noise"], preset, practice)
     assert adapted.labels == ["low", "high", "noise"]
     assert adapted.notes["adapted"]["preset"] == preset
     unseen, truth = sounds(60)
@@ -116,6 +117,7 @@ def test_rates_fall_towards_the_input_and_all_else_is_frozen() -> None:
         assert rates[-1] == 0.5 ** len(network.layers())
         n_trained = sum(parameter.numel() for group in groups for parameter in group["params"])  # type: ignore[attr-defined]
         assert n_trained == sum(parameter.numel() for parameter in network.parameters())
+        assert trained_parameters(network, Preset("f1", "heads", new_rate=5.0), 1.0)[0]["lr"] == 5.0
         trained_parameters(network, PRESETS["head"], 1.0)
         assert {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad} == {"classifier"}
 

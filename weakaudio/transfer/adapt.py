@@ -43,13 +43,16 @@ class Preset:
     """what is trained: the new layer; also the layer that makes the embedding and all after it; or everything"""
     layer_decay: float = 1.0
     """the learning rate of each layer is this times that of the layer after it"""
+    new_rate: float = 1.0
+    """the learning rate of the new layer is this times that of the others: probabilities, most of which are near 0,
+    take larger weights than embeddings"""
 
 
 PRESETS = {
     "head": Preset("f1", "new"),
     "I": Preset("f1", "heads"),
     "II": Preset("f1", "all"),
-    "III": Preset("f2", "heads"),
+    "III": Preset("f2", "heads", new_rate=30.0),
     "full": Preset("f1", "all", layer_decay=0.7),
 }
 
@@ -65,8 +68,8 @@ class Practice:
     patience
         Epochs without a better one after which training stops.
     learning_rate
-        Of the new layer, by AdamW, at its highest; it rises over the first tenth of the steps and falls to 0 along a
-        cosine.
+        By AdamW, at its highest; it rises over the first tenth of the steps and falls to 0 along a cosine. Of layers,
+        as the preset says, a part or a multiple of it.
     weight_decay
         Of AdamW.
     freeze_norms
@@ -176,7 +179,7 @@ def trained_parameters(network: Network, preset: Preset, learning_rate: float) -
     new = list(network.classifier.parameters())
     after = [p for p in network.parameters() if id(p) not in in_layers and all(p is not q for q in new)]
     first = {"new": len(layers), "heads": len(layers) - 1, "all": 0}[preset.update]
-    groups: list[dict[str, object]] = [{"params": new, "lr": learning_rate}]
+    groups: list[dict[str, object]] = [{"params": new, "lr": learning_rate * preset.new_rate}]
     if preset.update != "new":
         groups.append({"params": after, "lr": learning_rate * preset.layer_decay})
     for depth, layer in enumerate(reversed(layers[first:]), 1):
