@@ -11,7 +11,8 @@ import typer
 from weakaudio.cli.options import CANNOT, app
 from weakaudio.errors import WeakAudioError
 
-for _name in ("corpora", "training", "field", "transfer", "models"):  # in the order of --help
+_ROOMS = ("corpora", "training", "field", "transfer", "models", "search", "benchmark", "export")  # as --help has them
+for _name in _ROOMS:
     import_module(f"weakaudio.cli.{_name}")
 
 

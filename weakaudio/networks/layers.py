@@ -48,8 +48,10 @@ def fold_norms(network: nn.Module) -> None:
 
 
 def ragged(lengths: Tensor, size: int) -> Tensor | None:
-    """None if all clips fill their rows: clearing costs a pass over memory, so they go without. A CUDA graph that is captured
-    may not ask the device, so there they are cleared."""
+    """None if all clips fill their rows: clearing costs a pass over memory, so they go without.
+
+    While a CUDA graph is captured, the device may not be asked, so there they are cleared.
+    """
     if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
         return lengths
     return None if bool((lengths == size).all()) else lengths

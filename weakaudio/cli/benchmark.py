@@ -1,0 +1,119 @@
+"""The command about speed: each stage of a model's path, on this machine."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weakaudio.cli.options import app
+from weakaudio.errors import WeakAudioError
+
+if TYPE_CHECKING:
+    from weakaudio.latency.fastest import PathTimes
+
+Row = dict[str, str | int | float]
+
+
+@app.command()
+def benchmark(
+    models: Annotated[list[str], typer.Argument(help="Names of `weakaudio models`, or paths of model files.")],
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Clips at once; may be repeated.", show_default="1 and 8")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.", show_default="as torch does")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
+) -> None:
+    """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
+    from weakaudio.inference.embedding import find_device
+    from weakaudio.latency.device import describe, use_threads
+    from weakaudio.latency.fastest import time_path
+    from weakaudio.pretrained import load_model
+    from weakaudio.progress import progress
+
+    batches = batch or [1, 8]
+    if min(batches) < 1:
+        raise WeakAudioError(f"a batch of {min(batches)} clips: expected 1 or more")
+    if not 0 < seconds < float("inf"):
+        raise WeakAudioError(f"clips of {seconds} s: expected more than 0")
+    where = find_device(device)
+    with use_threads(threads):
+        about = str(describe(where))
+        loaded = [(name, load_model(name)) for name in models]
+        todo = [(name, model, size) for name, model in loaded for size in batches]
+        times = [
+            (name, time_path(model, seconds, size, where))
+            for name, model, size in progress(todo, len(todo), "measuring")
+        ]
+    _show(times, about)
+    if out is not None:
+        _write(out, [_row(name, taken, about) for name, taken in times])
+
+
+def _row(name: str, times: PathTimes, about: str) -> Row:
+    """A line of the CSV file; times are those of one clip."""
+    return {
+        "model": name,
+        "device": about,
+        "batch": times.batch,
+        "seconds": times.seconds,
+        "times_real_time": round(times.times_real_time, 1),
+        "clip_ms": round(1000 * times.whole, 3),
+        "decode_ms": round(1000 * times.decode, 3),
+        "resample_ms": round(1000 * times.resample, 3),
+        "logmel_ms": round(1000 * times.logmel, 3),
+        "network_ms": round(1000 * times.network, 3),
+        "peak_mb": "" if times.peak_memory is None else round(times.peak_memory / 1e6, 1),
+    }
+
+
+def _show(times: list[tuple[str, PathTimes]], about: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from weakaudio.latency.fastest import FILE_RATE
+
+    on_gpu = any(taken.peak_memory is not None for _, taken in times)
+    columns = ("x real time", "ms", "decode", "resample", "log-mel", "network", *(["peak MB"] if on_gpu else []))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold")
+    for column in ("batch", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, taken in times:
+        stages = taken.whole, taken.decode, taken.resample, taken.logmel, taken.network
+        peak = [] if taken.peak_memory is None else [f"{taken.peak_memory / 1e6:.0f}"]
+        shown = [f"{1000 * value:.2f}" for value in stages]
+        table.add_row(name, str(taken.batch), f"{taken.times_real_time:.0f}", *shown, *peak)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 120)
+    console.print(table)
+    typer.echo(about)
+    typer.echo(
+        f"Medians, for clips of {times[0][1].seconds:g} s. x real time: seconds of audio a second, and ms: for one "
+        "clip, both from waveform to clip probabilities (log-mel and network). Stages: ms for one clip; decode: of a "
+        f"16-bit WAV of {FILE_RATE} Hz, and resample: from there to the model's rate, are not in x real time."
+    )
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    """Beside first, and then renamed into place."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,297 @@
+"""Commands that let a device choose the network: measure it, find what depth and width are worth, search."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weakaudio.cli.options import app
+from weakaudio.errors import WeakAudioError
+from weakaudio.inference import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from weakaudio.audio.logmel import FrontEnd
+    from weakaudio.latency.predict import Validation
+    from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
+
+LOG, PAGE, LAW_PAGE, GRID, STAGES = "search.jsonl", "search.html", "law.html", "grid.csv", "stages.json"
+
+
+class Proxy(str, Enum):
+    """What tells how good a network is."""
+
+    blockwise = "blockwise"
+    training = "training"
+
+
+search = typer.Typer(help="Let a device choose the network.", no_args_is_help=True)
+app.add_typer(search, name="search")
+
+Seconds = Annotated[float, typer.Option(help="Length of the clips that latency is about.")]
+Batch = Annotated[int, typer.Option(help="How many of them at once.")]
+Table = Annotated[Path, typer.Option(help="Latency table that `weakaudio search profile` wrote.")]
+CorpusOption = Annotated[
+    list[str],
+    typer.Option(
+        "--corpus",
+        help="PATH=WEIGHT: a prepared corpus with the splits train and val, and how often it is drawn from (1, if "
+        "there is PATH alone); may be repeated.",
+    ),
+]
+Teacher = Annotated[
+    str,
+    typer.Option(help="Model that teaches, by name or path: weakaudio's or EfficientAT's; its front end is used."),
+]
+Steps = Annotated[int, typer.Option(help="Of each training; 32 mixtures of 4 s each.")]
+Device = Annotated[str, typer.Option(help="Where networks are trained: cpu, cuda, or auto: a GPU if there is one.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
+
+
+@search.command()
+def profile(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Latency table to write, or to complete: .json.")],
+    front_end: Annotated[str, typer.Option(help="Preset that makes log-mels.")] = "efficientat-32k",
+    seconds: Seconds = 10.0,
+    batch: Batch = 8,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.", show_default="as torch does")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
+    graphs: Annotated[bool, typer.Option("--graphs", help="Replay from CUDA graphs.")] = False,
+    validate: Annotated[
+        int, typer.Option(min=0, help="Also measure so many random networks, and say how far their sums are off.")
+    ] = 0,
+    csv: Annotated[
+        Path | None, typer.Option(help="With --validate: write there what was predicted and measured, in seconds.")
+    ] = None,
+) -> None:
+    """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
+    from weakaudio.audio.logmel import get_front_end
+    from weakaudio.inference.embedding import find_device
+    from weakaudio.latency.clip_latency import ClipLatency
+    from weakaudio.latency.device import describe, use_threads
+    from weakaudio.latency.genome import Space
+    from weakaudio.latency.latency_table import LatencyTable
+    from weakaudio.latency.predict import random_configs
+    from weakaudio.latency.predict import validate as compare
+
+    if csv is not None and not validate:
+        raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")
+    where, space = find_device(device), Space()
+    with use_threads(threads):
+        here = describe(where, graphs)
+    table = LatencyTable.load(out, here) if out.exists() else LatencyTable(here)
+    latency = ClipLatency(table, front_end, seconds, batch)
+    measured = latency.complete([genome.to_config() for genome in space.covering()], out)
+    typer.echo(f"{here}: {measured} pieces measured, {len(table.times)} in the table -> {out}")
+    for operator, reason in latency.failed(space).items():
+        typer.echo(f"left out: {operator} ({reason})")
+    if validate:
+        n_mels = get_front_end(front_end).n_mels
+        configs = random_configs(validate, n_mels=n_mels, space=latency.runnable(space))
+        found = compare(table, configs, front_end, seconds, batch)
+        typer.echo(str(found))
+        if csv is not None:
+            _write_validation(csv, found)
+
+
+@search.command()
+def law(
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"Folder for {GRID} and {LAW_PAGE}.")],
+    table: Table,
+    budget_ms: Annotated[
+        list[float] | None,
+        typer.Option(help="Milliseconds that a clip may take; may be repeated.", show_default="20"),
+    ] = None,
+    teacher: Teacher = DEFAULT_MODEL,
+    depth: Annotated[
+        list[float] | None,
+        typer.Option(help="Times as deep as the default network; may be repeated.", show_default="0.5, 1, 2, 3"),
+    ] = None,
+    width: Annotated[
+        list[float] | None,
+        typer.Option(help="Times as wide; may be repeated.", show_default="0.25, 0.5, 1, 1.5"),
+    ] = None,
+    steps: Steps = 300,
+    seconds: Seconds = 10.0,
+    batch: Batch = 8,
+    workers: Annotated[int, typer.Option(help="Processes that mix what networks hear.")] = 1,
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Train networks of several depths and widths for a while, fit the law of their loss, and name the best for a
+    budget; a run that was killed goes on where it was."""
+    from weakaudio.latency.clip_latency import ClipLatency
+    from weakaudio.latency.latency_table import LatencyTable
+    from weakaudio.latency.law import Law, best_ratio, fit_law, held_out_error
+    from weakaudio.latency.law_grid import measure_grid, network_config
+    from weakaudio.latency.law_page import write_law_page
+    from weakaudio.latency.proxy import ShortTraining
+
+    depths, widths = sorted(set(depth or [0.5, 1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
+    if min(len(depths), len(widths)) < 3:
+        raise WeakAudioError(f"{len(depths)} depths and {len(widths)} widths: a law needs 3 of each, or more")
+    grid = list(itertools.product(depths, widths))
+    budgets = [ms / 1000 for ms in budget_ms or [20.0]]
+    training = ShortTraining(teacher, _corpora(corpus), steps, seed=seed, workers=workers, device=device)
+    training.check()
+    latency = ClipLatency(LatencyTable.load(table), _front_end(teacher), seconds, batch)
+    latency.complete([network_config(*point) for point in grid], table)
+    for budget in budgets:  # one that nothing meets is told before hours of training
+        best_ratio(Law(1.0, 0.0, 1.0, 0.0, 1.0), latency, grid, budget)
+    trained = measure_grid(grid, training, out / GRID, training.settings)
+    points = trained["depth"], trained["width"], trained["loss"]
+    found, held_out = fit_law(*points), held_out_error(*points)
+    trained["latency"] = [latency(network_config(*point)) for point in grid]
+    choices = [(budget, best_ratio(found, latency, grid, budget)) for budget in budgets]
+    write_law_page(out / LAW_PAGE, trained, found, held_out, choices)
+    typer.echo(
+        f"{len(trained)} networks; the greatest error on those that the fit did not see is "
+        f"{held_out['error'].abs().max():.1%} of the loss -> {out / LAW_PAGE}"
+    )
+    for budget, choice in choices:
+        typer.echo(
+            f"within {1000 * budget:g} ms: depth {choice.depth:g}, width {choice.width:g} with "
+            f"{1000 * choice.latency:.3g} ms and a predicted loss of {choice.loss:.4g}: "
+            f"{json.dumps(network_config(choice.depth, choice.width))}"
+        )
+
+
+@search.command()
+def run(
+    table: Table,
+    budget_ms: Annotated[
+        float, typer.Option(help="Milliseconds that a clip may take, from waveform to class probabilities.")
+    ],
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"Folder for {LOG} and {PAGE}.")],
+    teacher: Teacher = DEFAULT_MODEL,
+    proxy: Annotated[
+        Proxy,
+        typer.Option(
+            help="What networks are scored by: blockwise: how well each stage by itself learns the teacher's maps; "
+            "training: the loss after a short training of the whole."
+        ),
+    ] = Proxy.blockwise,
+    steps: Steps = 300,
+    evaluations: Annotated[int, typer.Option(help="Networks in all; more than before prolong a search.")] = 100,
+    population: Annotated[int, typer.Option(help="Networks that may have children.")] = 50,
+    sample: Annotated[int, typer.Option(help="Of these, from which the best is taken as a parent.")] = 12,
+    children: Annotated[int, typer.Option(help="Networks from one population, before the next.")] = 10,
+    workers: Annotated[int, typer.Option(help="Processes that score networks.")] = 1,
+    seed: Seed = 0,
+    seconds: Seconds = 10.0,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    allow_other_device: Annotated[
+        bool, typer.Option("--allow-other-device", help="Take a latency table that was measured elsewhere.")
+    ] = False,
+) -> None:
+    """Search the network with the lowest score within a latency budget, by ageing evolution; a run that was killed
+    goes on where it was."""
+    from dataclasses import replace
+
+    from weakaudio.latency.clip_latency import ClipLatency
+    from weakaudio.latency.genome import Space
+    from weakaudio.latency.latency_table import LatencyTable
+    from weakaudio.latency.search import Evolution
+    from weakaudio.latency.search import search as evolve
+
+    latency = ClipLatency(
+        LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher), seconds, batch
+    )
+    space = latency.runnable(Space())
+    if proxy == Proxy.blockwise:
+        space = replace(space, features=(768,))  # it does not score them
+    for operator, reason in latency.failed(Space()).items():
+        typer.echo(f"left out: {operator} ({reason})")
+    evolution = Evolution(budget_ms / 1000, space, population, sample, children, seed)
+    score = _proxy(proxy, teacher, _corpora(corpus), out, steps, seed, device)
+    score.check()
+    about = {"latency": latency.settings(space), "proxy": {"name": proxy.value, **score.settings}}
+    evolve(evolution, latency, score, out / LOG, evaluations, workers, about)
+    _write_page(out, None)
+
+
+@search.command()
+def page(
+    out: Annotated[Path, typer.Argument(help="Folder of a search, which may be still going on.")],
+    full: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of number (of an evaluation) and score (after full training, lower is better): adds how well "
+            "scores of the search foretell it."
+        ),
+    ] = None,
+) -> None:
+    """Write the page of a search anew."""
+    _write_page(out, full)
+
+
+def _write_page(out: Path, full: Path | None) -> None:
+    from weakaudio.latency.search import best
+    from weakaudio.latency.search_log import read_log
+    from weakaudio.latency.search_page import rank_correlation, read_full, write_search_page
+
+    settings, evaluations = read_log(out / LOG)
+    known = None if full is None else read_full(full)
+    write_search_page(out / PAGE, settings, evaluations, known)
+    winner = best(evaluations)
+    typer.echo(
+        f"{len(evaluations)} networks; the best, number {winner.number}: score {winner.score:.4g}, "
+        f"{1000 * (winner.latency or 0.0):.3g} ms -> {out / PAGE}"
+    )
+    typer.echo(json.dumps(winner.genome.to_config()))
+    if known is not None:
+        typer.echo(f"rank correlation with full training: {rank_correlation(evaluations, known):.3f}")
+
+
+def _corpora(values: list[str]) -> dict[str, float]:
+    """Folders and weights, of what follows --corpus."""
+    found: dict[str, float] = {}
+    for value in values:
+        folder, weight = value, 1.0
+        before, equals, after = value.rpartition("=")
+        if equals and not Path(value).is_dir():
+            try:
+                folder, weight = before, float(after)
+            except ValueError:
+                raise WeakAudioError(f"--corpus {value}: {after!r} is no number; expected PATH=WEIGHT") from None
+        if not (math.isfinite(weight) and weight > 0):
+            raise WeakAudioError(f"--corpus {value}: a weight of {weight:g}, expected more than 0")
+        if folder in found:
+            raise WeakAudioError(f"--corpus {folder}: is there twice")
+        found[folder] = weight
+    return found
+
+
+def _front_end(teacher: str) -> FrontEnd:
+    from weakaudio.pretrained import load_model
+
+    return load_model(teacher).front_end
+
+
+def _proxy(
+    proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, seed: int, device: str
+) -> BlockwiseDistillation | ShortTraining:
+    from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
+
+    if proxy == Proxy.training:
+        return ShortTraining(teacher, corpora, steps, seed=seed, device=device)
+    return BlockwiseDistillation(teacher, corpora, out / STAGES, steps, seed=seed, device=device)
+
+
+def _write_validation(path: Path, found: Validation) -> None:
+    import pandas as pd
+
+    from weakaudio.data.manifest import write_table
+    from weakaudio.latency.genome import Genome
+
+    keys = [Genome.from_config(config).key for config in found.configs]
+    write_table(pd.DataFrame({"network": keys, "predicted": found.predicted, "measured": found.measured}), path)
+    typer.echo(f"-> {path}")
