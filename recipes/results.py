@@ -99,7 +99,9 @@ CODE: dict[str, list[str]] = {
         "weakaudio/data/sampling.py",
         "weakaudio/data/store.py",
         "weakaudio/training",
+        "weakaudio/deploy",
         "weakaudio/latency",
+        "weakaudio/search",
         "recipes/latency",
     ],
     "transfer": [

@@ -23,8 +23,10 @@ FLOORS = {  # a room may import rooms of lower floors, and itself
     "training": 4,
     "inference": 5,
     "transfer": 6,
-    "latency": 6,
-    "cli": 7,
+    "deploy": 6,
+    "latency": 7,
+    "search": 8,
+    "cli": 9,
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -28,11 +28,11 @@ from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.deploy.onnx_tagger import OnnxTagger
+from weakaudio.deploy.quantise import export_int8
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import keep_memory
 from weakaudio.latency.fastest import PathTimes, fastest, time_path
-from weakaudio.latency.onnx_tagger import OnnxTagger
-from weakaudio.latency.quantise import export_int8
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.classifiers import build_classifier

@@ -10,9 +10,9 @@ from table_stand_ins import HERE, made_up
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.clip_latency import ClipLatency
 from weakaudio.latency.genome import Genome, Space, Stage
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import Key, pieces
 from weakaudio.latency.predict import predict
+from weakaudio.latency.table import LatencyTable
 
 SMALL = Space(
     operators=(("dense",), ("dense", "inverted"), ("frequency", "attention"), ("dense", "recurrence")),

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency import profile
 from weakaudio.latency.device import Device, time_rounds
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import Key, pieces
 from weakaudio.latency.predict import predict, validate
 from weakaudio.latency.profile import complete, measure_network, measure_piece, piece_seconds
+from weakaudio.latency.table import LatencyTable
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.operators import OPERATORS
 

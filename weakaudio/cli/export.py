@@ -31,7 +31,7 @@ def export(
         Path | None, typer.Option(help="Folder of recordings like those to come, some dozens; for --int8.")
     ] = None,
 ) -> None:
-    """Write a model as one ONNX file, which `weakaudio.latency.onnx_tagger` runs without torch."""
+    """Write a model as one ONNX file, which `weakaudio.deploy.onnx_tagger` runs without torch."""
     if int8 != (calibrate is not None):
         raise WeakAudioError(
             "--int8 and --calibrate FOLDER go together: the folder's recordings say what 8 bits span"
@@ -40,7 +40,7 @@ def export(
 
     opened = load_model(model)
     if calibrate is None:
-        from weakaudio.latency.export import export_onnx
+        from weakaudio.deploy.export import export_onnx
 
         exported = export_onnx(opened, out, front_end.value)
         typer.echo(
@@ -48,6 +48,6 @@ def export(
             f"the model's to {exported.difference:.0e} -> {out}"
         )
     else:
-        from weakaudio.latency.quantise import export_int8
+        from weakaudio.deploy.quantise import export_int8
 
         typer.echo(f"{export_int8(opened, out, calibrate, front_end.value)} -> {out}")

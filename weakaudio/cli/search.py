@@ -18,7 +18,7 @@ from weakaudio.inference import DEFAULT_MODEL
 if TYPE_CHECKING:
     from weakaudio.audio.logmel import FrontEnd
     from weakaudio.latency.predict import Validation
-    from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
+    from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
 
 LOG, PAGE, LAW_PAGE, GRID, STAGES = "search.jsonl", "search.html", "law.html", "grid.csv", "stages.json"
 
@@ -75,9 +75,9 @@ def profile(
     from weakaudio.latency.clip_latency import ClipLatency
     from weakaudio.latency.device import describe, use_threads
     from weakaudio.latency.genome import Space
-    from weakaudio.latency.latency_table import LatencyTable
     from weakaudio.latency.predict import random_configs
     from weakaudio.latency.predict import validate as compare
+    from weakaudio.latency.table import LatencyTable
 
     if csv is not None and not validate:
         raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")
@@ -127,11 +127,11 @@ def law(
     """Train networks of several depths and widths for a while, fit the law of their loss, and name the best for a
     budget; a run that was killed goes on where it was."""
     from weakaudio.latency.clip_latency import ClipLatency
-    from weakaudio.latency.latency_table import LatencyTable
-    from weakaudio.latency.law import Law, best_ratio, fit_law, held_out_error
-    from weakaudio.latency.law_grid import measure_grid, network_config
-    from weakaudio.latency.law_page import write_law_page
-    from weakaudio.latency.proxy import ShortTraining
+    from weakaudio.latency.table import LatencyTable
+    from weakaudio.search.law import Law, best_ratio, fit_law, held_out_error
+    from weakaudio.search.law_grid import measure_grid, network_config
+    from weakaudio.search.law_page import write_law_page
+    from weakaudio.search.proxy import ShortTraining
 
     depths, widths = sorted(set(depth or [0.5, 1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
     if min(len(depths), len(widths)) < 3:
@@ -198,9 +198,9 @@ def run(
 
     from weakaudio.latency.clip_latency import ClipLatency
     from weakaudio.latency.genome import Space
-    from weakaudio.latency.latency_table import LatencyTable
-    from weakaudio.latency.search import Evolution
-    from weakaudio.latency.search import search as evolve
+    from weakaudio.latency.table import LatencyTable
+    from weakaudio.search.evolution import Evolution
+    from weakaudio.search.evolution import search as evolve
 
     latency = ClipLatency(
         LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher), seconds, batch
@@ -234,9 +234,9 @@ def page(
 
 
 def _write_page(out: Path, full: Path | None) -> None:
-    from weakaudio.latency.search import best
-    from weakaudio.latency.search_log import read_log
-    from weakaudio.latency.search_page import rank_correlation, read_full, write_search_page
+    from weakaudio.search.evolution import best
+    from weakaudio.search.log import read_log
+    from weakaudio.search.page import rank_correlation, read_full, write_search_page
 
     settings, evaluations = read_log(out / LOG)
     known = None if full is None else read_full(full)
@@ -279,7 +279,7 @@ def _front_end(teacher: str) -> FrontEnd:
 def _proxy(
     proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, seed: int, device: str
 ) -> BlockwiseDistillation | ShortTraining:
-    from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
+    from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
 
     if proxy == Proxy.training:
         return ShortTraining(teacher, corpora, steps, seed=seed, device=device)

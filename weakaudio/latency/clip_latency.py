@@ -11,10 +11,10 @@ from typing import Any
 from weakaudio.audio.logmel import FrontEnd
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import Space
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import Key, pieces
 from weakaudio.latency.predict import N_CLASSES, predict
 from weakaudio.latency.profile import complete
+from weakaudio.latency.table import LatencyTable
 
 
 @dataclass(frozen=True, eq=False)

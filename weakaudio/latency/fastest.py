@@ -210,8 +210,8 @@ def _compiled(model: Model) -> Run:
 
 
 def _onnx(model: Model, front_end: str) -> Run:
-    from weakaudio.latency.export import export_onnx
-    from weakaudio.latency.onnx_tagger import OnnxTagger
+    from weakaudio.deploy.export import export_onnx
+    from weakaudio.deploy.onnx_tagger import OnnxTagger
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")

@@ -14,9 +14,9 @@ from weakaudio.audio.logmel import FrontEnd
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import use_threads
 from weakaudio.latency.genome import Space
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import PIECES, logmel_shape, pieces
 from weakaudio.latency.profile import device_of, measure_network
+from weakaudio.latency.table import LatencyTable
 from weakaudio.networks.operators import OPERATORS
 from weakaudio.progress import progress
 

@@ -35,8 +35,8 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import find_device
 from weakaudio.latency.device import Job, keep_memory, time_rounds, use_threads
 from weakaudio.latency.graphs import capture
-from weakaudio.latency.latency_table import LatencyTable, at_hand
 from weakaudio.latency.pieces import Key, pieces, sample_count
+from weakaudio.latency.table import LatencyTable, at_hand
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.layers import clear
 from weakaudio.progress import progress

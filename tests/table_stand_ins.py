@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from weakaudio.latency.device import Device
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import PIECES, Key
 from weakaudio.latency.profile import complete
+from weakaudio.latency.table import LatencyTable
 
 CPU = torch.device("cpu")
 HERE = Device("cpu", "Toaster, AVX2", 2, 1, "2.11.0")

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from data_prep.synthetic import KINDS, background, synthesise
 from weakaudio.audio.io import write_wav
+from weakaudio.deploy.export import FRONT_END, export_onnx
+from weakaudio.deploy.onnx_tagger import OnnxTagger
+from weakaudio.deploy.quantise import compare, export_int8, quantise
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
-from weakaudio.latency.export import FRONT_END, export_onnx
-from weakaudio.latency.onnx_tagger import OnnxTagger
-from weakaudio.latency.quantise import compare, export_int8, quantise
 from weakaudio.networks import FlashCNN, Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model

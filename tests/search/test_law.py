@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakaudio.errors import ManifestError, StoreError, WeakAudioError
-from weakaudio.latency.law import Law, best_ratio, fit_law, held_out_error
-from weakaudio.latency.law_grid import measure_grid, network_config, parameter_count
-from weakaudio.latency.law_page import law_figure, law_page, write_law_page
 from weakaudio.networks import build_network
+from weakaudio.search.law import Law, best_ratio, fit_law, held_out_error
+from weakaudio.search.law_grid import measure_grid, network_config, parameter_count
+from weakaudio.search.law_page import law_figure, law_page, write_law_page
 
 GRID = list(itertools.product((0.5, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0, 2.0)))
 DEPTH, WIDTH = (np.array(x) for x in zip(*GRID, strict=True))

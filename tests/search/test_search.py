@@ -32,8 +32,8 @@ from torch_stand_in import threads_score
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.latency.device import use_threads
 from weakaudio.latency.genome import Genome, Space, Stage, changes
-from weakaudio.latency.search import ancestry, best, frontier, search
-from weakaudio.latency.search_log import Evaluation, read_log
+from weakaudio.search.evolution import ancestry, best, frontier, search
+from weakaudio.search.log import Evaluation, read_log
 
 NUMBER = 60
 

@@ -26,10 +26,10 @@ from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.inference.embedding import find_device, fused_copy
 from weakaudio.latency.genome import Genome, Stage, shown
-from weakaudio.latency.stage_store import StageStore
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.search.stage_store import StageStore
 from weakaudio.training.distillation import Distiller
 
 _PRECISIONS = ("bf16-mixed", "32-true")

@@ -24,8 +24,8 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.inference.figures import COLOURS, INK, QUIET, STYLE, WIDTH, legend
 from weakaudio.inference.report import Figures, Picture, Section, Table, page, write_page
 from weakaudio.latency.genome import STAGES, changes, shown
-from weakaudio.latency.search import ancestry, best, frontier
-from weakaudio.latency.search_log import Evaluation
+from weakaudio.search.evolution import ancestry, best, frontier
+from weakaudio.search.log import Evaluation
 
 _BEST = 10  # networks in the table
 _REASONS = 10  # of failures in theirs

@@ -12,7 +12,7 @@ import torch
 import weakaudio.cli.export  # noqa: F401
 from data_prep.synthetic import KINDS, synthesise
 from weakaudio.audio.io import write_wav
-from weakaudio.latency.onnx_tagger import OnnxTagger
+from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.networks import FlashCNN, Network, WindowedCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model

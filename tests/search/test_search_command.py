@@ -21,15 +21,15 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.latency.clip_latency import ClipLatency
 from weakaudio.latency.device import Device, describe
 from weakaudio.latency.genome import Genome, Space
-from weakaudio.latency.latency_table import LatencyTable
-from weakaudio.latency.law import Law
-from weakaudio.latency.law_grid import network_config
 from weakaudio.latency.pieces import Key
-from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
-from weakaudio.latency.search_log import read_log
+from weakaudio.latency.table import LatencyTable
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
+from weakaudio.search.law import Law
+from weakaudio.search.law_grid import network_config
+from weakaudio.search.log import read_log
+from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
 
 Run = Callable[..., tuple[int, str, str]]
 SPACE = Space(
@@ -66,9 +66,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weakaudio.latency.genome.Space", lambda: SPACE)
     little = {"seconds": 0.4, "batch_size": 4, "precision": "32-true"}
     monkeypatch.setattr(
-        "weakaudio.latency.proxy.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
+        "weakaudio.search.proxy.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
     )
-    monkeypatch.setattr("weakaudio.latency.proxy.ShortTraining", partial(ShortTraining, **little))
+    monkeypatch.setattr("weakaudio.search.proxy.ShortTraining", partial(ShortTraining, **little))
 
 
 def measured(device: Device | None = None) -> LatencyTable:

@@ -19,9 +19,9 @@ from search_stand_ins import EVOLUTION, latency, picky_score
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import changes
-from weakaudio.latency.search import search
-from weakaudio.latency.search_log import Evaluation, read_log
-from weakaudio.latency.search_page import (
+from weakaudio.search.evolution import search
+from weakaudio.search.log import Evaluation, read_log
+from weakaudio.search.page import (
     agreement_figure,
     course_figure,
     frontier_figure,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from weakaudio.audio.io import find_audio, read_audio
 from weakaudio.audio.logmel import FrontEnd, LogMel
+from weakaudio.deploy.export import FRONT_END, Place, export_onnx
+from weakaudio.deploy.onnx_file import beside, check_name, package, quietly, with_header
+from weakaudio.deploy.onnx_tagger import KEY, OnnxTagger
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
-from weakaudio.latency.export import FRONT_END, Place, export_onnx
-from weakaudio.latency.onnx_file import beside, check_name, package, quietly, with_header
-from weakaudio.latency.onnx_tagger import KEY, OnnxTagger
 from weakaudio.networks.model import Model
 from weakaudio.progress import progress
 
@@ -62,7 +62,7 @@ def export_int8(model: Model, path: str | Path, folder: str | Path, front_end: P
     AudioError
         There is no such folder, or there are not two recordings in it that can be read.
     CheckpointError, WeakAudioError
-        As `weakaudio.latency.export.export_onnx`.
+        As `weakaudio.deploy.export.export_onnx`.
 
     Warns
     -----
@@ -87,7 +87,7 @@ def quantise(path: str | Path, out: str | Path, clips: Sequence[Audio]) -> None:
     Parameters
     ----------
     path
-        A file of `weakaudio.latency.export.export_onnx`.
+        A file of `weakaudio.deploy.export.export_onnx`.
     out
         The file to write: .onnx.
     clips
@@ -155,7 +155,7 @@ def compare(first: str | Path, second: str | Path, clips: Sequence[Audio]) -> Co
     Raises
     ------
     CheckpointError
-        No files of `weakaudio.latency.export.export_onnx`, or of models of different classes or front ends.
+        No files of `weakaudio.deploy.export.export_onnx`, or of models of different classes or front ends.
     WeakAudioError
         No clips.
     """

@@ -14,8 +14,8 @@ from table_stand_ins import CONFIG, CPU, HERE, KEY, full
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import Device, describe
-from weakaudio.latency.latency_table import LatencyTable
 from weakaudio.latency.pieces import PIECES, Key
+from weakaudio.latency.table import LatencyTable
 
 
 @given(

@@ -20,13 +20,13 @@ import torch
 from data_prep.unlabelled import prepare
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
-from weakaudio.latency import proxy as module
-from weakaudio.latency.proxy import BlockwiseDistillation, ShortTraining
-from weakaudio.latency.stage_store import StageStore
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
 from weakaudio.pretrained import load_model, save_model
+from weakaudio.search import proxy as module
+from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+from weakaudio.search.stage_store import StageStore
 
 CONFIG: dict[str, Any] = {
     "stages": [["dense", 1, 8], ["dense", 1, 16], ["dense", 1, 16], ["dense", 0, 16]],

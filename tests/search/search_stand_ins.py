@@ -11,8 +11,8 @@ from typing import Any
 
 from weakaudio.errors import StoreError
 from weakaudio.latency.genome import Space
-from weakaudio.latency.search import Evolution, search
-from weakaudio.latency.search_log import Evaluation
+from weakaudio.search.evolution import Evolution, search
+from weakaudio.search.log import Evaluation
 
 COST = {"dense": 1.0, "inverted": 0.4, "attention": 0.7}
 GAIN = {"dense": 1.0, "inverted": 0.7, "attention": 1.1}

@@ -1,4 +1,4 @@
-"""Models as ONNX files, which run without torch (`weakaudio.latency.onnx_tagger`)."""
+"""Models as ONNX files, which run without torch (`weakaudio.deploy.onnx_tagger`)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from weakaudio import __version__
+from weakaudio.deploy.onnx_file import beside, check_name, package, quietly, with_header
+from weakaudio.deploy.onnx_tagger import FORMAT_VERSION, INPUTS, OUTPUTS, OnnxTagger, Scores
+from weakaudio.deploy.product_logmel import ProductLogMel
+from weakaudio.deploy.product_recurrence import without_loops
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.onnx_file import beside, check_name, package, quietly, with_header
-from weakaudio.latency.onnx_tagger import FORMAT_VERSION, INPUTS, OUTPUTS, OnnxTagger, Scores
-from weakaudio.latency.product_logmel import ProductLogMel
-from weakaudio.latency.product_recurrence import without_loops
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import model_checksum
 

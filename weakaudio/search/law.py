@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares, nnls
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.law_grid import network_config
+from weakaudio.search.law_grid import network_config
 
 Floats = NDArray[np.float64]
 

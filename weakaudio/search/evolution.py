@@ -20,9 +20,9 @@ import numpy as np
 from weakaudio.data.lock import FolderLock
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import Genome, Space, changes
-from weakaudio.latency.search_log import Evaluation, SearchLog
-from weakaudio.latency.search_workers import Run, Score, Scored, one_line, scoring
 from weakaudio.progress import progress
+from weakaudio.search.log import Evaluation, SearchLog
+from weakaudio.search.workers import Run, Score, Scored, one_line, scoring
 
 Latency = Callable[[dict[str, Any]], float]
 """Seconds of a network, of the arguments that `Genome.to_config` gives."""

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogFormatter
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.figures import INK, QUIET, STYLE, WIDTH, legend
 from weakaudio.inference.report import Figures, Picture, Section, Table, page, write_page
-from weakaudio.latency.law import Choice, Law
+from weakaudio.search.law import Choice, Law
 
 _AXES = {"parameters": ("parameters, without the classifier (millions)", 1e-6), "latency": ("latency (ms)", 1e3)}
 _MAP, _SHADES = "viridis", (0.0, 0.85)  # the lightest are not seen on white

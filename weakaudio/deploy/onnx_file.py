@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from weakaudio.deploy.onnx_tagger import INSTALL, KEY
 from weakaudio.errors import CheckpointError, WeakAudioError
-from weakaudio.latency.onnx_tagger import INSTALL, KEY
 
 
 def package(name: str) -> Any:

@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from weakaudio.audio.logmel import FRONT_ENDS, FrontEnd, LogMel
+from weakaudio.deploy.export import export_onnx
+from weakaudio.deploy.onnx_tagger import OnnxTagger
+from weakaudio.deploy.product_logmel import ProductLogMel
+from weakaudio.deploy.product_recurrence import product_linear_attention
 from weakaudio.errors import CheckpointError, WeakAudioError
-from weakaudio.latency.export import export_onnx
-from weakaudio.latency.onnx_tagger import OnnxTagger
-from weakaudio.latency.product_logmel import ProductLogMel
-from weakaudio.latency.product_recurrence import product_linear_attention
 from weakaudio.networks import FlashCNN, build_network
 from weakaudio.networks.contract import Network
 from weakaudio.networks.model import Model

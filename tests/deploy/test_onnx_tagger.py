@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from data_prep.synthetic import synthesise
 from weakaudio.audio.io import read_audio, resample, write_wav
+from weakaudio.deploy.export import export_onnx
+from weakaudio.deploy.onnx_tagger import KEY, OnnxTagger
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.inference.embedding import Embedder
-from weakaudio.latency.export import export_onnx
-from weakaudio.latency.onnx_tagger import KEY, OnnxTagger
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
@@ -235,7 +235,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import weakaudio
-from weakaudio.latency.onnx_tagger import OnnxTagger
+from weakaudio.deploy.onnx_tagger import OnnxTagger
 
 tagger = OnnxTagger(sys.argv[1])
 audio, rate = weakaudio.read_audio(sys.argv[2])
