@@ -1,0 +1,106 @@
+"""How well cheap scores foretell training: rank correlations over random networks of the search space.
+
+    python -m recipes.latency.proxies --teacher MODEL --corpus CORPUS=0.8 AMBIENCES=0.2
+
+Each network is scored by its stages, each of which learns the teacher's maps by itself, by a short training, and by a
+long one, which is the truth. What is done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from recipes.latency.law import weights
+from recipes.results import ROOT, Row, record
+from weakaudio.errors import WeakAudioError
+from weakaudio.latency.genome import Genome, Space
+from weakaudio.progress import progress
+from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+from weakaudio.search.stage_store import StageStore
+
+Judge = BlockwiseDistillation | ShortTraining
+
+SPACE = replace(Space(), features=(768,))  # stages do not score the embedding
+TRUTH = "long training"
+
+
+def networks(n: int, space: Space, seed: int) -> list[Genome]:
+    """Different random networks of a space."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, Genome] = {}
+    while len(found) < n:
+        genome = space.random(rng)
+        found.setdefault(genome.key, genome)
+    return list(found.values())
+
+
+def score(genomes: Sequence[Genome], judges: Mapping[str, Judge], store: StageStore) -> pd.DataFrame:
+    """(networks, judges) scores; the store keeps what is known."""
+    todo = [(f"{name}: {genome.key}", name, genome) for name in judges for genome in genomes]
+    for key, name, genome in progress(todo, len(todo), "scoring"):
+        if key not in store:
+            store.add(key, judges[name](genome.to_config()))
+    return pd.DataFrame({name: [store[f"{name}: {genome.key}"] for genome in genomes] for name in judges})
+
+
+def rows(table: pd.DataFrame, data: str) -> Iterator[Row]:
+    """Rows for `recipes.results`, but for the command."""
+    for name in table.columns.drop(TRUTH):
+        rank = spearmanr(table[name], table[TRUTH]).statistic
+        facts = {"what": "proxies", "system": name, "data": data, "n": len(table)}
+        yield {**facts, "metric": "rank correlation with long training", "value": float(rank)}
+
+
+def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space = SPACE) -> None:
+    """The command; figures are recorded below `root`."""
+    parser = argparse.ArgumentParser("python -m recipes.latency.proxies", description="What cheap scores foretell.")
+    parser.add_argument("--teacher", required=True, help="name or path of a model")
+    parser.add_argument("--corpus", nargs="+", required=True, help="FOLDER=WEIGHT of prepared corpora")
+    parser.add_argument("--networks", type=int, default=10, help="to be scored")
+    parser.add_argument("--stage-steps", type=int, default=150, help="of each stage by itself")
+    parser.add_argument("--short-steps", type=int, default=100, help="of a short training")
+    parser.add_argument("--long-steps", type=int, default=600, help="of a long one")
+    parser.add_argument("--seed", type=int, default=0, help="of the networks that are drawn")
+    parser.add_argument("--workers", type=int, default=1, help="processes that mix")
+    parser.add_argument("--out", type=Path, default=Path("runs/latency/proxies"), help="folder for what is known")
+    given = parser.parse_args(args)
+    command = shlex.join(["python", "-m", "recipes.latency.proxies", *(sys.argv[1:] if args is None else args)])
+    corpora = weights(given.corpus)
+    stages = BlockwiseDistillation(given.teacher, corpora, given.out / "stages.json", given.stage_steps)
+    short, long = (
+        ShortTraining(given.teacher, corpora, steps, workers=given.workers)
+        for steps in (given.short_steps, given.long_steps)
+    )
+    for judge in (stages, short, long):
+        judge.check()
+    judges: dict[str, Judge] = {
+        f"stages by themselves, {given.stage_steps} steps each": stages,
+        f"training, {given.short_steps} steps": short,
+        TRUTH: long,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    settings = {name: judge.settings for name, judge in judges.items()}
+    store = StageStore(given.out / "scores.json", settings)
+    table = score(networks(given.networks, space, given.seed), judges, store)
+    data = f"{given.networks} random networks; long training: {given.long_steps} steps of 32 mixtures of 4 s"
+    found = list(rows(table, data))
+    record("latency", [{**row, "command": command} for row in found], root)
+    for row in found:
+        Console().print(f"{row['system']}: {row['value']:.3f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WeakAudioError as error:
+        sys.exit(f"proxies: {error}")
