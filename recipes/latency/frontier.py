@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import keep_memory
 from weakaudio.latency.fastest import PathTimes, fastest, time_path
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.features import EmbeddingTransformer
 from weakaudio.transfer.folds import cross_validate_folds
@@ -50,23 +50,13 @@ class System(NamedTuple):
     name: str
     sample_rate: int
     run: published.Run
-
-
-def eager(model: Model) -> published.Run:
-    """A model of ours as it was trained: nothing fused."""
-    model = model.eval()
-
-    @torch.inference_mode()
-    def run(waveform: torch.Tensor) -> torch.Tensor:
-        probs: torch.Tensor = model(waveform).clip_probs
-        return probs
-
-    return run
+    note: str | None = None
+    """which way is the fastest"""
 
 
 def in_int8(model: Model, path: Path, recordings: Path) -> OnnxTagger:
     """A model on ONNX Runtime in 8 bits, behind the log-mel of torch; its file is made unless it is there."""
-    if not path.is_file():
+    if not path.is_file() or OnnxTagger(path).checksum != model_checksum(model):
         export_int8(model, path, recordings, "outside")
     return OnnxTagger(path, torch.get_num_threads())
 
@@ -86,18 +76,20 @@ def systems(
 ) -> Iterator[System]:
     """All but the reference. Each of our models goes the way that is fastest here for this batch, and in 8 bits."""
 
-    def quickest(model: Model) -> tuple[str, published.Run]:
+    def fastest_way(name: str, model: Model) -> System:
         found = fastest(model, scale.seconds, scale.clips)
-        return found.name, found.run
+        return System(
+            f"{name}, fastest way", model.sample_rate, found.run, f"{name}, batch {scale.clips}: {found.name}"
+        )
 
-    yield System("efficientat-mn04, our front end", mn04.sample_rate, eager(mn04))
+    plain = published.clips_alone(lambda waveform: mn04.logmel(waveform)[0], mn04.network)
+    yield System("efficientat-mn04, our front end", mn04.sample_rate, plain)
     for name, model in {"efficientat-mn04": mn04, **models}.items():
-        _, run = quickest(model)
-        yield System(f"{name}, fastest way", model.sample_rate, run)
+        yield fastest_way(name, model)
     for name, tagger in taggers.items():
         yield System(f"{name}, int8", models[name].sample_rate, by_tagger(tagger, models[name]))
     yield System("N_S as released (44.1 kHz)", 44100, published.plain_ns())
-    yield System("N_S fused (44.1 kHz)", 44100, quickest(load_model("untrained-44k"))[1])
+    yield fastest_way("N_S (44.1 kHz)", load_model("untrained-44k"))
     if yamnet is not None:
         yield System("YAMNet, TFLite", 16000, published.yamnet(yamnet, scale.threads))
     others: dict[str, tuple[int, Callable[[], published.Run | None]]] = {
@@ -110,24 +102,22 @@ def systems(
             yield System(name, rate, run_or_none)
 
 
-def measure_speed(
-    mn04: Model, models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, scale: Scale
-) -> Comparison:
+def measure_speed(mn04: Model, others: Sequence[System], scale: Scale) -> Comparison:
     """Of one batch size."""
     given = waveforms(scale, mn04.sample_rate)
     reference = published.efficientat(mn04)
     jobs: dict[str, Callable[[], object]] = {}
-    for system in systems(mn04, models, taggers, yamnet, scale):
+    for system in others:
         batch = waveforms(scale, system.sample_rate)
         jobs[system.name] = lambda run=system.run, batch=batch: run(batch)  # type: ignore[misc]
     return compare("frontier", scale, (REFERENCE, lambda: reference(given)), jobs)
 
 
-def speed_rows(found: Comparison, scale: Scale) -> Iterator[Row]:
+def speed_rows(found: Comparison, scale: Scale, notes: Mapping[str, str | None]) -> Iterator[Row]:
     """Rows for `recipes.results`, but for data and command."""
     clip = found.audio_seconds / scale.clips
     for system, speed in {found.reference: found.reference_speed, **found.speeds}.items():
-        row = {"what": "frontier", "system": system}
+        row = {"what": "frontier", "system": system, "note": notes.get(system)}
         if scale.clips == 1:
             yield {**row, "metric": f"ms for {clip:g} s", "value": 1000 * clip / speed}
         else:
@@ -139,11 +129,11 @@ def speed_rows(found: Comparison, scale: Scale) -> Iterator[Row]:
 
 
 def part_rows(name: str, times: PathTimes) -> Iterator[Row]:
-    """Each stage of a model's path as a figure of its own."""
-    stages = {"decode": times.decode, "resample": times.resample, "log-mel": times.logmel, "network": times.network}
-    for stage, seconds in stages.items():
-        row = {"what": f"stages, batch {times.batch}", "system": name}
-        yield {**row, "metric": f"{stage} (ms for {times.seconds:g} s)", "value": 1000 * seconds}
+    """Each step of a model's path as a figure of its own."""
+    steps = {"decode": times.decode, "resample": times.resample, "log-mel": times.logmel, "network": times.network}
+    for step, seconds in steps.items():
+        row = {"what": f"path, batch {times.batch}", "system": name}
+        yield {**row, "metric": f"{step} (ms for {times.seconds:g} s)", "value": 1000 * seconds}
 
 
 def quality(X: NDArray[np.float32], clips: Manifest) -> dict[str, float]:
@@ -199,7 +189,9 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     data = f"clips of {given.seconds:g} s of noise, from waveform, {given.threads} threads; ESC-50 at 16 kHz"
     for clips in BATCHES:
         scale = Scale(clips, given.seconds, given.rounds, threads=given.threads)
-        keep(speed_rows(measure_speed(mn04, models, taggers, given.yamnet, scale), scale), data)
+        others = list(systems(mn04, models, taggers, given.yamnet, scale))
+        notes = {system.name: system.note for system in others}
+        keep(speed_rows(measure_speed(mn04, others, scale), scale, notes), data)
     for name, model in {"efficientat-mn04": mn04, **models}.items():
         for clips in BATCHES:
             about = f"clips of {given.seconds:g} s of noise, network fused, {given.threads} threads"

@@ -16,7 +16,8 @@ from torchaudio.compliance.kaldi import get_mel_banks
 from recipes.benchmark.inference import give_statistics
 from recipes.benchmark.reference import plain_copy
 from weakaudio.audio.logmel import LogMel
-from weakaudio.networks import WeakCNN
+from weakaudio.networks import Network, WeakCNN
+from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
 
 Run = Callable[[Tensor], Tensor]
@@ -47,13 +48,17 @@ class EfficientATFrontEnd(nn.Module):
 
 
 def efficientat(model: Model) -> Run:
-    """A network of EfficientAT behind its own front end, nothing fused."""
-    front_end, network = EfficientATFrontEnd(), model.network.eval()
+    """A network of EfficientAT behind its own front end, nothing fused, and without scores of segments."""
+    return clips_alone(EfficientATFrontEnd(), model.network.eval())
+
+
+def clips_alone(front_end: Callable[[Tensor], Tensor], network: Network) -> Run:
+    """A network as it was trained, which scores clips by their mean embedding, and here no segments."""
 
     @torch.inference_mode()
     def run(waveform: Tensor) -> Tensor:
-        probs: Tensor = network(front_end(waveform)).clip_probs
-        return probs
+        embeddings, mask = network.forward_features(front_end(waveform))
+        return network.forward_head(mean_embedding(embeddings, mask)).sigmoid()
 
     return run
 

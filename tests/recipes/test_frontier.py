@@ -11,8 +11,10 @@ import soundfile as sf
 import torch
 
 from recipes import results
+from recipes.benchmark.compare import Comparison, Scale
 from recipes.latency import frontier, published
 from weakaudio.audio.logmel import LogMel
+from weakaudio.latency.fastest import PathTimes
 from weakaudio.networks import FlashCNN, MobileNet, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -30,6 +32,31 @@ def test_a_network_as_published_says_what_our_copy_of_it_says(randomise: Callabl
     with torch.no_grad():
         expected = model.eval()(waveform).clip_probs
     torch.testing.assert_close(published.efficientat(model)(waveform), expected, rtol=0, atol=1e-4)
+
+
+def test_speeds_are_of_clips_and_ratios_of_rounds() -> None:
+    found = Comparison("frontier", 80.0, "reference", "", [2.0, 2.0, 4.0])  # 8 clips of 10 s
+    found.speeds, found.ratios = {"ours": 400.0}, {"ours": [9.0, 10.0, 13.0]}
+    eight = list(frontier.speed_rows(found, Scale(clips=8), {"ours": "ours: onnx"}))
+    assert [(row["system"], row["metric"], row["value"]) for row in eight] == [
+        ("reference", "times real time, batch 8", 40.0),
+        ("ours", "times real time, batch 8", 400.0),
+        ("ours", "times mn04 as published, batch 8", 10.0),
+    ]
+    assert [row["note"] for row in eight] == [None, "ours: onnx", "ours: onnx"]
+    assert (eight[2]["spread"], eight[2]["n"]) == (1.0, 3)
+    found.audio_seconds = 10.0
+    one = list(frontier.speed_rows(found, Scale(clips=1), {}))
+    assert [(row["metric"], row["value"]) for row in one[:2]] == [("ms for 10 s", 2000.0), ("ms for 10 s", 25.0)]
+
+
+def test_each_step_of_a_path_has_its_own_time() -> None:
+    times = PathTimes(
+        8, 10.0, decode=0.001, resample=0.002, logmel=0.003, network=0.004, whole=0.01, peak_memory=None
+    )
+    found = {row["metric"]: row["value"] for row in frontier.part_rows("ours", times)}
+    expected = {"decode": 1.0, "resample": 2.0, "log-mel": 3.0, "network": 4.0}
+    assert found == {f"{step} (ms for 10 s)": value for step, value in expected.items()}
 
 
 def test_each_system_is_timed_and_each_network_of_ours_is_judged(
@@ -59,7 +86,7 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
 
     rows = {(row["what"], row["system"], row["metric"]): row for row in results.load("latency", tmp_path)}
     ours = ["efficientat-mn04, fastest way", "tiny, fastest way", "tiny, int8"]
-    others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S fused (44.1 kHz)"]
+    others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S (44.1 kHz), fastest way"]
     for system in (frontier.REFERENCE, *ours, *others):
         assert rows["frontier", system, "ms for 1.9 s"]["value"] > 0
         assert rows["frontier", system, "times real time, batch 8"]["value"] > 0
@@ -68,5 +95,5 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
     assert judged == {frontier.REFERENCE, *ours, others[0]}
     for way in ("fastest way", "int8"):
         assert rows["frontier", f"tiny, {way}", "ESC-50 (%)"]["value"] > 20  # one in ten by chance
-    stages_of = {metric for what, system, metric in rows if (what, system) == ("stages, batch 8", "tiny")}
-    assert stages_of == {f"{stage} (ms for 1.9 s)" for stage in ("decode", "resample", "log-mel", "network")}
+    steps = {metric for what, system, metric in rows if (what, system) == ("path, batch 8", "tiny")}
+    assert steps == {f"{step} (ms for 1.9 s)" for step in ("decode", "resample", "log-mel", "network")}

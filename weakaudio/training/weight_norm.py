@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -14,60 +14,39 @@ from torch.utils.hooks import RemovableHandle
 from weakaudio.errors import ProtocolError
 from weakaudio.networks.layers import ConvNorm
 
-_ROWS, _COLUMNS = 0, 1  # of a weight (outputs, inputs, ...)
 
+def unit_weights(network: nn.Module) -> list[ConvNorm]:
+    """The layers of a network whose weights weight normalisation is about.
 
-class UnitWeight(NamedTuple):
-    """A weight that is kept at unit norm."""
-
-    layer: nn.Linear | nn.Conv1d | nn.Conv2d
-    axis: int
-    """0: each row, or filter, has unit norm; 1: each column"""
-    norm: nn.BatchNorm2d | None = None
-    """that follows, and whose running statistics are scaled with the weight"""
-
-
-def unit_weights(network: nn.Module) -> list[UnitWeight]:
-    """The weights of a network that weight normalisation is about; the network itself says which.
-
-    - Convolutions in a `ConvNorm`, by filter: batch normalisation follows, so their scale is free. This holds for
-      depthwise filters as well: a channel is normalised by itself, whether its filter has seen one channel or all.
-    - Layers that an operator names in its class attributes `reads` and `writes`, tuples of names: what reads the
-      residual stream by row, and what writes to it by column.
+    They are all convolutions that batch normalisation follows, by filter, as that leaves a filter's scale free. This
+    holds for depthwise filters as well: a channel is normalised by itself, whether its filter has seen one channel or
+    all. What reads the residual stream in attention and recurrence, and what writes to it, are such convolutions,
+    too; the paper's language models have no norm behind what writes, and project its columns.
 
     All others are exempt, as their scale means something: classifiers, layers that no norm follows, the gains and
     biases of norms, biases.
     """
-    found = []
-    for module in network.modules():
-        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
-            found.append(UnitWeight(module.conv, _ROWS, module.norm))
-        for attribute, axis in (("reads", _ROWS), ("writes", _COLUMNS)):
-            for name in getattr(type(module), attribute, ()):
-                layer = module.get_submodule(name)
-                assert isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)), f"{type(module).__name__}.{name}"
-                found.append(UnitWeight(layer, axis))
-    return found
+    layers = [module for module in network.modules() if isinstance(module, ConvNorm)]
+    return [layer for layer in layers if isinstance(layer.norm, nn.BatchNorm2d)]
 
 
 @torch.no_grad()
-def project(weights: Sequence[UnitWeight]) -> None:
-    """Scale weights to unit norm, in place.
+def project(layers: Sequence[ConvNorm]) -> None:
+    """Scale filters to unit norm, in place.
 
-    Running statistics of a following norm are scaled along, so that a network does the same as before, in evaluation
-    also. Weights that are not trained stay as they are, and so do rows and columns of zeros, which have no direction.
+    Running statistics of the norm behind are scaled along, so that a network does the same as before, in evaluation
+    also. Weights that are not trained stay as they are, and so do filters of zeros, which have no direction.
     """
-    for layer, axis, norm in weights:
-        weight = layer.weight
+    for layer in layers:
+        weight, norm = layer.conv.weight, layer.norm
         if not weight.requires_grad:
             continue
-        others = [n for n in range(weight.ndim) if n != axis]
         exact = torch.promote_types(weight.dtype, torch.float32)
-        length = torch.linalg.vector_norm(weight, dim=others, keepdim=True, dtype=exact)
+        length = torch.linalg.vector_norm(weight, dim=list(range(1, weight.ndim)), keepdim=True, dtype=exact)
         length.masked_fill_(length == 0, 1.0)
         weight.div_(length)
-        if norm is not None and norm.running_mean is not None and norm.running_var is not None:
-            bias = 0.0 if layer.bias is None else layer.bias
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            bias = 0.0 if layer.conv.bias is None else layer.conv.bias
             norm.running_mean.sub_(bias).div_(length.flatten()).add_(bias)
             norm.running_var.div_(length.flatten().square())
 
@@ -104,8 +83,8 @@ class WeightNormalisation(Callback):
         weights = unit_weights(pl_module)
         if not weights:
             raise ProtocolError(
-                f"weight normalisation: {type(pl_module).__name__} has no weight for it: no ConvNorm, no operator "
-                "with `reads` or `writes`; train it without"
+                f"weight normalisation: {type(pl_module).__name__} has no weight for it: no convolution that "
+                "batch normalisation follows; train it without"
             )
         if not self._begun:
             project(weights)
