@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space | No
         latency = ClipLatency(table, FRONT_END, given.seconds, batch)
         latency.complete([genome.to_config() for genome in space.covering()], given.table)
         n_mels = get_front_end(FRONT_END).n_mels
-        configs = random_configs(given.networks, n_mels=n_mels, space=latency.runnable(space))
+        configs = random_configs(given.networks, n_mels=n_mels, space=latency.runnable(space), runs=latency.runs)
         found = validate(table, configs, FRONT_END, given.seconds, batch)
         Console().print(f"batch {batch}: {found}")
         record("latency", [{**row, "command": command} for row in rows(found, batch, given.seconds, str(here))], root)

@@ -22,9 +22,9 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.search.law import Law, fit_law, held_out_error
 from weakaudio.search.law_grid import measure_grid
 from weakaudio.search.law_page import write_law_page
-from weakaudio.search.proxy import ShortTraining
+from weakaudio.search.proxy import ShortTraining, read_corpora
 
-DEPTHS, WIDTHS = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0)
+DEPTHS, WIDTHS = (1.0, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0)  # that rounding leaves as they are
 
 
 def rows(grid: pd.DataFrame, law: Law, held_out: pd.DataFrame, data: str) -> Iterator[Row]:
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/latency/law"), help="folder for the grid and the page")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.law", *(sys.argv[1:] if args is None else args)])
-    training = ShortTraining(given.teacher, weights(given.corpus), given.steps, workers=given.workers)
+    training = ShortTraining(given.teacher, read_corpora(given.corpus), given.steps, workers=given.workers)
     training.check()
     points = list(itertools.product(given.depth, given.width))
     grid = measure_grid(points, training, given.out / "grid.csv", training.settings)
@@ -63,12 +63,6 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     record("latency", [{**row, "command": command} for row in rows(grid, law, held_out, data)], root)
     worst = held_out["error"].abs().max()
     Console().print(f"{law}\nthe greatest error on corners that the law did not see: {worst:.1%} of the loss")
-
-
-def weights(corpora: Sequence[str]) -> dict[str, float]:
-    """Folders, and how often each is drawn from."""
-    pairs = [corpus.rpartition("=") for corpus in corpora]
-    return {folder: float(weight) for folder, _, weight in pairs}
 
 
 if __name__ == "__main__":

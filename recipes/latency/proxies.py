@@ -15,46 +15,47 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from recipes.latency.law import weights
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import Genome, Space
+from weakaudio.latency.predict import random_configs
 from weakaudio.progress import progress
-from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining, read_corpora
 from weakaudio.search.stage_store import StageStore
+from weakaudio.search.workers import evaluate
 
 Judge = BlockwiseDistillation | ShortTraining
 
 SPACE = replace(Space(), features=(768,))  # stages do not score the embedding
 TRUTH = "long training"
-
-
-def networks(n: int, space: Space, seed: int) -> list[Genome]:
-    """Different random networks of a space."""
-    rng = np.random.default_rng(seed)
-    found: dict[str, Genome] = {}
-    while len(found) < n:
-        genome = space.random(rng)
-        found.setdefault(genome.key, genome)
-    return list(found.values())
+_FEWEST = 3  # networks of which a rank correlation says anything
 
 
 def score(genomes: Sequence[Genome], judges: Mapping[str, Judge], store: StageStore) -> pd.DataFrame:
-    """(networks, judges) scores; the store keeps what is known."""
+    """(networks, judges) scores, NaN of networks that could not be scored; the store keeps what is known."""
     todo = [(f"{name}: {genome.key}", name, genome) for name in judges for genome in genomes]
     for key, name, genome in progress(todo, len(todo), "scoring"):
         if key not in store:
-            store.add(key, judges[name](genome.to_config()))
-    return pd.DataFrame({name: [store[f"{name}: {genome.key}"] for genome in genomes] for name in judges})
+            store.add(key, evaluate(judges[name], genome.to_config()).score)
+    columns = {name: [store[f"{name}: {genome.key}"] for genome in genomes] for name in judges}
+    return pd.DataFrame(columns, dtype=float)
 
 
 def rows(table: pd.DataFrame, data: str) -> Iterator[Row]:
-    """Rows for `recipes.results`, but for the command."""
+    """Rows for `recipes.results`, but for the command, of the networks that all judges could score.
+
+    Raises
+    ------
+    WeakAudioError
+        These are fewer than three.
+    """
+    table = table.dropna()
+    if len(table) < _FEWEST:
+        raise WeakAudioError(f"{len(table)} networks could be scored; a rank correlation takes {_FEWEST}")
     for name in table.columns.drop(TRUTH):
         rank = spearmanr(table[name], table[TRUTH]).statistic
         facts = {"what": "proxies", "system": name, "data": data, "n": len(table)}
@@ -75,7 +76,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space = SP
     parser.add_argument("--out", type=Path, default=Path("runs/latency/proxies"), help="folder for what is known")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.proxies", *(sys.argv[1:] if args is None else args)])
-    corpora = weights(given.corpus)
+    corpora = read_corpora(given.corpus)
     stages = BlockwiseDistillation(given.teacher, corpora, given.out / "stages.json", given.stage_steps)
     short, long = (
         ShortTraining(given.teacher, corpora, steps, workers=given.workers)
@@ -91,7 +92,8 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space = SP
     given.out.mkdir(parents=True, exist_ok=True)
     settings = {name: judge.settings for name, judge in judges.items()}
     store = StageStore(given.out / "scores.json", settings)
-    table = score(networks(given.networks, space, given.seed), judges, store)
+    drawn = random_configs(given.networks, given.seed, space=space)
+    table = score([Genome.from_config(config) for config in drawn], judges, store)
     data = f"{given.networks} random networks; long training: {given.long_steps} steps of 32 mixtures of 4 s"
     found = list(rows(table, data))
     record("latency", [{**row, "command": command} for row in found], root)

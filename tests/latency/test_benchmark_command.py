@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import weakaudio.cli.benchmark  # noqa: F401
+from weakaudio.cli.benchmark import _said
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency import fastest as module
 from weakaudio.latency.fastest import Choice, PathTimes, fastest, time_path
@@ -48,7 +48,20 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
     out = tmp_path / "new" / "speed.csv"
     threads = torch.get_num_threads()
     code, text, err = run(
-        "benchmark", file, file, "--seconds", "0.7", "--batch", "1", "--batch", "3", "--threads", "2", "--csv", out
+        "benchmark",
+        file,
+        file,
+        "--seconds",
+        "0.7",
+        "--batch",
+        "1",
+        "--batch",
+        "3",
+        "--threads",
+        "2",
+        "--csv",
+        out,
+        "--ways",
     )
     assert (code, err.strip()) == (0, "")
     assert torch.get_num_threads() == threads
@@ -64,6 +77,9 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
     ):
         assert word in text
     assert "peak MB" not in text
+    for batch in (1, 3):
+        assert f"{file}, batch {batch}: " in text
+    assert text.count("fused") == text.count("onnx") / 2 == 4
     with out.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["model"], row["batch"]) for row in rows] == [(str(file), "1"), (str(file), "3")] * 2
@@ -138,6 +154,12 @@ def test_stages_are_what_they_are_called(model: Model, monkeypatch: pytest.Monke
     torch.testing.assert_close(from_logmel, from_waveform)
     with torch.inference_mode():
         torch.testing.assert_close(model.network(logmel).clip_probs, from_logmel, atol=1e-5, rtol=1e-5)
+
+
+def test_the_fastest_way_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = torch.relu
+    choice = Choice("onnx", run, {"onnx": 0.016, "fused": 0.04}, {"log-mel, onnx": "no such operator"})
+    assert _said(choice, 8) == "onnx 2.00 ms, fused 5.00 ms; log-mel, onnx left out: no such operator"
 
 
 @pytest.mark.parametrize(("seconds", "batch"), [(0.0, 1), (float("inf"), 1), (1.0, 0)])

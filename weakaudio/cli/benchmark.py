@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ from weakaudio.cli.options import app
 from weakaudio.errors import WeakAudioError
 
 if TYPE_CHECKING:
-    from weakaudio.latency.fastest import PathTimes
+    from weakaudio.latency.fastest import Choice, PathTimes
 
 Row = dict[str, str | int | float]
 
@@ -27,12 +25,16 @@ def benchmark(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the processor.", show_default="as torch does")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
+    ways: Annotated[
+        bool,
+        typer.Option("--ways", help="Also say which way is the fastest here: torch or ONNX Runtime."),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
 ) -> None:
     """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
     from weakaudio.inference.embedding import find_device
     from weakaudio.latency.device import describe, use_threads
-    from weakaudio.latency.fastest import time_path
+    from weakaudio.latency.fastest import fastest, time_path
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
 
@@ -42,6 +44,8 @@ def benchmark(
     if not 0 < seconds < float("inf"):
         raise WeakAudioError(f"clips of {seconds} s: expected more than 0")
     where = find_device(device)
+    if ways and where.type != "cpu":
+        raise WeakAudioError(f"--ways: on {where} there is one way only; measure with --device cpu")
     with use_threads(threads):
         about = str(describe(where))
         loaded = [(name, load_model(name)) for name in models]
@@ -50,9 +54,22 @@ def benchmark(
             (name, time_path(model, seconds, size, where))
             for name, model, size in progress(todo, len(todo), "measuring")
         ]
+        choices = [fastest(model, seconds, size) for _, model, size in todo] if ways else []
     _show(times, about)
+    for (name, _, size), choice in zip(todo, choices, strict=False):
+        typer.echo(f"{name}, batch {size}: {_said(choice, size)}")
     if out is not None:
-        _write(out, [_row(name, taken, about) for name, taken in times])
+        import pandas as pd
+
+        from weakaudio.data.manifest import write_table
+
+        write_table(pd.DataFrame([_row(name, taken, about) for name, taken in times]), out)
+
+
+def _said(choice: Choice, batch: int) -> str:
+    """The fastest way first; milliseconds are those of one clip."""
+    measured = ", ".join(f"{way} {1000 * taken / batch:.2f} ms" for way, taken in choice.seconds.items())
+    return "; ".join([measured, *(f"{way} left out: {reason}" for way, reason in choice.left_out.items())])
 
 
 def _row(name: str, times: PathTimes, about: str) -> Row:
@@ -100,20 +117,3 @@ def _show(times: list[tuple[str, PathTimes]], about: str) -> None:
         "clip, both from waveform to clip probabilities (log-mel and network). Stages: ms for one clip; decode: of a "
         f"16-bit WAV of {FILE_RATE} Hz, and resample: from there to the model's rate, are not in x real time."
     )
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    """Beside first, and then renamed into place."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +91,7 @@ def profile(
         typer.echo(f"left out: {operator} ({reason})")
     if validate:
         n_mels = get_front_end(front_end).n_mels
-        configs = random_configs(validate, n_mels=n_mels, space=latency.runnable(space))
+        configs = random_configs(validate, n_mels=n_mels, space=latency.runnable(space), runs=latency.runs)
         found = compare(table, configs, front_end, seconds, batch)
         typer.echo(str(found))
         if csv is not None:
@@ -111,7 +110,7 @@ def law(
     teacher: Teacher = DEFAULT_MODEL,
     depth: Annotated[
         list[float] | None,
-        typer.Option(help="Times as deep as the default network; may be repeated.", show_default="0.5, 1, 2, 3"),
+        typer.Option(help="Times as deep as the default network; may be repeated.", show_default="1, 2, 3"),
     ] = None,
     width: Annotated[
         list[float] | None,
@@ -131,14 +130,14 @@ def law(
     from weakaudio.search.law import Law, best_ratio, fit_law, held_out_error
     from weakaudio.search.law_grid import measure_grid, network_config
     from weakaudio.search.law_page import write_law_page
-    from weakaudio.search.proxy import ShortTraining
+    from weakaudio.search.proxy import ShortTraining, read_corpora
 
-    depths, widths = sorted(set(depth or [0.5, 1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
+    depths, widths = sorted(set(depth or [1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
     if min(len(depths), len(widths)) < 3:
         raise WeakAudioError(f"{len(depths)} depths and {len(widths)} widths: a law needs 3 of each, or more")
     grid = list(itertools.product(depths, widths))
     budgets = [ms / 1000 for ms in budget_ms or [20.0]]
-    training = ShortTraining(teacher, _corpora(corpus), steps, seed=seed, workers=workers, device=device)
+    training = ShortTraining(teacher, read_corpora(corpus), steps, seed=seed, workers=workers, device=device)
     training.check()
     latency = ClipLatency(LatencyTable.load(table), _front_end(teacher), seconds, batch)
     latency.complete([network_config(*point) for point in grid], table)
@@ -201,6 +200,7 @@ def run(
     from weakaudio.latency.table import LatencyTable
     from weakaudio.search.evolution import Evolution
     from weakaudio.search.evolution import search as evolve
+    from weakaudio.search.proxy import read_corpora
 
     latency = ClipLatency(
         LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher), seconds, batch
@@ -211,7 +211,7 @@ def run(
     for operator, reason in latency.failed(Space()).items():
         typer.echo(f"left out: {operator} ({reason})")
     evolution = Evolution(budget_ms / 1000, space, population, sample, children, seed)
-    score = _proxy(proxy, teacher, _corpora(corpus), out, steps, seed, device)
+    score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, seed, device)
     score.check()
     about = {"latency": latency.settings(space), "proxy": {"name": proxy.value, **score.settings}}
     evolve(evolution, latency, score, out / LOG, evaluations, workers, about)
@@ -249,25 +249,6 @@ def _write_page(out: Path, full: Path | None) -> None:
     typer.echo(json.dumps(winner.genome.to_config()))
     if known is not None:
         typer.echo(f"rank correlation with full training: {rank_correlation(evaluations, known):.3f}")
-
-
-def _corpora(values: list[str]) -> dict[str, float]:
-    """Folders and weights, of what follows --corpus."""
-    found: dict[str, float] = {}
-    for value in values:
-        folder, weight = value, 1.0
-        before, equals, after = value.rpartition("=")
-        if equals and not Path(value).is_dir():
-            try:
-                folder, weight = before, float(after)
-            except ValueError:
-                raise WeakAudioError(f"--corpus {value}: {after!r} is no number; expected PATH=WEIGHT") from None
-        if not (math.isfinite(weight) and weight > 0):
-            raise WeakAudioError(f"--corpus {value}: a weight of {weight:g}, expected more than 0")
-        if folder in found:
-            raise WeakAudioError(f"--corpus {folder}: is there twice")
-        found[folder] = weight
-    return found
 
 
 def _front_end(teacher: str) -> FrontEnd:

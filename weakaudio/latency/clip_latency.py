@@ -42,6 +42,11 @@ class ClipLatency:
         """
         return predict(_classified(config), self.table, self.front_end, self.seconds, self.batch).total / self.batch
 
+    def runs(self, config: Mapping[str, Any]) -> bool:
+        """Whether the device could run all pieces of a network."""
+        keys = pieces(_classified(config), self.front_end, self.seconds, self.batch)
+        return not any(key in self.table.errors for key in keys)
+
     def keys(self, space: Space) -> list[Key]:
         """All that networks of a space are made of, each once."""
         configs = [_classified(genome.to_config()) for genome in space.covering()]
@@ -66,8 +71,8 @@ class ClipLatency:
         if missing:
             raise WeakAudioError(
                 f"latency table: lacks {len(missing)} of the {len(keys)} pieces of the search space, the first: "
-                f"{missing[0]}; complete it: `weakaudio search profile --front-end {self._name} "
-                f"--seconds {self.seconds:g} --batch {self.batch}`"
+                f"{missing[0]}; complete it, on the device it is of: `weakaudio search profile -o TABLE "
+                f"--front-end {self._name} --seconds {self.seconds:g} --batch {self.batch}`"
             )
         failed = self.failed(space)
         try:

@@ -137,9 +137,19 @@ def validate(
 
 
 def random_configs(
-    n: int = 30, seed: int = 0, n_classes: int = N_CLASSES, n_mels: int = 128, space: Space | None = None
+    n: int = 30,
+    seed: int = 0,
+    n_classes: int = N_CLASSES,
+    n_mels: int = 128,
+    space: Space | None = None,
+    runs: Callable[[Mapping[str, Any]], bool] = lambda config: True,
 ) -> list[dict[str, Any]]:
     """Different networks, drawn evenly from a space; None: all that a search may visit.
+
+    Parameters
+    ----------
+    runs
+        Whether the device can run a network; others are drawn in the place of those it cannot.
 
     Raises
     ------
@@ -149,15 +159,17 @@ def random_configs(
     space = space or Space().with_operators(set(OPERATORS))
     return [
         {**genome, "n_classes": n_classes, "n_mels": n_mels}
-        for genome in _different(space, n, np.random.default_rng(seed))
+        for genome in _different(space, n, np.random.default_rng(seed), runs)
     ]
 
 
-def _different(space: Space, n: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _different(
+    space: Space, n: int, rng: np.random.Generator, runs: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for _ in range(100 * n):
         genome = space.random(rng)
-        if len(seen) < n and genome.key not in seen:
+        if len(seen) < n and genome.key not in seen and runs(genome.to_config()):
             seen.add(genome.key)
             yield genome.to_config()
     if len(seen) < n:

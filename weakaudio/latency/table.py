@@ -77,7 +77,7 @@ class LatencyTable:
         Raises
         ------
         WeakAudioError
-            No such file, another format, damaged, or of another device.
+            No such file, another format, damaged, of another device or another version of weakaudio.
         """
         path = Path(path)
         if not path.is_file():
@@ -89,6 +89,11 @@ class LatencyTable:
             raise WeakAudioError(
                 f"{path}: no latency table, damaged or cut short ({reason}); measure anew"
             ) from error
+        if table.version != __version__:
+            raise WeakAudioError(
+                f"{path}: measured with weakaudio {table.version}, this is {__version__}, whose pieces may be other "
+                "ones; measure anew"
+            )
         if allow_other_device:
             return table
         try:
@@ -98,7 +103,7 @@ class LatencyTable:
         if table.device != here:
             raise WeakAudioError(
                 f"{path}: measured on another device: {table.device}; here: {here}. Measure here, into another file, "
-                "or say that the other's times are meant (allow_other_device)"
+                "or, for `weakaudio search run`, say that the other's times are meant (--allow-other-device)"
             )
         return table
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -309,6 +309,31 @@ class BlockwiseDistillation:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was made of the settings: another process makes its own."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def read_corpora(values: Sequence[str]) -> dict[str, float]:
+    """Folders of corpora, and how often each is drawn from, of words like `PATH=WEIGHT`, or PATH alone.
+
+    Raises
+    ------
+    WeakAudioError
+        A weight that is none, or a folder that is there twice.
+    """
+    found: dict[str, float] = {}
+    for value in values:
+        folder, weight = value, 1.0
+        before, equals, after = value.rpartition("=")
+        if equals and not Path(value).is_dir():
+            try:
+                folder, weight = before, float(after)
+            except ValueError:
+                raise WeakAudioError(f"--corpus {value}: {after!r} is no number; expected PATH=WEIGHT") from None
+        if not (math.isfinite(weight) and weight > 0):
+            raise WeakAudioError(f"--corpus {value}: a weight of {weight:g}, expected more than 0")
+        if folder in found:
+            raise WeakAudioError(f"--corpus {folder}: is there twice")
+        found[folder] = weight
+    return found
 
 
 class _StageStudent(nn.Module):

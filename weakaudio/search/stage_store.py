@@ -63,7 +63,7 @@ class StageStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock")):
-                self._errors = {**self._read(), key: error}
+                self._errors = {key: error, **self._read()}  # the first to know it
                 content = {"kind": _KIND, "settings": self._settings, "stages": self._errors}
                 with whole_file(self.path) as beside:
                     beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
