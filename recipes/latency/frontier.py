@@ -2,9 +2,10 @@
 
     python -m recipes.latency.frontier --data ../shared/data --mn04 MODEL --yamnet yamnet.tflite
 
-On an idle machine, from the project's folder. Speed on noise, turn by turn with mn04 as it is published, so that a
-machine's moods meet both; quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds. In 8 bits, the
-ranges of activations are taken from recordings of `collected/`, none of which is in ESC-50.
+On an idle machine, from the project's folder. Speed on noise, in rounds of one turn of each system, so that moods of
+the machine meet all, with a rest before each turn: idle threads of one runtime would else spin into the next turn.
+Quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds. In 8 bits, the ranges of activations are
+from recordings of `collected/`, none of which is in ESC-50.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from data_prep.esc50 import prepare
-from recipes.benchmark.compare import Comparison, Scale, compare, waveforms
+from recipes.benchmark.compare import Scale, waveforms
 from recipes.latency import published
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import read_audio
@@ -31,7 +33,7 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantise import export_int8
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.device import keep_memory
+from weakaudio.latency.device import Job, keep_memory, time_rounds
 from weakaudio.latency.fastest import PathTimes, fastest, time_path
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
@@ -41,6 +43,7 @@ from weakaudio.transfer.folds import cross_validate_folds
 
 BATCHES = (1, 8)
 REFERENCE = "efficientat-mn04, as published"
+_REST = 0.3  # seconds before a turn
 SHIPPED = ("weakaudio-small", "weakaudio-base")
 
 
@@ -102,29 +105,30 @@ def systems(
             yield System(name, rate, run_or_none)
 
 
-def measure_speed(mn04: Model, others: Sequence[System], scale: Scale) -> Comparison:
-    """Of one batch size."""
-    given = waveforms(scale, mn04.sample_rate)
-    reference = published.efficientat(mn04)
-    jobs: dict[str, Callable[[], object]] = {}
-    for system in others:
+def measure_speed(mn04: Model, others: Sequence[System], scale: Scale) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each round by system, the reference first."""
+    jobs: dict[str, Job] = {}
+    for system in (System(REFERENCE, mn04.sample_rate, published.efficientat(mn04)), *others):
         batch = waveforms(scale, system.sample_rate)
         jobs[system.name] = lambda run=system.run, batch=batch: run(batch)  # type: ignore[misc]
-    return compare("frontier", scale, (REFERENCE, lambda: reference(given)), jobs)
+    rounds = time_rounds(list(jobs.values()), torch.device("cpu"), before=lambda: time.sleep(_REST))
+    return dict(zip(jobs, rounds.T, strict=True))
 
 
-def speed_rows(found: Comparison, scale: Scale, notes: Mapping[str, str | None]) -> Iterator[Row]:
-    """Rows for `recipes.results`, but for data and command."""
-    clip = found.audio_seconds / scale.clips
-    for system, speed in {found.reference: found.reference_speed, **found.speeds}.items():
+def speed_rows(
+    seconds: Mapping[str, NDArray[np.float64]], scale: Scale, notes: Mapping[str, str | None]
+) -> Iterator[Row]:
+    """Rows for `recipes.results`, but for data and command: medians over rounds."""
+    for system, own in seconds.items():
         row = {"what": "frontier", "system": system, "note": notes.get(system)}
         if scale.clips == 1:
-            yield {**row, "metric": f"ms for {clip:g} s", "value": 1000 * clip / speed}
+            yield {**row, "metric": f"ms for {scale.seconds:g} s", "value": 1000 * float(np.median(own))}
         else:
+            speed = scale.audio_seconds / float(np.median(own))
             yield {**row, "metric": f"times real time, batch {scale.clips}", "value": speed}
-        if system in found.ratios:
-            low, ratio, high = np.percentile(found.ratios[system], [25, 50, 75])
-            facts = {"value": float(ratio), "spread": float(high - low) / 2, "n": len(found.ratios[system])}
+        if system != REFERENCE:
+            low, ratio, high = np.percentile(seconds[REFERENCE] / own, [25, 50, 75])
+            facts = {"value": float(ratio), "spread": float(high - low) / 2, "n": len(own)}
             yield {**row, "metric": f"times mn04 as published, batch {scale.clips}", **facts}
 
 
@@ -163,7 +167,6 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--yamnet", type=Path, help="the published yamnet.tflite; needs ai-edge-litert")
     parser.add_argument("--threads", type=int, default=2, help="of torch, ONNX Runtime and TFLite")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
-    parser.add_argument("--rounds", type=int, default=7, help="of each system")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/latency/frontier"), help="folder for the manifest and int8 files"
     )
@@ -188,7 +191,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
 
     data = f"clips of {given.seconds:g} s of noise, from waveform, {given.threads} threads; ESC-50 at 16 kHz"
     for clips in BATCHES:
-        scale = Scale(clips, given.seconds, given.rounds, threads=given.threads)
+        scale = Scale(clips, given.seconds, threads=given.threads)
         others = list(systems(mn04, models, taggers, given.yamnet, scale))
         notes = {system.name: system.note for system in others}
         keep(speed_rows(measure_speed(mn04, others, scale), scale, notes), data)

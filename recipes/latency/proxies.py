@@ -24,7 +24,9 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import Genome, Space
 from weakaudio.latency.predict import random_configs
 from weakaudio.progress import progress
-from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining, read_corpora
+from weakaudio.search.blockwise import BlockwiseDistillation
+from weakaudio.search.proxy import read_corpora
+from weakaudio.search.short_training import ShortTraining
 from weakaudio.search.stage_store import StageStore
 from weakaudio.search.workers import evaluate
 

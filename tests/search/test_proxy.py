@@ -24,8 +24,9 @@ from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
 from weakaudio.pretrained import load_model, save_model
-from weakaudio.search import proxy as module
-from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+from weakaudio.search import blockwise as module
+from weakaudio.search.blockwise import BlockwiseDistillation
+from weakaudio.search.short_training import ShortTraining
 from weakaudio.search.stage_store import StageStore
 
 CONFIG: dict[str, Any] = {

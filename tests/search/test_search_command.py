@@ -26,10 +26,11 @@ from weakaudio.latency.table import LatencyTable
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
+from weakaudio.search.blockwise import BlockwiseDistillation
 from weakaudio.search.law import Law
 from weakaudio.search.law_grid import network_config
 from weakaudio.search.log import read_log
-from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+from weakaudio.search.short_training import ShortTraining
 
 Run = Callable[..., tuple[int, str, str]]
 SPACE = Space(
@@ -66,9 +67,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weakaudio.latency.genome.Space", lambda: SPACE)
     little = {"seconds": 0.4, "batch_size": 4, "precision": "32-true"}
     monkeypatch.setattr(
-        "weakaudio.search.proxy.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
+        "weakaudio.search.blockwise.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
     )
-    monkeypatch.setattr("weakaudio.search.proxy.ShortTraining", partial(ShortTraining, **little))
+    monkeypatch.setattr("weakaudio.search.short_training.ShortTraining", partial(ShortTraining, **little))
 
 
 def measured(device: Device | None = None) -> LatencyTable:

@@ -17,7 +17,8 @@ from weakaudio.inference import DEFAULT_MODEL
 if TYPE_CHECKING:
     from weakaudio.audio.logmel import FrontEnd
     from weakaudio.latency.predict import Validation
-    from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+    from weakaudio.search.blockwise import BlockwiseDistillation
+    from weakaudio.search.short_training import ShortTraining
 
 LOG, PAGE, LAW_PAGE, GRID, STAGES = "search.jsonl", "search.html", "law.html", "grid.csv", "stages.json"
 
@@ -130,7 +131,8 @@ def law(
     from weakaudio.search.law import Law, best_ratio, fit_law, held_out_error
     from weakaudio.search.law_grid import measure_grid, network_config
     from weakaudio.search.law_page import write_law_page
-    from weakaudio.search.proxy import ShortTraining, read_corpora
+    from weakaudio.search.proxy import read_corpora
+    from weakaudio.search.short_training import ShortTraining
 
     depths, widths = sorted(set(depth or [1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
     if min(len(depths), len(widths)) < 3:
@@ -260,7 +262,8 @@ def _front_end(teacher: str) -> FrontEnd:
 def _proxy(
     proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, seed: int, device: str
 ) -> BlockwiseDistillation | ShortTraining:
-    from weakaudio.search.proxy import BlockwiseDistillation, ShortTraining
+    from weakaudio.search.blockwise import BlockwiseDistillation
+    from weakaudio.search.short_training import ShortTraining
 
     if proxy == Proxy.training:
         return ShortTraining(teacher, corpora, steps, seed=seed, device=device)
