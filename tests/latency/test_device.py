@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,7 @@ def test_a_device_says_what_decides_its_speed() -> None:
         describe(CPU, graphs=True)
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator is left as it is")
 def test_memory_once_had_is_kept() -> None:
     """Large tensors cost no page faults again and again."""
     resource = pytest.importorskip("resource")
