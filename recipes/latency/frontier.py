@@ -43,7 +43,7 @@ from weakaudio.transfer.folds import cross_validate_folds
 
 BATCHES = (1, 8)
 REFERENCE = "efficientat-mn04, as published"
-_REST = 0.3  # seconds before a turn
+_REST = 0.05  # seconds before a turn
 SHIPPED = ("weakaudio-small", "weakaudio-base")
 
 

@@ -81,6 +81,8 @@ class OnnxTagger:
             raise CheckpointError(f"{path}: no such file")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        # Threads that wait by spinning take the cores of whatever comes next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors are raised
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
