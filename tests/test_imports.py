@@ -15,6 +15,7 @@ import weakaudio
 PACKAGE = Path(weakaudio.__file__).parent
 FLOORS = {  # a room may import rooms of lower floors, and itself
     "errors": 0,
+    "memory": 0,
     "progress": 0,
     "audio": 1,
     "data": 2,

@@ -4,8 +4,9 @@
 
 On an idle machine, from the project's folder. Speed on noise, in rounds of one turn of each system, so that moods of
 the machine meet all, with a rest before each turn: idle threads of one runtime would else spin into the next turn.
-Quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds. In 8 bits, the ranges of activations are
-from recordings of `collected/`, none of which is in ESC-50.
+Memory is had and given back as the C library does by itself, which costs large tensors dearly; `--keep-memory`
+measures without that. Quality on ESC-50: frozen embeddings (F1, mean), linear SVM, five folds. In 8 bits, the ranges
+of activations are from recordings of `collected/`, none of which is in ESC-50.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantise import export_int8
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.device import Job, keep_memory, time_rounds
+from weakaudio.latency.device import Job, time_rounds
 from weakaudio.latency.fastest import PathTimes, fastest, time_path
+from weakaudio.memory import keep_memory
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
@@ -42,7 +44,8 @@ from weakaudio.transfer.features import EmbeddingTransformer
 from weakaudio.transfer.folds import cross_validate_folds
 
 BATCHES = (1, 8)
-REFERENCE = "efficientat-mn04, as published"
+MN04 = "efficientat-mn04"
+REFERENCE, OUR_FRONT_END = f"{MN04}, as published", f"{MN04}, our front end"
 _REST = 0.05  # seconds before a turn
 SHIPPED = ("weakaudio-small", "weakaudio-base")
 
@@ -86,8 +89,8 @@ def systems(
         )
 
     plain = published.clips_alone(lambda waveform: mn04.logmel(waveform)[0], mn04.network)
-    yield System("efficientat-mn04, our front end", mn04.sample_rate, plain)
-    for name, model in {"efficientat-mn04": mn04, **models}.items():
+    yield System(OUR_FRONT_END, mn04.sample_rate, plain)
+    for name, model in models.items():
         yield fastest_way(name, model)
     for name, tagger in taggers.items():
         yield System(f"{name}, int8", models[name].sample_rate, by_tagger(tagger, models[name]))
@@ -116,11 +119,11 @@ def measure_speed(mn04: Model, others: Sequence[System], scale: Scale) -> dict[s
 
 
 def speed_rows(
-    seconds: Mapping[str, NDArray[np.float64]], scale: Scale, notes: Mapping[str, str | None]
+    seconds: Mapping[str, NDArray[np.float64]], scale: Scale, notes: Mapping[str, str | None], what: str = "frontier"
 ) -> Iterator[Row]:
     """Rows for `recipes.results`, but for data and command: medians over rounds."""
     for system, own in seconds.items():
-        row = {"what": "frontier", "system": system, "note": notes.get(system)}
+        row = {"what": what, "system": system, "note": notes.get(system)}
         if scale.clips == 1:
             yield {**row, "metric": f"ms for {scale.seconds:g} s", "value": 1000 * float(np.median(own))}
         else:
@@ -166,6 +169,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--model", action="append", default=[], help="beside those that come with the package")
     parser.add_argument("--yamnet", type=Path, help="the published yamnet.tflite; needs ai-edge-litert")
     parser.add_argument("--threads", type=int, default=2, help="of torch, ONNX Runtime and TFLite")
+    parser.add_argument("--keep-memory", action="store_true", help="speeds only, of a process that keeps its memory")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/latency/frontier"), help="folder for the manifest and int8 files"
@@ -173,10 +177,13 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.frontier", *(sys.argv[1:] if args is None else args)])
     torch.set_num_threads(given.threads)
-    keep_memory()
-    names = {_name(model): model for model in (*SHIPPED, *given.model)}
+    what = "frontier"
+    if given.keep_memory:
+        keep_memory()
+        what = "frontier, memory kept"
+    names = {MN04: given.mn04, **{_name(model): model for model in (*SHIPPED, *given.model)}}
     models = {name: load_model(model).eval() for name, model in names.items()}
-    mn04 = load_model(given.mn04).eval()
+    mn04 = models[MN04]
     prepare(str(given.data / "esc50-16k"), str(given.work))
     taggers = {
         name: in_int8(model, given.work / f"{name}-int8.onnx", given.data / "collected")
@@ -194,22 +201,23 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
         scale = Scale(clips, given.seconds, threads=given.threads)
         others = list(systems(mn04, models, taggers, given.yamnet, scale))
         notes = {system.name: system.note for system in others}
-        keep(speed_rows(measure_speed(mn04, others, scale), scale, notes), data)
-    for name, model in {"efficientat-mn04": mn04, **models}.items():
+        keep(speed_rows(measure_speed(mn04, others, scale), scale, notes, what), data)
+    if given.keep_memory:
+        return
+    for name, model in models.items():
         for clips in BATCHES:
             about = f"clips of {given.seconds:g} s of noise, network fused, {given.threads} threads"
             keep(part_rows(name, time_path(model, given.seconds, clips)), about)
     esc50 = read_manifest(given.work / MANIFEST)
-    for name, model_name in {"efficientat-mn04": given.mn04, **names}.items():
+    for name, model_name in names.items():
         lines = [f"{name}, fastest way"]
-        if name == "efficientat-mn04":
-            lines += [REFERENCE, "efficientat-mn04, our front end"]
+        if name == MN04:
+            lines += [REFERENCE, OUR_FRONT_END]
         facts = {"what": "frontier", "metric": "ESC-50 (%)"}
         found = quality(EmbeddingTransformer(model_name).fit_transform(esc50.paths), esc50)
         keep(iter([{**facts, "system": line, **found} for line in lines]), data)
-        if name in taggers:
-            found = quality(embed(taggers[name], models[name], esc50), esc50)
-            keep(iter([{**facts, "system": f"{name}, int8", **found}]), data)
+        found = quality(embed(taggers[name], models[name], esc50), esc50)
+        keep(iter([{**facts, "system": f"{name}, int8", **found}]), data)
 
 
 def _name(model: str) -> str:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import platform
-
 import numpy as np
 import pytest
 import torch
 from table_stand_ins import CPU, Machine
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.device import describe, keep_memory, time_rounds, use_threads
+from weakaudio.latency.device import describe, time_rounds, use_threads
 
 
 def test_rounds_last_as_long_as_they_may_and_what_comes_before_is_not_counted() -> None:
@@ -37,21 +35,3 @@ def test_a_device_says_what_decides_its_speed() -> None:
         assert fact in str(device)
     with pytest.raises(WeakAudioError, match="CUDA graphs need a GPU"):
         describe(CPU, graphs=True)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator is left as it is")
-def test_memory_once_had_is_kept() -> None:
-    """Large tensors cost no page faults again and again."""
-    resource = pytest.importorskip("resource")
-    keep_memory()
-
-    def faults(times: int) -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(times):
-            a = torch.zeros(3 << 20)
-            b = torch.zeros(3 << 20)
-            del a, b
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-    faults(20)  # where there are holes, it takes some rounds until each tensor has a place
-    assert faults(5) < 3000  # of 30,000 where they are given back

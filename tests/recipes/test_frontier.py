@@ -89,7 +89,7 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
     frontier.main(args, root=tmp_path)
 
     rows = {(row["what"], row["system"], row["metric"]): row for row in results.load("latency", tmp_path)}
-    ours = ["efficientat-mn04, fastest way", "tiny, fastest way", "tiny, int8"]
+    ours = [f"{name}, {way}" for name in ("efficientat-mn04", "tiny") for way in ("fastest way", "int8")]
     others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S (44.1 kHz), fastest way"]
     for system in (frontier.REFERENCE, *ours, *others):
         assert rows["frontier", system, "ms for 1.9 s"]["value"] > 0
@@ -101,3 +101,11 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
         assert rows["frontier", f"tiny, {way}", "ESC-50 (%)"]["value"] > 20  # one in ten by chance
     steps = {metric for what, system, metric in rows if (what, system) == ("path, batch 8", "tiny")}
     assert steps == {f"{step} (ms for 1.9 s)" for step in ("decode", "resample", "log-mel", "network")}
+
+    kept: list[bool] = []
+    monkeypatch.setattr(frontier, "keep_memory", lambda: kept.append(True))
+    frontier.main([*args, "--keep-memory"], root=tmp_path)
+    again = {(row["what"], row["metric"]) for row in results.load("latency", tmp_path)}
+    assert kept == [True]
+    assert ("frontier, memory kept", "ms for 1.9 s") in again
+    assert ("frontier, memory kept", "ESC-50 (%)") not in again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Training:
     batch_size, seconds = 32, 4.0
     asked: list[int] = []  # noqa: RUF012
 
-    def __init__(self, teacher: str, corpora: dict[str, float], steps: int, workers: int = 1) -> None:
+    def __init__(self, teacher: str, corpora: dict[str, float], steps: int, seed: int = 0, workers: int = 1) -> None:
         self.corpora, self.steps = corpora, steps
         self.settings = {"teacher": teacher, "steps": steps}
 
@@ -134,20 +135,29 @@ def test_an_error_of_the_law_is_that_of_its_corner() -> None:
     }
 
 
+def seconds_of(config: Mapping[str, Any]) -> float:
+    """A millisecond for each block."""
+    return sum(stage[1] for stage in config["stages"]) / 1000
+
+
 def test_proxies_are_correlated_with_long_training(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "ShortTraining", Training)
     monkeypatch.setattr(proxies, "BlockwiseDistillation", Stages)
+    monkeypatch.setattr(proxies.LatencyTable, "load", lambda path: path)
+    monkeypatch.setattr(proxies, "ClipLatency", lambda *_: seconds_of)
     args = ["--teacher", "somebody", "--corpus", "a=1", "--networks", "12", "--out", str(root / "proxies")]
+    args += ["--table", "t.json", "--budget-ms", "6", "--workers", "1"]
     proxies.main(args, root, TINY)
     assert len(Training.asked) == 3 * 12
     proxies.main(args, root, TINY)
     assert len(Training.asked) == 3 * 12  # nothing is scored twice
     rows = {row["system"]: row for row in results.load("latency", root)}
-    assert rows["training, 100 steps"]["value"] == pytest.approx(1.0)
-    genomes = random_configs(12, space=TINY)
-    stages, whole = Stages("", {}, root, 1), Training("", {}, 600)
+    assert rows["training, 50 steps"]["value"] == pytest.approx(1.0)
+    genomes = [genome.to_config() for genome in proxies.draw(12, 0, TINY, seconds_of, 0.006)]
+    assert max(map(seconds_of, genomes)) == 0.006
+    stages, whole = Stages("", {}, root, 1), Training("", {}, 200)
     expected = spearmanr([stages(genome) for genome in genomes], [whole(genome) for genome in genomes]).statistic
-    found = rows["stages by themselves, 150 steps each"]
+    found = rows["stages by themselves, 100 steps each"]
     assert found["value"] == pytest.approx(expected)
     assert 0 < expected < 1
     assert found["n"] == 12

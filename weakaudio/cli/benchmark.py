@@ -9,6 +9,7 @@ import typer
 
 from weakaudio.cli.options import app
 from weakaudio.errors import WeakAudioError
+from weakaudio.memory import keep_memory
 
 if TYPE_CHECKING:
     from weakaudio.latency.fastest import Choice, PathTimes
@@ -46,6 +47,7 @@ def benchmark(
     where = find_device(device)
     if ways and where.type != "cpu":
         raise WeakAudioError(f"--ways: on {where} there is one way only; measure with --device cpu")
+    keep_memory()
     with use_threads(threads):
         about = str(describe(where))
         loaded = [(name, load_model(name)) for name in models]

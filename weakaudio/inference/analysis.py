@@ -21,8 +21,8 @@ T = TypeVar("T")
 # Recordings are taken in chunks, and the result of a chunk's short ones is on disk before the next begins: as much as
 # this is lost when a run is killed. Chunks do not depend on what was done before, so the result does not, either.
 _CHUNK_FILES = 32
-_SHORT_SECONDS = 30.0  # longer recordings are read in blocks, and so many windows are on disk before the next:
-_STRETCH_WINDOWS = 10
+_SHORT_SECONDS = 30.0  # longer recordings are read in blocks, and so many windows are done together:
+_STRETCH_WINDOWS = 4
 
 
 class Analysis(Protocol):
@@ -128,29 +128,27 @@ def analyse_clips(analysis: Analysis, group: Sequence[Task], clips: Sequence[Cli
 
 def _analyse_long(analysis: Analysis, task: Task) -> Iterator[list[Outcome]]:
     model, path = analysis.model, task.recording.path
-    rate, n_samples = model.sample_rate, 0
+    rate = model.sample_rate
 
     def blocks() -> Iterator[Audio]:
-        nonlocal n_samples
-        for block in stream_audio(path, rate, BLOCK_SECONDS):
-            n_samples += len(block)
-            yield block
+        return stream_audio(path, rate, BLOCK_SECONDS)
+
+    def stretches() -> Iterator[tuple[int, list[Window]]]:
+        """What is analysed at once, and the number of its first window."""
+        windows = enumerate(cut(model, blocks(), analysis.n_beside, find_loudest(model, blocks())))
+        missing = islice(windows, task.n_done, None)  # those before are decoded, too, to get here
+        while stretch := list(islice(missing, _STRETCH_WINDOWS)):
+            yield stretch[0][0], [window for _, window in stretch]
 
     with ThreadPoolExecutor(1) as pool:
         try:
-            loudest = find_loudest(model, stream_audio(path, rate, BLOCK_SECONDS))
-            stretch: list[Arrays] = []
-            for n, window in enumerate(cut(model, _ahead(blocks(), pool), analysis.n_beside, loudest)):
-                if n >= task.n_done:  # what is before was done by a run that was killed; it is decoded to get here
-                    stretch += analysis.analyse([window])
-                if window.is_last or len(stretch) == _STRETCH_WINDOWS:
-                    seconds = min(n_samples / rate, task.seconds)
-                    first = n + 1 - len(stretch)
-                    outcome = _checked(Outcome(task.recording, stretch, first, seconds, window.is_last))
-                    yield [outcome]
-                    if outcome.reason is not None:
-                        return
-                    stretch = []
+            for first, windows in _ahead(stretches(), pool):
+                last = windows[-1]
+                seconds = min((last.start + len(last.audio)) / rate, task.seconds)
+                outcome = _checked(Outcome(task.recording, analysis.analyse(windows), first, seconds, last.is_last))
+                yield [outcome]
+                if outcome.reason is not None:
+                    return
         except AudioError as error:
             yield [_failed(task, error)]
 

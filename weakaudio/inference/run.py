@@ -10,6 +10,7 @@ from weakaudio.errors import AudioError, StoreError, WeakAudioError
 from weakaudio.inference.analysis import Analysis, Task, analyse_groups, group_tasks
 from weakaudio.inference.journal import Journal, Outcome
 from weakaudio.inference.recordings import FAILURES, Recording, check_failures, printable, write_failures
+from weakaudio.inference.windows import WINDOW_SECONDS
 from weakaudio.progress import hours_done
 
 Failures = list[tuple[str, str]]
@@ -58,7 +59,7 @@ def open_journal(analysis: Analysis, source: str | Path | Sequence[Recording], o
     check_failures(out)
     # Recorders on one schedule give files of the same name, size and time: the folder tells them apart.
     where = printable(str(Path(source).resolve())) if isinstance(source, str | Path) else "a list"
-    return Journal(path, {**analysis.settings, "source": where}, overwrite)
+    return Journal(path, {**analysis.settings, "window_seconds": WINDOW_SECONDS, "source": where}, overwrite)
 
 
 def check_writable(path: Path) -> None:

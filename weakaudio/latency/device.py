@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,6 @@ Clock = Callable[[], float]
 
 _ROUNDS = (7, 40)  # at least, at most
 _WARM_UP = 3  # runs: kernels are chosen, memory is had
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,6 @@ def use_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def keep_memory() -> None:
-    """Let this process keep the memory that large tensors leave, where the C library is glibc; for good.
-
-    By its defaults glibc gives it back to the system and asks for it anew, or does not, by what was freed before. A
-    map of 12 MB then costs 3,000 page faults or none, up to a third of a network's time: figures would tell of the
-    order in which they were taken.
-    """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):  # musl has none
-            library.mallopt(_TRIM_THRESHOLD, 2**30)
-            library.mallopt(_MMAP_MAX, 0)  # what is mapped by itself is always given back
 
 
 def time_rounds(

@@ -17,7 +17,7 @@ from torch import Tensor
 from weakaudio.audio.io import read_audio, resample
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import fused_copy
-from weakaudio.latency.device import Clock, Job, keep_memory, time_rounds
+from weakaudio.latency.device import Clock, Job, time_rounds
 from weakaudio.networks.model import Model
 
 FILE_RATE = 44100
@@ -86,7 +86,6 @@ def time_path(
         recording = _noise(FILE_RATE, seconds, 1)[0].numpy()
         sf.write(file, recording, FILE_RATE, subtype="PCM_16")
         logmel, lengths = model.logmel(waveform.to(device))
-        keep_memory()
         jobs: list[Job] = [
             lambda: read_audio(file),
             lambda: resample(recording, FILE_RATE, model.sample_rate),
@@ -173,7 +172,6 @@ def fastest(
             ways[name] = run
         else:
             left_out[name] = f"its probabilities are up to {difference:.2g} from the model's"
-    keep_memory()
     jobs: list[Job] = [lambda run=run: run(waveform) for run in ways.values()]  # type: ignore[misc]
     medians = np.median(time_rounds(jobs, torch.device("cpu"), budget, clock=clock), axis=0)
     taken = dict(sorted(zip(ways, medians.tolist(), strict=True), key=lambda item: item[1]))

@@ -11,7 +11,7 @@ takes another time than inside of a network, so it is not measured like that:
 - *Its weights* were not used since the last clip, and in between went the weights of the others. The blocks of a
   chain have weights of their own, and before each run as much memory is gone through as those of a network take.
 - *Memory* that is given back and asked for anew costs more than some layers, by what was freed before
-  (`weakaudio.latency.device.keep_memory`).
+  (`weakaudio.memory.keep_memory`).
 - *The machine* slows down at times. What is subtracted runs in turns, and the median of the differences counts.
 
 What is left is told by `weakaudio.latency.predict.validate`, on whole random networks.
@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from weakaudio.audio.logmel import FrontEnd, LogMel
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import find_device
-from weakaudio.latency.device import Job, keep_memory, time_rounds, use_threads
+from weakaudio.latency.device import Job, time_rounds, use_threads
 from weakaudio.latency.graphs import capture
 from weakaudio.latency.pieces import Key, pieces, sample_count
 from weakaudio.latency.table import LatencyTable, at_hand
+from weakaudio.memory import keep_memory
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.layers import clear
 from weakaudio.progress import progress
