@@ -15,7 +15,6 @@ import typer
 from weakaudio.cli.options import SOME_FAILED, LayerOption, Level, ModelName, PoolingOption, app
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.memory import keep_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +85,6 @@ def embed(
     from weakaudio.inference.embedding import Embedder
     from weakaudio.inference.folder import embed_folder
 
-    keep_memory()
     embedder = Embedder.from_pretrained(model, layer, pooling, device, dtype)
     summary = embed_folder(
         embedder,
@@ -145,7 +143,6 @@ def detect(
         raise WeakAudioError("--report, --format, --overwrite and --engine need -o: say where the events are to go")
     if out is None and (source == "-" or Path(source).is_dir()):
         raise WeakAudioError(f"{source}: many recordings; say with -o EVENTS.csv where the table of events is to go")
-    keep_memory()
     rules = {"hysteresis": hysteresis, "median": median, "max_events": max_events, "dtype": dtype}
     detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
     if out is None:
@@ -188,7 +185,6 @@ def listen(
     from weakaudio.audio.pipe import RawFormat, read_pipe
     from weakaudio.inference.streaming import StreamingDetector
 
-    keep_memory()
     rules = {"hysteresis": hysteresis, "median": median}
     detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
     if mic:

@@ -15,7 +15,7 @@ from weakaudio.networks.model import Model
 
 Audio = NDArray[np.float32]
 
-WINDOW_SECONDS = 45.0  # of segments that go through the network at once
+WINDOW_SECONDS = 40.0  # of segments that go through the network at once
 BLOCK_SECONDS = 10.0  # of a recording that are decoded at once: little beside a window
 # Networks whose segments depend on all of their clip see this much around a window, and the window is their clip.
 _MARGIN_SECONDS = 5.0
