@@ -99,6 +99,7 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
         (("--seconds", "nan"), "clips of nan s"),
         (("--seconds", "1e-9"), "a sample at least"),
         (("--batch", "0"), "a batch of 0 clips"),
+        (("--compiled",), "--compiled is one of the --ways"),
         (("--device", "abacus"), "device 'abacus': not to be had here"),
         pytest.param(
             ("--device", "cuda"),
@@ -213,11 +214,18 @@ def test_the_fastest_of_those_that_are_right_is_chosen(
         torch.testing.assert_close(choice.run(waveform), model(waveform).clip_probs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_compiler_that_fails_leaves_its_way_out(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_leaves_its_way_out(
+    run: Callable[..., tuple[int, str, str]], model: Model, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (2, 2))
+
     def fails(network: Network) -> Network:
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", fails)
+    code, text, _ = run("benchmark", file, "--seconds", "0.2", "--batch", "1", "--ways", "--compiled")
+    assert code == 0
+    assert "compiled left out: no C++ compiler" in text
     monkeypatch.setattr(module, "time_rounds", rounds_of(1.0))
     assert fastest(model, 0.2, compiled=True, others={}).left_out == {"compiled": "no C++ compiler"}
     assert fastest(model, 0.2, others={}).left_out == {}  # only if asked

@@ -40,7 +40,7 @@ def test_what_is_drawn_and_mutated_is_in_the_space_and_one_factor_differs(seed: 
     space, rng = replace(Space(), longest_mix=longest), np.random.default_rng(seed)
     genome = space.random(rng)
     for _ in range(5):
-        space.check(genome)
+        assert all(value in space.choices(factor) for factor, value in genome.factors().items())
         other = space.mutate(genome, rng)
         assert len(changes(genome, other)) == 1
         assert turns(other) != turns(genome)
@@ -92,10 +92,8 @@ def test_a_genome_is_a_network_and_comes_back_from_its_arguments(seed: int) -> N
 
 
 def test_the_network_made_by_hand_is_in_the_space() -> None:
-    Space().check(BASE)
+    assert all(value in Space().choices(factor) for factor, value in BASE.factors().items())
     assert BASE.key == "1 dense, 32 | 2 dense, 64 | 3 dense, 128 | 2 dense, 256 | 768"
-    with pytest.raises(WeakAudioError, match=r"stage 3 blocks 5 is not in the space; there are 1, 2, 3, 4, 6$"):
-        Space().check(replace(BASE, stages=(*BASE.stages[:2], Stage("dense", 5, 128), BASE.stages[3])))
 
 
 ROWS = [["dense", 1, 8]] * 4

@@ -82,7 +82,8 @@ def test_every_network_is_within_budget_new_and_one_mutation_from_its_parent(und
     assert len({evaluation.genome.key for evaluation in found}) == NUMBER
     for evaluation in found:
         assert evaluation.latency == latency(evaluation.genome.to_config()) <= EVOLUTION.budget
-        SPACE.check(evaluation.genome)
+        factors = evaluation.genome.factors()
+        assert all(value in SPACE.choices(factor) for factor, value in factors.items())
         if evaluation.number < EVOLUTION.population:
             assert (evaluation.parent, evaluation.factor) == (None, None)
         else:

@@ -30,6 +30,10 @@ def benchmark(
         bool,
         typer.Option("--ways", help="Also say which way is the fastest here: torch or ONNX Runtime."),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled", help="Of the ways, also torch.compile: a minute, with a C++ compiler."),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
 ) -> None:
     """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
@@ -47,6 +51,8 @@ def benchmark(
     where = find_device(device)
     if ways and where.type != "cpu":
         raise WeakAudioError(f"--ways: on {where} there is one way only; measure with --device cpu")
+    if compiled and not ways:
+        raise WeakAudioError("--compiled is one of the --ways: give that, too")
     keep_memory()
     with use_threads(threads):
         about = str(describe(where))
@@ -56,7 +62,7 @@ def benchmark(
             (name, time_path(model, seconds, size, where))
             for name, model, size in progress(todo, len(todo), "measuring")
         ]
-        choices = [fastest(model, seconds, size) for _, model, size in todo] if ways else []
+        choices = [fastest(model, seconds, size, compiled) for _, model, size in todo] if ways else []
     _show(times, about)
     for (name, _, size), choice in zip(todo, choices, strict=False):
         typer.echo(f"{name}, batch {size}: {_said(choice, size)}")

@@ -187,19 +187,6 @@ class Space:
         allowed: tuple[Any, ...] = getattr(self, part)[stage]
         return tuple(_mixes(allowed, self.longest_mix)) if part == "operators" else allowed
 
-    def check(self, genome: Genome) -> None:
-        """
-        Raises
-        ------
-        WeakAudioError
-            A factor of the genome is something else than it may be here.
-        """
-        for factor, value in genome.factors().items():
-            allowed = self.choices(factor)
-            if value not in allowed:
-                some = ", ".join(map(str, allowed[:8])) + (", ..." if len(allowed) > 8 else "")
-                raise WeakAudioError(f"genome: {factor} {value!r} is not in the space; there are {some}")
-
     def random(self, rng: np.random.Generator) -> Genome:
         """A genome with each factor drawn evenly from its choices."""
         drawn = {factor: _pick(self.choices(factor), rng) for factor in _FACTORS}
