@@ -302,6 +302,17 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
 # ---- what reviews found -----------------------------------------------------------------------------------
 
 
+def test_windows_of_another_length_do_not_go_on_with_a_run(
+    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a later version of this package may have them: its third window is not where the third was."""
+    embedder, source = Embedder(model), recordings / "long.wav"
+    embed_folder(embedder, source, tmp_path / "e.h5", "segment")
+    monkeypatch.setattr("weakaudio.inference.run.WINDOW_SECONDS", 1.5)
+    with pytest.raises(StoreError, match="window_seconds"):
+        embed_folder(embedder, source, tmp_path / "e.h5", "segment")
+
+
 def test_a_long_file_that_fails_in_the_middle_is_a_failure_and_goes_on_there(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
