@@ -45,6 +45,8 @@ def train(
     warmup: int = 500,
     decay: float = 0.999,
     precision: str = "bf16-mixed",
+    every: int = 1,
+    start: str | None = None,
     seed: int = 0,
     workers: int = 1,
     accelerator: str = "auto",
@@ -77,6 +79,10 @@ def train(
         Of the exponential moving average of the weights.
     precision, accelerator
         As Lightning's Trainer has them.
+    every
+        The student hears every k-th frame of the teacher's log-mel.
+    start
+        Name or path of a model with whose weights the student begins.
     seed
         Of weights and mixtures.
     workers
@@ -99,6 +105,8 @@ def train(
         "warmup": warmup,
         "decay": decay,
         "precision": precision,
+        "every": every,
+        "start": start,
         "seed": seed,
     }
     lightning.seed_everything(seed, verbose=False)
@@ -106,7 +114,17 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_run(folder / CONFIG, asked)
     steps = epochs * epoch_steps
-    distiller = Distiller(teacher, network, network_config, steps, learning_rate, warmup, cooldown * epoch_steps)
+    distiller = Distiller(
+        teacher,
+        network,
+        network_config,
+        steps,
+        learning_rate,
+        warmup,
+        cooldown * epoch_steps,
+        every=every,
+        start=start,
+    )
     heard = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
     kept = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
     last = ModelCheckpoint(folder, filename="last", **EVERY_EPOCH)
@@ -174,9 +192,10 @@ class _Export(Checkpoint):
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
         model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
+        begun = f", begun with {Path(self.asked['start']).stem}" if self.asked["start"] else ""
         model.notes = {
             "weakaudio": __version__,
-            "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
+            "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps{begun}",
             "teacher_checksum": model_checksum(distiller.teacher),
             "corpora": {Path(folder).name: weight for folder, weight in self.asked["corpora"].items()},
             **{name: self.asked[name] for name in ("seconds", "batch_size", "learning_rate", "decay", "seed")},

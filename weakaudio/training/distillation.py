@@ -15,6 +15,7 @@ from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
+from weakaudio.training.thinned import thin, thin_features, thinned
 
 # Weights of the parts of the loss, which begin at about 5 (scores), 1.5 and 1. The maps are what teaches: after 300
 # steps, ESC-50 (fold 5) off the shelf was at 61 % with 1, 2 and 1, 77 % with 0.3, 2 and 4, 78 % with 0.3, 2 and 16.
@@ -34,7 +35,7 @@ class Distiller(lightning.LightningModule):
     Parameters
     ----------
     teacher
-        Name or path of a model; the student has its front end and its classes.
+        Name or path of a model; the student has its classes and, but for `every`, its front end.
     network, network_config
         Name and arguments of the student's network, but for the number of classes and of mels.
     steps
@@ -45,13 +46,20 @@ class Distiller(lightning.LightningModule):
         Steps. A run without a cooldown can be prolonged, and cooled down at any time.
     weight_decay
         Of AdamW.
+    every
+        The student hears every k-th frame of the teacher's log-mel, so its segments are k times as long; it learns
+        the means of what the teacher says of these.
+    start
+        Name or path of a model of the same network and classes, with whose weights the student begins; None: with
+        random ones.
 
     Raises
     ------
     CheckpointError
-        No such teacher.
+        No such teacher or start.
     ProtocolError
-        Fewer steps than warmup and cooldown have, or no stage of student and teacher has the same resolution.
+        Fewer steps than warmup and cooldown have, no stage of student and teacher has the same resolution, or `start`
+        is of another network.
     WeakAudioError
         No such network, or one that does not show its stages.
     """
@@ -66,13 +74,15 @@ class Distiller(lightning.LightningModule):
         warmup: int = 500,
         cooldown: int = 0,
         weight_decay: float = 0.01,
+        every: int = 1,
+        start: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if steps < warmup + cooldown:
             raise ProtocolError(f"{steps} steps are fewer than {warmup} of warmup and {cooldown} of cooldown")
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
-        self.warmup, self.cooldown = warmup, cooldown
+        self.warmup, self.cooldown, self.every = warmup, cooldown, every
         loaded = load_model(teacher)
         loaded.network.fuse()
         self._teacher = [loaded]  # in a list, so that it is neither trained nor saved with the student
@@ -80,8 +90,10 @@ class Distiller(lightning.LightningModule):
             network, n_classes=len(loaded.labels), n_mels=loaded.front_end.n_mels, **network_config
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         nn.init.constant_(net.classifier.bias, _RARE)
-        self.model = Model(net, loaded.front_end, loaded.labels)
-        ours, theirs = _example(self.model), _example(loaded)
+        self.model = Model(net, thinned(loaded.front_end, every), loaded.labels)
+        if start is not None:
+            _begin_with(self.model, start)
+        ours, theirs = _example(self.model), thin_features(_example(loaded), every)
         self.pairs = [
             (a, b)
             for a, mine in enumerate(ours.maps)
@@ -125,13 +137,15 @@ class Distiller(lightning.LightningModule):
     def losses(self, waveform: Tensor) -> dict[str, Tensor]:
         """Scores, embedding and maps, a scalar each, of mixtures (B, N) at the teacher's sample rate."""
         teacher, net = self.teacher.network, self.model.network
-        logmel, _ = self.model.logmel(waveform)
+        logmel, _ = self.teacher.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             theirs = teacher.forward_maps(logmel)
             their_clip = mean_embedding(theirs.embeddings, theirs.mask)
             clip_targets = teacher.forward_head(their_clip).sigmoid()
             segment_targets = teacher.score_segments(theirs.embeddings, theirs.mask).sigmoid()
-        ours = net.forward_maps(logmel)
+            segment_targets = thin(segment_targets[:, None], self.every)[:, 0]
+            theirs = thin_features(theirs, self.every)
+        ours = net.forward_maps(logmel[:, :: self.every])
         clip = mean_embedding(ours.embeddings, ours.mask)
         scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
@@ -167,6 +181,14 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         least = F.binary_cross_entropy(targets, targets, reduction="sum")
         return (total - least) / (targets.numel() / targets.shape[-1])
+
+
+def _begin_with(model: Model, start: str) -> None:
+    """Give a model the weights of another one, whose front end may differ."""
+    other = load_model(start)
+    if (other.network.config, other.labels) != (model.network.config, model.labels):
+        raise ProtocolError(f"{start}: is of another network or other classes than the student; it cannot begin so")
+    model.network.load_state_dict(other.network.state_dict())
 
 
 def _standardise(channels: int) -> nn.Module:

@@ -1,0 +1,60 @@
+"""Students that hear every second frame of their teacher, or fewer: half the cost, from front end to scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from weakaudio.audio.logmel import FrontEnd, get_front_end
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.contract import Features
+
+
+def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
+    """The front end that gives every k-th frame of another one, `logmel[:, ::every]`, and computes no others.
+
+    It is called like the other one with "/k" behind, and is the other one if k is 1.
+
+    Raises
+    ------
+    WeakAudioError
+        `every` is less than 1.
+    """
+    if every < 1:
+        raise WeakAudioError(f"every {every}-th frame: expected 1 or more")
+    if every == 1:
+        return front_end
+    return replace(front_end, name=f"{front_end.name}/{every}", hop_length=every * front_end.hop_length)
+
+
+def find_front_end(name: str) -> FrontEnd:
+    """A preset by its name, or a thinned one by the name that `thinned` gives it: `efficientat-32k/2`.
+
+    Raises
+    ------
+    WeakAudioError
+        There is no such preset, or what follows it is no whole number of 2 or more.
+    """
+    preset, slash, every = name.partition("/")
+    if not slash:
+        return get_front_end(name)
+    if not every.isdecimal() or int(every) < 2:
+        raise WeakAudioError(f"front end {name!r}: expected a preset, or one with every k-th frame, as {preset}/2")
+    return thinned(get_front_end(preset), int(every))
+
+
+def thin(rows: Tensor, every: int) -> Tensor:
+    """(B, channels, T, F) to (B, channels, ceil(T / every), F): the means of so many rows each, the last perhaps of
+    fewer."""
+    if every == 1:
+        return rows
+    return F.avg_pool2d(rows, (every, 1), ceil_mode=True)
+
+
+def thin_features(features: Features, every: int) -> Features:
+    """What a teacher gives, at the resolution of a student that hears every k-th frame; of clips that fill their
+    rows."""
+    embeddings = thin(features.embeddings.transpose(1, 2)[:, :, :, None], every)[..., 0].transpose(1, 2)
+    return Features([thin(x, every) for x in features.maps], embeddings, features.mask[:, ::every])
