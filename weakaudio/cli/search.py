@@ -49,6 +49,13 @@ Teacher = Annotated[
     typer.Option(help="Model that teaches, by name or path: weakaudio's or EfficientAT's; its front end is used."),
 ]
 Steps = Annotated[int, typer.Option(help="Of each training; 32 mixtures of 4 s each.")]
+Every = Annotated[
+    int,
+    typer.Option(
+        help="Networks hear every k-th frame of the teacher's log-mel: 2 halves the cost of front end and network, "
+        "and their segments are twice as long."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where networks are trained: cpu, cuda, or auto: a GPU if there is one.")]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
 
@@ -56,12 +63,17 @@ Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
 @search.command()
 def profile(
     out: Annotated[Path, typer.Option("--out", "-o", help="Latency table to write, or to complete: .json.")],
-    front_end: Annotated[str, typer.Option(help="Preset that makes log-mels.")] = "efficientat-32k",
+    front_end: Annotated[
+        str, typer.Option(help="Preset that makes log-mels; with /2 behind, every second frame of these.")
+    ] = "efficientat-32k",
     seconds: Seconds = 10.0,
     batch: Batch = 8,
     threads: Annotated[int | None, typer.Option(help="Of the processor.", show_default="as torch does")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
     graphs: Annotated[bool, typer.Option("--graphs", help="Replay from CUDA graphs.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Of networks in 8 bits on ONNX Runtime, behind the front end of torch.")
+    ] = False,
     validate: Annotated[
         int, typer.Option(min=0, help="Also measure so many random networks, and say how far their sums are off.")
     ] = 0,
@@ -70,7 +82,6 @@ def profile(
     ] = None,
 ) -> None:
     """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
-    from weakaudio.audio.logmel import get_front_end
     from weakaudio.inference.embedding import find_device
     from weakaudio.latency.clip_latency import ClipLatency
     from weakaudio.latency.device import describe, use_threads
@@ -78,12 +89,13 @@ def profile(
     from weakaudio.latency.predict import random_configs
     from weakaudio.latency.predict import validate as compare
     from weakaudio.latency.table import LatencyTable
+    from weakaudio.training.thinned import find_front_end
 
     if csv is not None and not validate:
         raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")
     where, space = find_device(device), Space()
     with use_threads(threads):
-        here = describe(where, graphs)
+        here = describe(where, graphs, int8)
     table = LatencyTable.load(out, here) if out.exists() else LatencyTable(here)
     latency = ClipLatency(table, front_end, seconds, batch)
     measured = latency.complete([genome.to_config() for genome in space.covering()], out)
@@ -91,7 +103,7 @@ def profile(
     for operator, reason in latency.failed(space).items():
         typer.echo(f"left out: {operator} ({reason})")
     if validate:
-        n_mels = get_front_end(front_end).n_mels
+        n_mels = find_front_end(front_end).n_mels
         configs = random_configs(validate, n_mels=n_mels, space=latency.runnable(space), runs=latency.runs)
         found = compare(table, configs, front_end, seconds, batch)
         typer.echo(str(found))
@@ -120,6 +132,7 @@ def law(
     steps: Steps = 300,
     seconds: Seconds = 10.0,
     batch: Batch = 8,
+    every: Every = 1,
     workers: Annotated[int, typer.Option(help="Processes that mix what networks hear.")] = 1,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -139,9 +152,11 @@ def law(
         raise WeakAudioError(f"{len(depths)} depths and {len(widths)} widths: a law needs 3 of each, or more")
     grid = list(itertools.product(depths, widths))
     budgets = [ms / 1000 for ms in budget_ms or [20.0]]
-    training = ShortTraining(teacher, read_corpora(corpus), steps, seed=seed, workers=workers, device=device)
+    training = ShortTraining(
+        teacher, read_corpora(corpus), steps, every=every, seed=seed, workers=workers, device=device
+    )
     training.check()
-    latency = ClipLatency(LatencyTable.load(table), _front_end(teacher), seconds, batch)
+    latency = ClipLatency(LatencyTable.load(table), _front_end(teacher, every), seconds, batch)
     latency.complete([network_config(*point) for point in grid], table)
     for budget in budgets:  # one that nothing meets is told before hours of training
         best_ratio(Law(1.0, 0.0, 1.0, 0.0, 1.0), latency, grid, budget)
@@ -184,6 +199,7 @@ def run(
     population: Annotated[int, typer.Option(help="Networks that may have children.")] = 50,
     sample: Annotated[int, typer.Option(help="Of these, from which the best is taken as a parent.")] = 12,
     children: Annotated[int, typer.Option(help="Networks from one population, before the next.")] = 10,
+    every: Every = 1,
     workers: Annotated[int, typer.Option(help="Processes that score networks.")] = 1,
     seed: Seed = 0,
     seconds: Seconds = 10.0,
@@ -205,7 +221,7 @@ def run(
     from weakaudio.search.proxy import read_corpora
 
     latency = ClipLatency(
-        LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher), seconds, batch
+        LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher, every), seconds, batch
     )
     space = latency.runnable(Space())
     if proxy == Proxy.blockwise:
@@ -213,7 +229,7 @@ def run(
     for operator, reason in latency.failed(Space()).items():
         typer.echo(f"left out: {operator} ({reason})")
     evolution = Evolution(budget_ms / 1000, space, population, sample, children, seed)
-    score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, seed, device)
+    score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, every, seed, device)
     score.check()
     about = {"latency": latency.settings(space), "proxy": {"name": proxy.value, **score.settings}}
     evolve(evolution, latency, score, out / LOG, evaluations, workers, about)
@@ -253,21 +269,22 @@ def _write_page(out: Path, full: Path | None) -> None:
         typer.echo(f"rank correlation with full training: {rank_correlation(evaluations, known):.3f}")
 
 
-def _front_end(teacher: str) -> FrontEnd:
+def _front_end(teacher: str, every: int) -> FrontEnd:
     from weakaudio.pretrained import load_model
+    from weakaudio.training.thinned import thinned
 
-    return load_model(teacher).front_end
+    return thinned(load_model(teacher).front_end, every)
 
 
 def _proxy(
-    proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, seed: int, device: str
+    proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, every: int, seed: int, device: str
 ) -> BlockwiseDistillation | ShortTraining:
     from weakaudio.search.blockwise import BlockwiseDistillation
     from weakaudio.search.short_training import ShortTraining
 
     if proxy == Proxy.training:
-        return ShortTraining(teacher, corpora, steps, seed=seed, device=device)
-    return BlockwiseDistillation(teacher, corpora, out / STAGES, steps, seed=seed, device=device)
+        return ShortTraining(teacher, corpora, steps, every=every, seed=seed, device=device)
+    return BlockwiseDistillation(teacher, corpora, out / STAGES, steps, every=every, seed=seed, device=device)
 
 
 def _write_validation(path: Path, found: Validation) -> None:

@@ -79,11 +79,7 @@ class OnnxTagger:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{path}: no such file")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Threads that wait by spinning take the cores of whatever comes next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # errors are raised
+        options = session_options(threads)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of its own for each reason, none of them public
@@ -203,6 +199,18 @@ class OnnxTagger:
             raise CheckpointError(
                 f"{self.path}: its metadata are damaged ({error!r}); export the model again"
             ) from error
+
+
+def session_options(threads: int | None) -> Any:
+    """How files are run, as an `onnxruntime.SessionOptions`; None: a thread for each core."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Threads that wait by spinning take the cores of whatever comes next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # errors are raised
+    return options
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ class ClipLatency:
 
     table: LatencyTable
     front_end: FrontEnd | str
-    """one of the presets"""
+    """one of the presets, or a thinned one"""
     seconds: float
     """length of a clip"""
     batch: int

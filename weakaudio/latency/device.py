@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -40,26 +41,39 @@ class Device:
     """version"""
     graphs: bool = False
     """work is replayed from CUDA graphs"""
+    onnxruntime: str | None = None
+    """version, where networks run on ONNX Runtime in 8 bits, behind the front end of torch; None: on torch"""
 
     def __str__(self) -> str:
         threads = "" if self.threads is None else f", {self.threads} threads on {self.cores} cores"
-        return f"{self.name}{threads}{', CUDA graphs' if self.graphs else ''}, torch {self.torch}"
+        networks = "" if self.onnxruntime is None else f", networks in 8 bits on ONNX Runtime {self.onnxruntime}"
+        return f"{self.name}{threads}{', CUDA graphs' if self.graphs else ''}, torch {self.torch}{networks}"
 
 
-def describe(device: torch.device, graphs: bool = False) -> Device:
+def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> Device:
     """What a device is called, with as many threads as torch uses now.
 
     Raises
     ------
     WeakAudioError
-        CUDA graphs of a device that is no GPU.
+        CUDA graphs of a device that is no GPU; 8 bits of one that is no processor, or without ONNX Runtime.
     """
+    if int8 and device.type != "cpu":
+        raise WeakAudioError(f"device {device}: networks in 8 bits run on the processor")
     if device.type == "cuda":
         return Device("cuda", torch.cuda.get_device_name(device), None, None, torch.__version__, graphs)
     if graphs:
         raise WeakAudioError(f"device {device}: CUDA graphs need a GPU")
     name = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
-    return Device(device.type, name, _cores(), torch.get_num_threads(), torch.__version__)
+    onnxruntime = _onnxruntime_version() if int8 else None
+    return Device(device.type, name, _cores(), torch.get_num_threads(), torch.__version__, onnxruntime=onnxruntime)
+
+
+def _onnxruntime_version() -> str:
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError as error:
+        raise WeakAudioError("networks in 8 bits need onnxruntime: run `pip install weakaudio[onnx]`") from error
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,7 +135,7 @@ class Space:
         ("dense", "inverted", "large-kernel", "frequency", "attention", "recurrence"),
         ("dense", "inverted", "large-kernel", "frequency", "attention", "recurrence"),
     )
-    blocks: tuple[tuple[int, ...], ...] = ((1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 4, 6), (1, 2, 3, 4))
+    blocks: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 6), (1, 2, 3, 4))
     channels: tuple[tuple[int, ...], ...] = (
         (16, 24, 32, 48),
         (32, 48, 64, 96),
@@ -196,24 +196,30 @@ class Space:
     def covering(self) -> list[Genome]:
         """Some genomes that have, together, all that a genome can have side by side: in each stage every operator at
         every number of channels, and all pairs of channels of neighbours, of which the embedding is one.
+
+        The stages take two indices in turn, one of which chooses a stage's channels and the other its operators: as
+        many of them as its blocks can hold.
         """
-        stages = (
-            Stage(o[0], max(b), c[0]) for o, b, c in zip(self.operators, self.blocks, self.channels, strict=True)
-        )
-        first = Genome(tuple(stages), self.features[0])
-        widths = [*(f"stage {n + 1} channels" for n in range(len(STAGES))), "features"]
-        pairs = [
-            *(
-                (f"stage {n + 1} channels", f"stage {n + 1} operators", names)
-                for n, names in enumerate(self.operators)
-            ),
-            *((one, next_one, self.choices(next_one)) for one, next_one in pairwise(widths)),
+        widths = [*self.channels, self.features]
+        sizes = [max(map(len, widths[n::2])) for n in range(2)]
+        mixes = [
+            ["+".join(names[m : m + size]) for m in range(0, len(names), size)]
+            for names, size in (
+                (names, max(1, min(self.longest_mix, max(blocks))))
+                for names, blocks in zip(self.operators, self.blocks, strict=True)
+            )
         ]
-        return [
-            _with(_with(first, one, a), other, b)
-            for one, other, values in pairs
-            for a, b in product(self.choices(one), values)
-        ]
+        rounds = max(-(-len(of_stage) // sizes[(n + 1) % 2]) for n, of_stage in enumerate(mixes))
+        genomes = []
+        for turn, *indices in product(range(rounds), *map(range, sizes)):
+            stages = []
+            for n, (of_stage, blocks, channels) in enumerate(zip(mixes, self.blocks, self.channels, strict=True)):
+                own, other = indices[n % 2], indices[(n + 1) % 2]
+                operators = of_stage[(other + turn * sizes[(n + 1) % 2]) % len(of_stage)]
+                stages.append(Stage(operators, max(blocks), channels[own % len(channels)]))
+            features = self.features[indices[len(STAGES) % 2] % len(self.features)]
+            genomes.append(Genome(tuple(stages), features))
+        return genomes
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
         """Another network, of a genome in which exactly one factor is another one.

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
-from weakaudio.audio.logmel import FRONT_ENDS, FrontEnd, get_front_end
+from weakaudio.audio.logmel import FrontEnd
 from weakaudio.audio.segments import halve
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedding import DTYPES
 from weakaudio.networks.operators import OPERATORS
+from weakaudio.training.thinned import find_front_end
 
 PIECES = ("front end", "stem", "entry", "block", "last", "head")
 
@@ -22,7 +23,7 @@ class Key(NamedTuple):
     piece: str
     """one of `PIECES`"""
     operator: str
-    """of a block; of a front end, the preset; else empty"""
+    """of a block; of a front end, its name; else empty"""
     inputs: int
     """channels in; D for the head, 1 for the front end"""
     outputs: int
@@ -55,7 +56,7 @@ def pieces(
     config
         Of a `FlashCNN`; without `n_mels`, those of the front end.
     front_end
-        One of the presets.
+        One of the presets, or a thinned one; or its name.
     seconds
         Length of each clip.
     batch
@@ -68,9 +69,18 @@ def pieces(
     WeakAudioError
         As `logmel_shape`; no such operator or dtype, a config that lacks something or is of another number of mels.
     """
+    return dict(Counter(named_pieces(config, front_end, seconds, batch, dtype).values()))
+
+
+def named_pieces(
+    config: Mapping[str, Any], front_end: FrontEnd | str, seconds: float, batch: int, dtype: str = "float32"
+) -> dict[str, Key]:
+    """The pieces of a network in the order of the signal, by the names that their modules have in a `FlashCNN`; the
+    front end by "logmel". As `pieces`.
+    """
     if dtype not in DTYPES:
         raise WeakAudioError(f"dtype {dtype!r}: unknown; there are {', '.join(DTYPES)}")
-    fe = _preset(front_end)
+    fe = _known(front_end)
     _, rows, mels = logmel_shape(fe, seconds, batch)
     try:
         stages = [(str(operators), int(count), int(width)) for operators, count, width in config["stages"]]
@@ -83,18 +93,18 @@ def pieces(
         raise WeakAudioError(f"network of {config['n_mels']} mels: the front end {fe.name!r} has {mels}")
 
     given = batch, float(seconds), dtype
-    found = Counter({Key("front end", fe.name, 1, 1, rows, mels, *given): 1})
+    found = {"logmel": Key("front end", fe.name, 1, 1, rows, mels, *given)}
     inputs = 1
     for n, (operators, count, width) in enumerate(stages):
-        found[Key("entry" if n else "stem", "", inputs, width, rows, mels, *given)] += 1
+        found[f"entries.{n}"] = Key("entry" if n else "stem", "", inputs, width, rows, mels, *given)
         for _ in range(1 if n else 2):
             rows, mels = halve(rows, "all"), mels // 2
-        for operator in _turns(operators, count):
-            found[Key("block", operator, width, width, rows, mels, *given)] += 1
+        for m, operator in enumerate(_turns(operators, count)):
+            found[f"stages.{n}.{m}"] = Key("block", operator, width, width, rows, mels, *given)
         inputs = width
-    found[Key("last", "", inputs, features, rows, mels, *given)] += 1
-    found[Key("head", "", features, classes, rows, mels, *given)] += 1
-    return dict(found)
+    found["last"] = Key("last", "", inputs, features, rows, mels, *given)
+    found["classifier"] = Key("head", "", features, classes, rows, mels, *given)
+    return found
 
 
 def logmel_shape(front_end: FrontEnd | str, seconds: float, batch: int) -> tuple[int, int, int]:
@@ -105,7 +115,7 @@ def logmel_shape(front_end: FrontEnd | str, seconds: float, batch: int) -> tuple
     WeakAudioError
         No such front end, no clips, or clips without a sample.
     """
-    fe = _preset(front_end)
+    fe = _known(front_end)
     if not (isfinite(seconds) and sample_count(fe, seconds) >= 1):
         raise WeakAudioError(f"clips of {seconds} s: expected more than 0, and a sample at least")
     if batch < 1:
@@ -118,11 +128,18 @@ def sample_count(front_end: FrontEnd, seconds: float) -> int:
     return round(seconds * front_end.sample_rate)
 
 
-def _preset(front_end: FrontEnd | str) -> FrontEnd:
-    fe = get_front_end(front_end) if isinstance(front_end, str) else front_end
-    if FRONT_ENDS.get(fe.name) != fe:
-        raise WeakAudioError(f"front end {fe.name!r}: is no preset, and a latency table knows presets by their names")
-    return fe
+def _known(front_end: FrontEnd | str) -> FrontEnd:
+    if isinstance(front_end, str):
+        return find_front_end(front_end)
+    try:
+        known = find_front_end(front_end.name)
+    except WeakAudioError:
+        known = None
+    if known != front_end:
+        raise WeakAudioError(
+            f"front end {front_end.name!r}: is no preset, and a latency table knows front ends by the presets' names"
+        )
+    return front_end
 
 
 def _turns(operators: str, count: int) -> list[str]:

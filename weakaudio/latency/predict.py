@@ -14,6 +14,7 @@ from weakaudio.audio.logmel import FrontEnd
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.device import use_threads
 from weakaudio.latency.genome import Space
+from weakaudio.latency.int8_profile import measure_int8_network
 from weakaudio.latency.pieces import PIECES, logmel_shape, pieces
 from weakaudio.latency.profile import device_of, measure_network
 from weakaudio.latency.table import LatencyTable
@@ -128,12 +129,22 @@ def validate(
     predicted = [predict(config, table, front_end, seconds, batch, dtype).network for config in configs]
     shape = logmel_shape(front_end, seconds, batch)
     if measure is None:
-        device = device_of(table)
-        measure = partial(measure_network, shape=shape, dtype=dtype, device=device, graphs=table.device.graphs)
+        measure = _measure(table, front_end, seconds, batch, dtype)
     whole = [{**config, "n_mels": shape[2]} for config in configs]
     with use_threads(table.device.threads):
         measured = [measure(config) for config in progress(whole, len(whole), "validating")]
     return Validation([dict(config) for config in configs], np.array(predicted), np.array(measured))
+
+
+def _measure(
+    table: LatencyTable, front_end: FrontEnd | str, seconds: float, batch: int, dtype: str
+) -> Callable[[Mapping[str, Any]], float]:
+    """How whole networks are measured on a table's device."""
+    device, threads = device_of(table), table.device.threads
+    if table.device.onnxruntime is not None:
+        return lambda config: measure_int8_network(config, front_end, seconds, batch, threads)
+    shape = logmel_shape(front_end, seconds, batch)
+    return partial(measure_network, shape=shape, dtype=dtype, device=device, graphs=table.device.graphs)
 
 
 def random_configs(

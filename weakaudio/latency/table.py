@@ -18,20 +18,20 @@ from weakaudio.inference.embedding import find_device
 from weakaudio.latency.device import Device, describe
 from weakaudio.latency.pieces import PIECES, Key
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def at_hand(device: Device) -> Device:
-    """The device of that kind here, used in the same way: with as many threads, and with CUDA graphs or without.
+    """The device of that kind here, used in the same way: with as many threads, CUDA graphs or not, 8 bits or not.
 
     Raises
     ------
     WeakAudioError
-        There is none of that kind here.
+        There is none of that kind here, or what it takes to use it so is missing.
     """
     if device.kind == "cuda" and not torch.cuda.is_available():
         raise WeakAudioError("there is no GPU")
-    here = describe(find_device(device.kind), device.graphs)
+    here = describe(find_device(device.kind), device.graphs, device.onnxruntime is not None)
     return here if here.threads is None else replace(here, threads=device.threads)
 
 
@@ -144,6 +144,7 @@ _DEVICE_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("kind", "name", "torch"), (str,)),
     **dict.fromkeys(("cores", "threads"), (int, type(None))),
     "graphs": (bool,),
+    "onnxruntime": (str, type(None)),
 }
 
 

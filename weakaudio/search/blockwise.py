@@ -65,7 +65,7 @@ class BlockwiseDistillation:
         Of each stage; the learning rate as in `ShortTraining`.
     mixtures
         How many there are to learn from, again and again.
-    seconds, batch_size, learning_rate, precision, seed, device
+    seconds, batch_size, learning_rate, precision, every, seed, device
         As in `ShortTraining`.
 
     Raises
@@ -83,11 +83,12 @@ class BlockwiseDistillation:
     batch_size: int = 32
     learning_rate: float = 2e-3
     precision: str = "bf16-mixed"
+    every: int = 1
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_training(self.steps, self.batch_size, self.seconds, self.precision)
+        check_training(self.steps, self.batch_size, self.seconds, self.precision, self.every)
         if self.mixtures < 1:
             raise WeakAudioError(f"proxy: {self.mixtures} mixtures, expected 1 or more")
 
@@ -109,7 +110,7 @@ class BlockwiseDistillation:
         model = fused_copy(load_model(self.teacher), find_device(self.device))
         check_rate(heard, self.teacher, model)
         silence = torch.zeros(1, heard.n_samples, device=model.logmel.window.device)
-        check_strides(self.teacher, stage_maps(model, silence))
+        check_strides(self.teacher, stage_maps(model, silence, self.every))
         len(self._store)
 
     def __call__(self, config: Mapping[str, Any]) -> float:
@@ -186,7 +187,7 @@ class BlockwiseDistillation:
     @cached_property
     def _lessons(self) -> Lessons:
         heard, kept = self._mixtures()
-        return make_lessons(self.teacher, heard, kept, self.batch_size, find_device(self.device))
+        return make_lessons(self.teacher, heard, kept, self.batch_size, find_device(self.device), self.every)
 
     def _mixtures(self) -> tuple[Mixtures, Mixtures]:
         return mixtures_of(self, self.mixtures)

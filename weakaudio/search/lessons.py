@@ -13,6 +13,7 @@ from weakaudio.inference.embedding import fused_copy
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 from weakaudio.search.proxy import check_rate
+from weakaudio.training.thinned import thin
 
 _STRIDES = (4, 8, 16, 32)  # of a FlashCNN's stages
 
@@ -24,10 +25,13 @@ class Lessons(NamedTuple):
     kept: list[Tensor]
 
 
-def make_lessons(teacher: str, heard: Mixtures, kept: Mixtures, batch_size: int, device: torch.device) -> Lessons:
+def make_lessons(
+    teacher: str, heard: Mixtures, kept: Mixtures, batch_size: int, device: torch.device, every: int = 1
+) -> Lessons:
+    """What a teacher has to say to students that hear every k-th frame of its log-mel."""
     model = fused_copy(load_model(teacher), device)
     check_rate(heard, teacher, model)
-    lessons = Lessons(*(_hear(model, mixtures, batch_size, device) for mixtures in (heard, kept)))
+    lessons = Lessons(*(_hear(model, mixtures, batch_size, device, every) for mixtures in (heard, kept)))
     check_strides(teacher, lessons.heard)
     for n in range(1, len(lessons.heard)):
         var, mean = torch.var_mean(lessons.heard[n], dim=(0, 2, 3), keepdim=True, correction=0)
@@ -37,12 +41,12 @@ def make_lessons(teacher: str, heard: Mixtures, kept: Mixtures, batch_size: int,
 
 
 @torch.no_grad()
-def _hear(model: Model, mixtures: Mixtures, batch_size: int, device: torch.device) -> list[Tensor]:
+def _hear(model: Model, mixtures: Mixtures, batch_size: int, device: torch.device, every: int) -> list[Tensor]:
     """The log-mel, float16, and the maps, float32, of all mixtures."""
     parts: list[Tensor] = []
     start = 0
     for waveform in mixture_loader(mixtures, batch_size, workers=0):
-        made = stage_maps(model, waveform.to(device))
+        made = stage_maps(model, waveform.to(device), every)
         parts = parts or [torch.empty(len(mixtures), *x.shape[1:], dtype=x.dtype) for x in made]
         for part, x in zip(parts, made, strict=True):
             part[start : start + len(x)] = x
@@ -50,10 +54,12 @@ def _hear(model: Model, mixtures: Mixtures, batch_size: int, device: torch.devic
     return parts
 
 
-def stage_maps(model: Model, waveform: Tensor) -> list[Tensor]:
-    """(B, channels, T, F) each: the log-mel, float16, and the maps of all stages, float32."""
+def stage_maps(model: Model, waveform: Tensor, every: int = 1) -> list[Tensor]:
+    """(B, channels, T, F) each: every k-th frame of the log-mel, float16, and the maps of all stages, float32, at
+    that resolution."""
     logmel, _ = model.logmel(waveform)
-    return [logmel[:, None].half(), *model.network.forward_maps(logmel).maps]
+    maps = model.network.forward_maps(logmel).maps
+    return [logmel[:, None, ::every].half(), *(thin(x, every) for x in maps)]
 
 
 def check_strides(teacher: str, maps: list[Tensor]) -> None:

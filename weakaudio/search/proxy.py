@@ -99,7 +99,7 @@ def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
         )
 
 
-def check_training(steps: int, batch_size: int, seconds: float, precision: str) -> None:
+def check_training(steps: int, batch_size: int, seconds: float, precision: str, every: int) -> None:
     """
     Raises
     ------
@@ -110,6 +110,8 @@ def check_training(steps: int, batch_size: int, seconds: float, precision: str) 
         raise WeakAudioError(
             f"proxy: {steps} steps of {batch_size} mixtures of {seconds} s, expected 1 or more, and more than 0 s"
         )
+    if every < 1:
+        raise WeakAudioError(f"proxy: every {every}-th frame, expected 1 or more")
     if precision not in _PRECISIONS:
         raise WeakAudioError(f"proxy: precision {precision!r}, expected {' or '.join(_PRECISIONS)}")
 

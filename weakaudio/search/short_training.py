@@ -48,6 +48,8 @@ class ShortTraining:
         Of AdamW, at its highest.
     precision
         "bf16-mixed" or "32-true".
+    every
+        Networks hear every k-th frame of the teacher's log-mel.
     seed
         Of weights and mixtures.
     workers
@@ -68,12 +70,13 @@ class ShortTraining:
     batch_size: int = 32
     learning_rate: float = 2e-3
     precision: str = "bf16-mixed"
+    every: int = 1
     seed: int = 0
     workers: int = 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_training(self.steps, self.batch_size, self.seconds, self.precision)
+        check_training(self.steps, self.batch_size, self.seconds, self.precision, self.every)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ class ShortTraining:
             self.learning_rate,
             warmup=int(WARMUP * self.steps),
             cooldown=int(COOLDOWN * self.steps),
+            every=self.every,
         )
         check_rate(heard, self.teacher, distiller.teacher)
         return distiller

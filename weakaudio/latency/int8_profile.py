@@ -1,0 +1,185 @@
+"""How long the pieces of a `FlashCNN` take in 8 bits on ONNX Runtime.
+
+There a piece alone is another thing than inside of a network: the runtime lays out, joins and converts by what is
+around it. So whole networks run under the runtime's own profiler, and each node's time goes to its piece: by the
+node's name, or, for nodes that the runtime put in, to the piece that ran before. The front end is torch's, as in
+`weakaudio.latency.profile`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from weakaudio.audio.logmel import FrontEnd
+from weakaudio.deploy.export import export_onnx
+from weakaudio.deploy.onnx_file import package
+from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS, OnnxTagger, session_options
+from weakaudio.deploy.quantise import quantise
+from weakaudio.errors import WeakAudioError
+from weakaudio.latency.device import time_rounds
+from weakaudio.latency.pieces import Key, logmel_shape, named_pieces, pieces
+from weakaudio.networks.flash import FlashCNN
+from weakaudio.networks.model import Model
+from weakaudio.training.thinned import find_front_end
+
+_CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
+_RUNS, _WARM_UP = 15, 3
+_MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
+
+Event = Mapping[str, Any]
+"""What ONNX Runtime's profiler writes of one thing that happened."""
+
+
+class Int8Pieces:
+    """Measures networks until a piece is known; a call gives a piece's seconds.
+
+    Parameters
+    ----------
+    configs
+        Of networks that have, together, all pieces that will be asked for.
+    front_end, seconds, batch
+        As for `pieces`.
+    threads
+        Of ONNX Runtime.
+    measure
+        Seconds of a network's pieces in 8 bits; instead of `measure_network_pieces`.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[Mapping[str, Any]],
+        front_end: FrontEnd | str,
+        seconds: float,
+        batch: int,
+        threads: int | None,
+        measure: Callable[[Mapping[str, Any]], dict[Key, float]] | None = None,
+    ) -> None:
+        self._measure = measure or (lambda config: measure_network_pieces(config, front_end, seconds, batch, threads))
+        self._of = [(config, set(pieces(config, front_end, seconds, batch))) for config in configs]
+        self._known: dict[Key, float] = {}
+
+    def __call__(self, key: Key) -> float:
+        """
+        Raises
+        ------
+        WeakAudioError
+            No network has the piece, or one that has it cannot run in 8 bits.
+        """
+        if key not in self._known:
+            having = [(config, keys) for config, keys in self._of if key in keys]
+            if not having:
+                raise WeakAudioError(f"{key}: no network of those given has it")
+            config, _ = max(having, key=lambda item: len(item[1] - self._known.keys()))
+            self._known = {**self._measure(config), **self._known}
+        return self._known[key]
+
+
+def measure_network_pieces(
+    config: Mapping[str, Any], front_end: FrontEnd | str, seconds: float, batch: int, threads: int | None
+) -> dict[Key, float]:
+    """Seconds of each piece of a network of random weights in 8 bits, but for the front end: medians over runs.
+
+    The profiler costs time itself, so its figures are scaled to what the network takes without it.
+
+    Raises
+    ------
+    WeakAudioError
+        The network cannot be exported, or onnx or onnxruntime are missing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = _int8_file(config, front_end, Path(folder))
+        logmel = _logmel(front_end, seconds, batch)
+        runs = _profiled(path, logmel, threads)
+        scale = _timed(path, logmel, threads) / float(np.median([sum(run.values()) for run in runs]))
+    found: dict[Key, list[float]] = {}
+    for part, key in named_pieces(config, front_end, seconds, batch).items():
+        if part != "logmel":
+            found.setdefault(key, []).append(float(np.median([run.get(part, 0.0) for run in runs])))
+    return {key: scale * float(np.mean(times)) for key, times in found.items()}
+
+
+def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> list[dict[str, float]]:
+    """Seconds of each module, by the names of `named_pieces`, in each of several runs."""
+    options = session_options(threads)
+    options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
+    session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(_WARM_UP + _RUNS):
+        session.run(list(OUTPUTS), {INPUTS["outside"]: logmel})
+    return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
+
+
+def split_runs(events: Sequence[Event]) -> list[dict[str, float]]:
+    """What ONNX Runtime's profiler wrote, as seconds of modules in each run.
+
+    What of a run belongs to no module, such as the call itself, is added to the classifier.
+    """
+    nodes = sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: event["ts"])
+    runs = []
+    for run in (event for event in events if event["name"] == "model_run"):
+        own = [node for node in nodes if run["ts"] <= node["ts"] < run["ts"] + run["dur"]]
+        found: dict[str, float] = {}
+        part = "entries.0"
+        for node in own:
+            named = _MODULE.search(node["name"])
+            if named:
+                part = named[1]
+            elif part == "last" and not node["name"].startswith("/Relu"):
+                part = "classifier"
+            found[part] = found.get(part, 0.0) + node["dur"] / 1e6
+        beside = run["dur"] / 1e6 - sum(found.values())
+        found["classifier"] = found.get("classifier", 0.0) + max(beside, 0.0)
+        runs.append(found)
+    return runs
+
+
+def measure_int8_network(
+    config: Mapping[str, Any], front_end: FrontEnd | str, seconds: float, batch: int, threads: int | None
+) -> float:
+    """Seconds of a whole network of random weights in 8 bits, from log-mels to probabilities.
+
+    Raises
+    ------
+    WeakAudioError
+        As `measure_network_pieces`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = _int8_file(config, front_end, Path(folder))
+        return _timed(path, _logmel(front_end, seconds, batch), threads)
+
+
+def _timed(path: Path, logmel: NDArray[np.float32], threads: int | None) -> float:
+    """Seconds of a file on log-mels, the median of some runs."""
+    tagger = OnnxTagger(path, threads)
+    return float(np.median(time_rounds([lambda: tagger.scores(logmel)], torch.device("cpu"))))
+
+
+def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Path) -> Path:
+    fe = find_front_end(front_end) if isinstance(front_end, str) else front_end
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, the caller's seed stays
+        torch.manual_seed(0)
+        network = FlashCNN(**{**config, "n_mels": fe.n_mels}).eval()
+        for layer in network.modules():
+            # Equal tensors become one in a file, and a bias that two layers share has no scale in 8 bits.
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.bias, std=0.1)
+    labels = [str(n) for n in range(network.config["n_classes"])]
+    whole, small = folder / "float32.onnx", folder / "int8.onnx"
+    export_onnx(Model(network, fe, labels), whole, "outside")
+    noise = np.random.default_rng(0).normal(0.0, 0.1, (_CLIPS, round(_CLIP_SECONDS * fe.sample_rate)))
+    quantise(whole, small, list(noise.astype(np.float32)))
+    return small
+
+
+def _logmel(front_end: FrontEnd | str, seconds: float, batch: int) -> NDArray[np.float32]:
+    shape = logmel_shape(front_end, seconds, batch)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
