@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,15 @@ def test_a_table_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFact
     assert not list(path.parent.glob(".table*"))
 
 
-def test_a_table_of_another_device_is_refused_unless_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [lambda here: replace(here, threads=2), lambda here: replace(here, onnxruntime="1.22")],
+    ids=["more threads", "8 bits"],
+)
+def test_a_table_of_another_device_is_refused_unless_told(change: Callable[[Device], Device], tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     full([CONFIG]).save(path)
-    other = Device("cpu", "Toaster, AVX2", 2, 2, "2.11.0")
+    other = change(HERE)
     with pytest.raises(WeakAudioError) as caught:
         LatencyTable.load(path, other)
     assert str(HERE) in str(caught.value)
@@ -62,6 +69,16 @@ def test_a_table_holds_here_with_as_many_threads_as_it_says(tmp_path: Path) -> N
         LatencyTable.load(path, here)
     LatencyTable(HERE).save(path)
     with pytest.raises(WeakAudioError, match=rf"another device: Toaster.*; here: {re.escape(here.name)}"):
+        LatencyTable.load(path)
+
+
+def test_a_table_in_8_bits_holds_for_the_runtime_that_it_was_measured_on(tmp_path: Path) -> None:
+    path, here = tmp_path / "table.json", describe(CPU, int8=True)
+    LatencyTable(here, {KEY: 0.5}).save(path)
+    assert LatencyTable.load(path).device == here
+    assert f"networks in 8 bits on ONNX Runtime {version('onnxruntime')}" in str(here)
+    LatencyTable(replace(here, onnxruntime="0.1"), {KEY: 0.5}).save(path)
+    with pytest.raises(WeakAudioError, match=r"measured on another device: .* ONNX Runtime 0\.1; here: "):
         LatencyTable.load(path)
 
 
@@ -82,12 +99,12 @@ ROW = {**KEY._asdict(), "time": 0.5}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"latency_table": 2}, "format 2, this release reads 1"),
+        ({"latency_table": 1}, "format 1, this release reads 2"),
         ({"extra": 1}, "expected latency_table, weakaudio, device and entries"),
         ({"weakaudio": None}, "weakaudio None"),
         ({"device": "toaster"}, "expected kind"),
         (
-            {"device": {"kind": "cpu", "name": "x", "torch": "2", "cores": True, "threads": 1, "graphs": False}},
+            {"device": {**asdict(HERE), "cores": True}},
             "cores",
         ),
         ({"entries": 3}, "not iterable"),

@@ -132,6 +132,31 @@ def test_profile_measures_each_piece_once_and_validates(
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["table.json", "validation.csv"]
 
 
+def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can_use(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
+    thinned = ("--front-end", "efficientat-32k/2", "--int8", "--validate", "2")
+    code, out, err = run("search", "profile", "-o", "table.json", *CLIPS, *thinned)
+    assert (code, err.strip()) == (0, "")
+    assert "networks in 8 bits on ONNX Runtime" in out
+    assert "2 networks: relative error" in out
+    table = LatencyTable.load("table.json")
+    assert not table.errors
+    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
+    given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", *CLIPS, *SMALL, "--steps", "2")
+    options = ("--budget-ms", "1e3", "--corpus", root / "corpus", "--evaluations", "5", "-o", "found")
+    code, _, err = run("search", "run", *given, *options)
+    assert code == 2
+    assert "latency table: lacks" in err  # it knows nothing of all frames
+    code, _, err = run("search", "run", *given, *options, "--every", "2")
+    assert (code, err.strip()) == (0, "")
+    settings, evaluations = read_log(tmp_path / "found" / "search.jsonl")
+    assert len(evaluations) == 5
+    assert settings["about"]["proxy"]["every"] == 2
+    assert settings["about"]["latency"]["front_end"] == "efficientat-32k/2"
+
+
 def no_attention(key: Key, **given: Any) -> float:
     if key.operator == "attention":
         raise RuntimeError("no kernel\nat line 7")

@@ -106,6 +106,56 @@ def test_embeddings_and_maps_are_compared_with_the_teachers_standardised_by_chan
     assert float(found["maps"]) == pytest.approx(float(torch.stack(maps).mean()), rel=1e-3)
 
 
+def test_a_student_of_every_second_frame_learns_the_means_of_what_its_teacher_says(teacher: Path) -> None:
+    """A second and a half: the last of its segments has half of the frames."""
+    student = distiller(teacher, every=2).eval()
+    audio = noise().repeat(1, 2)[:, :48000]
+    assert student.model.front_end.hop_length == 640
+    with torch.no_grad():
+        found = student.losses(audio)
+        logmel, _ = load_model(teacher).logmel(audio)
+        ours = student.model.network.forward_maps(student.model.logmel(audio)[0])
+        net, theirs = load_model(teacher).network, load_model(teacher).network.forward_maps(logmel)
+        assert (theirs.embeddings.shape[1], ours.embeddings.shape[1]) == (5, 3)
+
+        def halved(x: torch.Tensor, dim: int) -> torch.Tensor:
+            return torch.stack([part.mean(dim) for part in x.split(2, dim)], dim)
+
+        segments = halved(net.score_segments(theirs.embeddings, theirs.mask).sigmoid(), 1)
+        clips = net.forward_head(theirs.embeddings.mean(1)).sigmoid()
+
+        def divergence(logits: torch.Tensor, p: torch.Tensor) -> float:
+            return float((p * (p / logits.sigmoid()).log() + (1 - p) * ((1 - p) / (-logits).sigmoid()).log()).sum())
+
+        head = student.model.network.forward_head
+        scores = divergence(head(ours.embeddings.mean(1)), clips) / 4
+        scores += divergence(head(ours.embeddings), segments) / (2 * 4 * 3)
+        maps = [
+            (adapter(mine) - standardised(halved(its, 2), (0, 2, 3))).square().mean()
+            for adapter, mine, its in zip(student.map_adapters, ours.maps, theirs.maps, strict=True)
+        ]
+        clip = student.adapter(ours.embeddings.mean(1)) - standardised(theirs.embeddings.mean(1), (0,))
+        segment = student.adapter(ours.embeddings) - standardised(halved(theirs.embeddings, 1), (0, 1))
+    assert float(found["scores"]) == pytest.approx(scores, rel=1e-3)
+    assert float(found["maps"]) == pytest.approx(float(torch.stack(maps).mean()), rel=1e-3)
+    assert float(found["embedding"]) == pytest.approx(
+        float(clip.square().mean() + segment.square().mean() / 2), rel=1e-3
+    )
+
+
+def test_a_student_begins_with_the_weights_of_another_model(teacher: Path, tmp_path: Path) -> None:
+    """Also of one that hears more frames; not of one of another network or other classes."""
+    first = distiller(teacher)
+    torch.nn.init.normal_(first.model.network.classifier.weight)
+    path = str(tmp_path / "first.safetensors")
+    save_model(first.model, path)
+    second = distiller(teacher, every=2, start=path)
+    for name, value in first.model.network.state_dict().items():
+        assert torch.equal(second.model.network.state_dict()[name], value), name
+    with pytest.raises(ProtocolError, match=r"first\.safetensors: is of another network or other classes"):
+        distiller(teacher, network="mobilenet", start=path)
+
+
 def test_all_parts_are_in_the_sum(teacher: Path) -> None:
     student = distiller(teacher).eval()
     student.log = lambda *args, **kwargs: None  # type: ignore[method-assign]

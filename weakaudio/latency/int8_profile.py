@@ -67,20 +67,28 @@ class Int8Pieces:
         self._measure = measure or (lambda config: measure_network_pieces(config, front_end, seconds, batch, threads))
         self._of = [(config, set(pieces(config, front_end, seconds, batch))) for config in configs]
         self._known: dict[Key, float] = {}
+        self._failed: dict[int, Exception] = {}  # by the number of the network
 
     def __call__(self, key: Key) -> float:
         """
         Raises
         ------
         WeakAudioError
-            No network has the piece, or one that has it cannot run in 8 bits.
+            No network has the piece, or none that has it can run in 8 bits.
         """
+        having = [n for n, (_, keys) in enumerate(self._of) if key in keys]
+        # Those first that tell of many others, too.
+        for n in sorted(having, key=lambda n: len(self._of[n][1] & self._known.keys())):
+            if key in self._known:
+                break
+            if n not in self._failed:
+                try:
+                    self._known = {**self._measure(self._of[n][0]), **self._known}
+                except (WeakAudioError, RuntimeError) as error:
+                    self._failed[n] = error
         if key not in self._known:
-            having = [(config, keys) for config, keys in self._of if key in keys]
-            if not having:
-                raise WeakAudioError(f"{key}: no network of those given has it")
-            config, _ = max(having, key=lambda item: len(item[1] - self._known.keys()))
-            self._known = {**self._measure(config), **self._known}
+            reason = self._failed[having[0]] if having else "no network of those given has it"
+            raise WeakAudioError(f"in 8 bits: {reason}")
         return self._known[key]
 
 

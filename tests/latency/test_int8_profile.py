@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from table_stand_ins import CONFIG, CPU, GIVEN, made_up
+
+from weakaudio.errors import WeakAudioError
+from weakaudio.latency import int8_profile
+from weakaudio.latency.clip_latency import ClipLatency
+from weakaudio.latency.device import describe
+from weakaudio.latency.int8_profile import Int8Pieces, measure_int8_network, measure_network_pieces, split_runs
+from weakaudio.latency.pieces import Key, named_pieces, pieces
+from weakaudio.latency.predict import validate
+from weakaudio.latency.table import LatencyTable
+
+ALL_OPERATORS: dict[str, Any] = {
+    "n_classes": 5,
+    "stages": [
+        ["dense+inverted", 2, 8],
+        ["large-kernel+frequency", 2, 8],
+        ["attention+dense", 2, 16],
+        ["recurrence", 1, 16],
+    ],
+    "n_features": 7,
+}
+
+
+def event(name: str, start: int, length: int, category: str = "Node") -> dict[str, Any]:
+    return {"name": name, "ts": start, "dur": length, "cat": category}
+
+
+def test_nodes_count_for_the_module_in_their_name_or_for_the_one_before() -> None:
+    events = [
+        event("session_initialization", 0, 90, "Session"),
+        event("model_run", 100, 100, "Session"),
+        event("logmel_q_kernel_time", 101, 2),
+        event("/entries.0/conv/Conv_token_3_kernel_time", 104, 10),
+        event("/Relu_output_0_DequantizeLinear_kernel_time", 115, 1),
+        event("network.stages.0.0.first.conv.weight_DequantizeLinear_kernel_time", 117, 3),
+        event("Transpose_token_50_kernel_time", 121, 4),
+        event("/stages.0.10/Add_kernel_time", 126, 5),
+        event("/last/conv/Conv_kernel_time", 132, 6),
+        event("/Relu_4_kernel_time", 139, 1),
+        event("/Where_kernel_time", 141, 2),
+        event("fused /classifier_1/Gemm_kernel_time", 144, 7),
+        event("model_run", 300, 12, "Session"),
+        event("/entries.0/conv/Conv_token_3_kernel_time", 301, 11),
+    ]
+    first, second = split_runs(events)
+    beside = 100 - (2 + 10 + 1 + 3 + 4 + 5 + 6 + 1 + 2 + 7)
+    microseconds = {
+        "entries.0": 13,
+        "stages.0.0": 7,
+        "stages.0.10": 5,
+        "last": 7,
+        "classifier": 9 + beside,
+    }
+    assert first == pytest.approx({name: time / 1e6 for name, time in microseconds.items()})
+    assert second == pytest.approx({"entries.0": 11e-6, "classifier": 1e-6})
+
+
+def test_every_piece_of_a_real_network_has_a_time_and_they_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the runtime called its nodes otherwise, pieces would be free."""
+    runs: list[dict[str, float]] = []
+    split = split_runs
+    monkeypatch.setattr(int8_profile, "split_runs", lambda events: runs.extend(split(events)) or split(events))
+    monkeypatch.setattr(int8_profile, "_timed", lambda *given: 0.02)
+    found = measure_network_pieces(ALL_OPERATORS, *GIVEN, 1)
+    parts = named_pieces(ALL_OPERATORS, *GIVEN)
+    assert all(run.keys() == parts.keys() - {"logmel"} for run in runs)
+    counts = {key: n for key, n in pieces(ALL_OPERATORS, *GIVEN).items() if key.piece != "front end"}
+    assert found.keys() == counts.keys()
+    assert min(found.values()) > 0
+    # Medians of parts are not quite the parts of a median.
+    assert sum(n * found[key] for key, n in counts.items()) == pytest.approx(0.02, rel=0.3)
+
+
+def test_convolutions_run_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a bias is shared, the runtime would quietly compute in float32."""
+    names: list[str] = []
+
+    def noting(events: list[dict[str, Any]]) -> list[dict[str, float]]:
+        names.extend(e["args"]["op_name"] for e in events if e["cat"] == "Node")
+        return split_runs(events)
+
+    monkeypatch.setattr(int8_profile, "split_runs", noting)
+    measure_network_pieces(CONFIG, *GIVEN, 1)
+    assert "QLinearConv" in names
+    assert "Conv" not in names
+
+
+def test_few_networks_are_measured_and_one_that_fails_leaves_the_others_their_pieces() -> None:
+    wide = {**CONFIG, "n_features": 9}
+    deep = {**CONFIG, "stages": [*CONFIG["stages"][:3], ["attention", 1, 12]]}
+    asked: list[Mapping[str, Any]] = []
+
+    def measure(config: Mapping[str, Any]) -> dict[Key, float]:
+        asked.append(config)
+        if config is deep:
+            raise RuntimeError("no attention here")
+        return {key: made_up(key) for key in pieces(config, *GIVEN)}
+
+    measured = Int8Pieces([deep, CONFIG, wide], *GIVEN, 1, measure)
+    for config in (CONFIG, wide):
+        assert all(measured(key) == made_up(key) for key in pieces(config, *GIVEN))
+    (attention,) = pieces(deep, *GIVEN).keys() - pieces(CONFIG, *GIVEN).keys()
+    for _ in range(2):
+        with pytest.raises(WeakAudioError, match="in 8 bits: no attention here"):
+            measured(attention)
+    assert asked == [deep, CONFIG, wide]
+    with pytest.raises(WeakAudioError, match="no network of those given has it"):
+        measured(attention._replace(inputs=77))
+
+
+def test_a_table_in_8_bits_is_completed_and_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
+    table = LatencyTable(describe(CPU, int8=True))
+    latency = ClipLatency(table, *GIVEN)
+    assert latency.complete([CONFIG]) == len(pieces({**CONFIG, "n_classes": 527}, *GIVEN)) == len(table.times)
+    assert not table.errors
+    found = validate(table, [{**CONFIG, "n_classes": 527}], *GIVEN)
+    assert found.measured[0] > 0
+    assert found.predicted[0] > 0
+    assert measure_int8_network(CONFIG, *GIVEN, 1) > 0
