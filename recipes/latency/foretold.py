@@ -1,6 +1,7 @@
 """How well the sum of a network's pieces foretells its latency, on this device.
 
     python -m recipes.latency.foretold --table runs/latency/table.json
+    python -m recipes.latency.foretold --table runs/latency/int8-half.json --int8 --every 2
 
 On an idle machine. Pieces that the table lacks are measured first, as by `weakaudio search profile`; then random
 networks of the search space, as a whole.
@@ -12,6 +13,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,15 +27,15 @@ from weakaudio.latency.device import describe, use_threads
 from weakaudio.latency.genome import Space
 from weakaudio.latency.predict import Validation, random_configs, validate
 from weakaudio.latency.table import LatencyTable
+from weakaudio.training.thinned import thinned
 
 BATCHES = (1, 8)
 FRONT_END = "efficientat-32k"
 
 
-def rows(found: Validation, batch: int, seconds: float, about: str) -> Iterator[Row]:
+def rows(found: Validation, system: str, batch: int, data: str) -> Iterator[Row]:
     """Rows for `recipes.results`, but for the command."""
-    facts = {"what": "foretold latency", "system": f"batch {batch}", "n": len(found.configs)}
-    facts["data"] = f"random networks of the search space, clips of {seconds:g} s, {about}"
+    facts = {"what": "foretold latency", "system": system, "data": data, "n": len(found.configs)}
     yield {**facts, "metric": "median error (%)", "value": 100 * found.median}
     yield {**facts, "metric": "90th percentile (%)", "value": 100 * found.percentile_90}
     low, high = found.measured.min() / batch, found.measured.max() / batch
@@ -48,20 +50,26 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space | No
     parser.add_argument("--networks", type=int, default=30, help="that are measured as a whole")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
+    parser.add_argument("--int8", action="store_true", help="networks in 8 bits on ONNX Runtime")
+    parser.add_argument("--every", type=int, default=1, help="networks that hear every k-th frame")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.foretold", *(sys.argv[1:] if args is None else args)])
     space = space or Space()
     with use_threads(given.threads):
-        here = describe(torch.device("cpu"))
+        here = describe(torch.device("cpu"), int8=given.int8)
+    front_end = thinned(get_front_end(FRONT_END), given.every)
+    way = ("in 8 bits, " if given.int8 else "") + (f"every {given.every} frames, " if given.every > 1 else "")
+    data = f"random networks of the search space, clips of {given.seconds:g} s, {replace(here, onnxruntime=None)}"
     table = LatencyTable.load(given.table, here) if given.table.exists() else LatencyTable(here)
     for batch in BATCHES:
-        latency = ClipLatency(table, FRONT_END, given.seconds, batch)
+        latency = ClipLatency(table, front_end, given.seconds, batch)
         latency.complete([genome.to_config() for genome in space.covering()], given.table)
-        n_mels = get_front_end(FRONT_END).n_mels
-        configs = random_configs(given.networks, n_mels=n_mels, space=latency.runnable(space), runs=latency.runs)
-        found = validate(table, configs, FRONT_END, given.seconds, batch)
-        Console().print(f"batch {batch}: {found}")
-        record("latency", [{**row, "command": command} for row in rows(found, batch, given.seconds, str(here))], root)
+        runnable = latency.runnable(space)
+        configs = random_configs(given.networks, n_mels=front_end.n_mels, space=runnable, runs=latency.runs)
+        found = validate(table, configs, front_end, given.seconds, batch)
+        system = f"{way}batch {batch}"
+        Console().print(f"{system}: {found}")
+        record("latency", [{**row, "command": command} for row in rows(found, system, batch, data)], root)
 
 
 if __name__ == "__main__":

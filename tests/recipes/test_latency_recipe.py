@@ -16,6 +16,7 @@ from recipes.latency import foretold, law, proxies
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.genome import Genome, Space
 from weakaudio.latency.predict import Validation, random_configs
+from weakaudio.latency.table import LatencyTable
 from weakaudio.search.law import Law
 from weakaudio.search.stage_store import StageStore
 
@@ -67,7 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_errors_are_percent_and_times_are_of_a_clip() -> None:
     found = Validation([{}, {}, {}], np.array([0.9, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
-    rows = {row["metric"]: row["value"] for row in foretold.rows(found, 8, 10.0, "a device")}
+    rows = {row["metric"]: row["value"] for row in foretold.rows(found, "batch 8", 8, "a device")}
     assert rows == {
         "median error (%)": pytest.approx(10.0),
         "90th percentile (%)": pytest.approx(22.0),
@@ -104,6 +105,17 @@ def test_the_error_of_foretold_latency_is_recorded(root: Path) -> None:
     for batch in ("batch 1", "batch 8"):
         assert rows[batch, "median error (%)"]["n"] == 3
     assert table.exists()
+
+
+def test_latency_in_8_bits_stands_in_lines_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
+    args = ["--table", str(root / "table.json"), "--networks", "2", "--seconds", "0.3", "--threads", "1"]
+    foretold.main([*args, "--int8", "--every", "2"], root, TINY)
+    rows = results.load("latency", root)
+    assert {row["system"] for row in rows} == {f"in 8 bits, every 2 frames, batch {batch}" for batch in (1, 8)}
+    table = LatencyTable.load(root / "table.json")
+    assert table.device.onnxruntime
+    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
 
 
 def test_the_law_is_recorded_with_the_corners_it_did_not_see(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
