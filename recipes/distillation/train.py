@@ -23,7 +23,7 @@ from weakaudio import __version__
 from weakaudio.data.lock import FolderLock
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, WeakAudioError
-from weakaudio.pretrained import model_checksum, save_model
+from weakaudio.pretrained import load_model, model_checksum, save_model
 from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
 from weakaudio.training.distillation import Distiller
 
@@ -192,15 +192,23 @@ class _Export(Checkpoint):
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
         model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
-        begun = f", begun with {Path(self.asked['start']).stem}" if self.asked["start"] else ""
         model.notes = {
             "weakaudio": __version__,
-            "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps{begun}",
+            "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
             "teacher_checksum": model_checksum(distiller.teacher),
+            **self._start(),
             "corpora": {Path(folder).name: weight for folder, weight in self.asked["corpora"].items()},
             **{name: self.asked[name] for name in ("seconds", "batch_size", "learning_rate", "decay", "seed")},
         }
         save_model(model, self.path)
+
+    def _start(self) -> dict[str, Any]:
+        """What the student began with, and how that had been trained."""
+        if not self.asked["start"]:
+            return {}
+        start = load_model(self.asked["start"])
+        history = {name: start.notes[name] for name in ("name", "training", "start") if name in start.notes}
+        return {"start": {**history, "checksum": model_checksum(start)}}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ BATCHES = (1, 8)
 MN04 = "efficientat-mn04"
 REFERENCE, OUR_FRONT_END = f"{MN04}, as published", f"{MN04}, our front end"
 _REST = 0.05  # seconds before a turn
-SHIPPED = ("weakaudio-small", "weakaudio-base")
+SHIPPED = ("weakaudio-small", "weakaudio-base", "weakaudio-fast")
 
 
 class System(NamedTuple):
