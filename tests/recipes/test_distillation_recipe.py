@@ -17,7 +17,7 @@ from recipes.distillation.train import train
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained import load_model, model_checksum, save_model
 
 STAGES = [["dense", 1, 4], ["dense", 0, 8], ["dense", 0, 8], ["dense", 0, 16]]
 
@@ -96,3 +96,14 @@ def test_a_student_is_shipped_at_half_size_and_says_what_it_heard(arguments: dic
     assert model.notes["seed"] == 0
     audio = 0.1 * torch.randn(1, 32000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(audio).clip_probs, trained(audio).clip_probs, rtol=0, atol=2e-3)
+
+
+def test_a_student_that_began_with_another_says_with_which(arguments: dict[str, Any], tmp_path: Path) -> None:
+    first = train(str(tmp_path / "first"), epochs=1, **arguments)
+    second = train(str(tmp_path / "second"), epochs=1, every=2, start=str(first), **{**arguments, "seed": 3})
+    notes, before = load_model(second).notes, load_model(first)
+    assert notes["start"] == {"training": before.notes["training"], "checksum": model_checksum(before)}
+    third = train(str(tmp_path / "third"), epochs=1, start=str(second), **{**arguments, "seed": 3})
+    assert load_model(third).notes["start"]["start"] == notes["start"]
+    with pytest.raises(ProtocolError, match="holds a run with every 2, now it is 1"):
+        train(str(tmp_path / "second"), epochs=1, start=str(first), **{**arguments, "seed": 3})
