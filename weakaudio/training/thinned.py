@@ -15,7 +15,9 @@ from weakaudio.networks.contract import Features
 def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
     """The front end that gives every k-th frame of another one, `logmel[:, ::every]`, and computes no others.
 
-    It is called like the other one with "/k" behind, and is the other one if k is 1.
+    It is called like the other one with "/k" behind, and is the other one if k is 1. A front end whose floor follows
+    the loudest frame (`top_db`) takes that of the frames which it computes, so its log-mel is not quite
+    `logmel[:, ::every]`; and from a hop longer than the window on, parts of the sound are not heard.
 
     Raises
     ------
@@ -47,7 +49,12 @@ def find_front_end(name: str) -> FrontEnd:
 
 def thin(rows: Tensor, every: int) -> Tensor:
     """(B, channels, T, F) to (B, channels, ceil(T / every), F): the means of so many rows each, the last perhaps of
-    fewer."""
+    fewer.
+
+    A student's row has its centre at the first of these rows, not at their middle: what it learns lies
+    (every - 1) / 2 of the teacher's rows later than what it hears. With every second frame that is half of a
+    teacher's segment of 32 frames, 0.16 s: so much too early do events come.
+    """
     if every == 1:
         return rows
     return F.avg_pool2d(rows, (every, 1), ceil_mode=True)
