@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,15 @@ def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can
     assert len(evaluations) == 5
     assert settings["about"]["proxy"]["every"] == 2
     assert settings["about"]["latency"]["front_end"] == "efficientat-32k/2"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_package_that_is_missing_is_told_before_a_table_is_made(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert "pip install weakaudio[onnx]" in one_line(run("search", "profile", "--int8", "-o", "table.json", *CLIPS))
+    assert not (tmp_path / "table.json").exists()
 
 
 def no_attention(key: Key, **given: Any) -> float:
