@@ -50,6 +50,14 @@ def test_the_pieces_of_a_space_are_those_of_all_its_networks() -> None:
     assert len(found) == len(expected)
 
 
+def test_few_networks_cover_a_space_also_where_operators_are_more_than_channels() -> None:
+    assert len(Space().covering()) == 16
+    few = replace(SMALL, channels=((8,),) * 4, features=(64,), longest_mix=1)
+    assert len(few.covering()) == max(map(len, few.operators))
+    keys = {key for genome in few.covering() for key in pieces({**genome.to_config(), "n_classes": 527}, *GIVEN)}
+    assert {key.operator for key in keys if key.piece == "block"} == {o for names in few.operators for o in names}
+
+
 def test_every_network_of_the_default_space_has_a_latency() -> None:
     latency, rng = latency_of(Space()), np.random.default_rng(0)
     for _ in range(100):

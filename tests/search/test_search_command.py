@@ -1,227 +1,31 @@
-"""`weakaudio search` from a table to a page, on a few sounds and in a space of a few networks."""
+"""`weakaudio search run` and `page`, on a few sounds and in a space of a few networks."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile as sf
-import torch
+from command_stand_ins import CLIPS, GIVEN, measured, one_line
 from search_stand_ins import score, without_times
-from table_stand_ins import CPU, HERE, made_up
+from table_stand_ins import CPU, HERE
 
-from data_prep.unlabelled import prepare
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.clip_latency import ClipLatency
-from weakaudio.latency.device import Device, describe
-from weakaudio.latency.genome import Genome, Space
-from weakaudio.latency.pieces import Key
-from weakaudio.latency.table import LatencyTable
-from weakaudio.networks import Network, build_network
-from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.latency.device import describe
+from weakaudio.latency.genome import Genome
+from weakaudio.networks import build_network
 from weakaudio.search.blockwise import BlockwiseDistillation
-from weakaudio.search.law import Law
-from weakaudio.search.law_grid import network_config
 from weakaudio.search.log import read_log
 from weakaudio.search.short_training import ShortTraining
 
 Run = Callable[..., tuple[int, str, str]]
-SPACE = Space(
-    operators=(("dense",), ("dense", "inverted"), ("dense", "attention"), ("dense", "inverted")),
-    blocks=((1,), (1, 2), (1, 2), (1, 2)),
-    channels=((8,), (8, 16), (16,), (16, 24)),
-    features=(64, 768),
-)
-GIVEN: tuple[str, float, int] = ("efficientat-32k", 0.5, 2)
-CLIPS = ("--seconds", "0.5", "--batch", "2")
-SMALL = ("--population", "4", "--sample", "2", "--children", "3")
 
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, randomise: Callable[[Network], Network]) -> Path:
-    """A corpus of tones at 32 kHz, one at 16 kHz, a teacher, and a model that shows no stages."""
-    root = tmp_path_factory.mktemp("search")
-    rng = np.random.default_rng(0)
-    (root / "sounds").mkdir()
-    for n in range(12):
-        tone = np.sin(2 * np.pi * rng.uniform(100, 8000) * np.arange(16000) / 32000)
-        sf.write(root / "sounds" / f"{n}.wav", 0.2 * tone, 32000)
-    prepare(str(root / "sounds"), str(root / "corpus"), 32000, held_out=0.3)
-    prepare(str(root / "sounds"), str(root / "slow"), 16000, held_out=0.3)
-    for name, kind, config in (("teacher", "mobilenet", {"width": 0.1}), ("closed", "weakcnn", {"width": 1 / 16})):
-        network = randomise(build_network(kind, n_classes=3, **config))
-        save_model(Model(network, "efficientat-32k", ["dog", "rain", "saw"]), root / f"{name}.safetensors")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A space of a few networks, and proxies that hear little."""
-    monkeypatch.setattr("weakaudio.latency.genome.Space", lambda: SPACE)
-    little = {"seconds": 0.4, "batch_size": 4, "precision": "32-true"}
-    monkeypatch.setattr(
-        "weakaudio.search.blockwise.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
-    )
-    monkeypatch.setattr("weakaudio.search.short_training.ShortTraining", partial(ShortTraining, **little))
-
-
-def measured(device: Device | None = None) -> LatencyTable:
-    """All of the space, in times that are made up."""
-    latency = ClipLatency(LatencyTable(device or describe(CPU)), *GIVEN)
-    latency.table.times.update((key, made_up(key)) for key in latency.keys(SPACE))
-    return latency.table
-
-
-@pytest.fixture
-def searching(run: Run, root: Path, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """`search run` with a table and a corpus, into a folder."""
-    measured().save(tmp_path / "table.json")
-
-    def call(out: str, *options: str | Path, budget: float = 30.0) -> tuple[int, str, str]:
-        given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", *CLIPS, *SMALL, "--steps", "2")
-        corpus = ("--corpus", f"{root / 'corpus'}=0.5")
-        return run("search", "run", *given, "--budget-ms", str(budget), *corpus, "-o", out, *options)
-
-    return call
-
-
-def one_line(result: tuple[int, str, str]) -> str:
-    """What is said of an error; a bar may have left empty lines."""
-    code, _, err = result
-    (line,) = err.strip().splitlines()
-    assert code == 2
-    return line.removeprefix("weakaudio: ")
-
-
-# --- profile
-
-
-def test_profile_measures_each_piece_once_and_validates(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
-    threads = torch.get_num_threads()
-    n = len(ClipLatency(LatencyTable(HERE), *GIVEN).keys(SPACE))
-    validation = ("--validate", "3", "--csv", "new/validation.csv")
-    code, out, err = run("search", "profile", "-o", "new/table.json", *CLIPS, "--threads", "2", *validation)
-    assert (code, err.strip()) == (0, "")
-    assert f"2 threads on {describe(CPU).cores} cores" in out
-    assert f"{n} pieces measured, {n} in the table -> new/table.json" in out
-    assert "3 networks: relative error of the predicted latency" in out
-    assert torch.get_num_threads() == threads
-    table = LatencyTable.load("new/table.json")
-    assert (table.device.threads, len(table.times), table.errors) == (2, n, {})
-    latency = ClipLatency(table, *GIVEN)
-    assert latency.runnable(SPACE) == SPACE
-    rows = pd.read_csv(tmp_path / "new" / "validation.csv")
-    assert list(rows) == ["network", "predicted", "measured"]
-    assert rows["network"].nunique() == 3
-    assert (rows["measured"] > 0).all()
-    error = (rows["predicted"] / rows["measured"] - 1).abs().median()
-    assert f"{error:.1%} (median)" in out
-    code, out, _ = run("search", "profile", "-o", "new/table.json", *CLIPS, "--threads", "2")
-    assert code == 0
-    assert f"0 pieces measured, {n} in the table" in out
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["table.json", "validation.csv"]
-
-
-def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can_use(
-    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
-    thinned = ("--front-end", "efficientat-32k/2", "--int8", "--validate", "2")
-    code, out, err = run("search", "profile", "-o", "table.json", *CLIPS, *thinned)
-    assert (code, err.strip()) == (0, "")
-    assert "networks in 8 bits on ONNX Runtime" in out
-    assert "2 networks: relative error" in out
-    table = LatencyTable.load("table.json")
-    assert not table.errors
-    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
-    given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", *CLIPS, *SMALL, "--steps", "2")
-    options = ("--budget-ms", "1e3", "--corpus", root / "corpus", "--evaluations", "5", "-o", "found")
-    code, _, err = run("search", "run", *given, *options)
-    assert code == 2
-    assert "latency table: lacks" in err  # it knows nothing of all frames
-    code, _, err = run("search", "run", *given, *options, "--every", "2")
-    assert (code, err.strip()) == (0, "")
-    settings, evaluations = read_log(tmp_path / "found" / "search.jsonl")
-    assert len(evaluations) == 5
-    assert settings["about"]["proxy"]["every"] == 2
-    assert settings["about"]["latency"]["front_end"] == "efficientat-32k/2"
-
-
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_package_that_is_missing_is_told_before_a_table_is_made(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    assert "pip install weakaudio[onnx]" in one_line(run("search", "profile", "--int8", "-o", "table.json", *CLIPS))
-    assert not (tmp_path / "table.json").exists()
-
-
-def no_attention(key: Key, **given: Any) -> float:
-    if key.operator == "attention":
-        raise RuntimeError("no kernel\nat line 7")
-    return made_up(key)
-
-
-def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
-    run: Run, searching: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "table.json").unlink()
-    monkeypatch.setattr("weakaudio.latency.profile.measure_piece", no_attention)
-    monkeypatch.setattr("weakaudio.latency.predict.measure_network", lambda config, **given: 1.0)
-    code, out, _ = run("search", "profile", "-o", "table.json", *CLIPS, "--validate", "8")
-    assert code == 0
-    assert "left out: attention (no kernel)" in out
-    assert "8 networks" in out
-    monkeypatch.setattr(ShortTraining, "__call__", lambda self, config: score(config))
-    code, out, _ = searching("found", "--proxy", "training", "--evaluations", "8")
-    assert code == 0
-    assert "left out: attention (no kernel)" in out
-    settings, evaluations = read_log(tmp_path / "found" / "search.jsonl")
-    assert settings["space"]["operators"][2] == ["dense"]
-    assert [e.number for e in evaluations if e.score is not None] == list(range(8))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--csv", "v.csv"), "--csv goes with --validate N"),
-        (("--device", "abacus"), "device 'abacus': not to be had here"),
-        pytest.param(
-            ("--device", "cuda"),
-            "device 'cuda': not to be had here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
-        ),
-        (("--graphs",), "CUDA graphs need a GPU"),
-        (("--front-end", "12k"), "front end '12k': unknown"),
-        (("--seconds", "0"), "clips of 0.0 s: expected more than 0"),
-        (("--batch", "0"), "a batch of 0 clips"),
-        (("--threads", "0"), "threads 0: expected 1 or more"),
-        (("-o", "toaster.json"), "toaster.json: measured on another device: Toaster"),
-        (("-o", "text.json"), "text.json: no latency table"),
-    ],
-)
-def test_what_cannot_be_profiled_is_one_line(
-    run: Run, tmp_path: Path, options: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weakaudio.latency.profile.measure_piece", lambda key, **given: pytest.fail("measured"))
-    measured(HERE).save(tmp_path / "toaster.json")
-    (tmp_path / "text.json").write_text("hello")
-    assert words in one_line(run("search", "profile", "-o", "table.json", *options))
-    assert not (tmp_path / "table.json").exists()
-
-
-# --- run and page
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def test_a_search_finds_a_network_within_budget_and_is_prolonged_as_if_it_had_been_longer(
@@ -363,100 +167,6 @@ def test_a_page_of_nothing_is_one_line(run: Run, searching: Run, monkeypatch: py
     monkeypatch.setattr(ShortTraining, "__call__", lambda self, config: score(config))
     assert searching("found", "--proxy", "training", "--evaluations", "2")[0] == 0
     assert "none.csv" in one_line(run("search", "page", "found", "--full", "none.csv"))
-
-
-# --- law
-
-LAW = Law(floor=2.0, a=0.6, alpha=0.8, b=0.9, beta=0.5)
-GRID = ("--depth", "1", "--depth", "2", "--depth", "3", "--width", "0.25", "--width", "0.5", "--width", "1")
-
-
-class LawfulTraining:
-    """Loss as the law has it; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def __call__(self, proxy: ShortTraining, config: dict[str, Any]) -> float:
-        self.asked.append(config)
-        for depth in (1, 2, 3):
-            for width in (0.25, 0.5, 1):
-                if network_config(depth, width) == config:
-                    return float(LAW.predict(depth, width))
-        raise AssertionError(config)
-
-
-@pytest.fixture
-def lawful(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, LawfulTraining]:
-    """`search law` without training."""
-    training = LawfulTraining()
-    monkeypatch.setattr(ShortTraining, "__call__", lambda proxy, config: training(proxy, config))
-    monkeypatch.setattr("weakaudio.latency.profile.measure_piece", lambda key, **given: made_up(key))
-    LatencyTable(describe(CPU)).save(tmp_path / "table.json")
-
-    def call(*options: str | Path) -> tuple[int, str, str]:
-        given = (
-            "--table",
-            "table.json",
-            "--teacher",
-            root / "teacher.safetensors",
-            *CLIPS,
-            "--corpus",
-            root / "corpus",
-        )
-        return run("search", "law", *given, *GRID, "-o", "law", *options)
-
-    return call, training
-
-
-def test_a_law_names_the_best_network_for_each_budget(lawful: tuple[Run, LawfulTraining], tmp_path: Path) -> None:
-    call, training = lawful
-    code, out, err = call("--budget-ms", "50", "--budget-ms", "1000")
-    assert (code, err.strip()) == (0, "")
-    assert len(training.asked) == 9
-    grid = [(depth, width) for depth in (1, 2, 3) for width in (0.25, 0.5, 1)]
-    latency = ClipLatency(LatencyTable.load("table.json"), *GIVEN)
-    within = [point for point in grid if latency(network_config(*point)) <= 0.05]
-    assert 0 < len(within) < 9
-    first, *named = out.strip().splitlines()
-    assert "9 networks" in first
-    assert "-> law/law.html" in first
-    best = (min(within, key=lambda point: LAW.predict(*point)), (3, 1))
-    for (depth, width), budget, line in zip(best, (50, 1000), named, strict=True):
-        config = network_config(depth, width)
-        assert line.startswith(
-            f"within {budget} ms: depth {depth:g}, width {width:g} with {1000 * latency(config):.3g}"
-        )
-        assert f"a predicted loss of {LAW.predict(depth, width):.4g}: " in line
-        assert json.loads(line[line.index("{") :]) == config
-    page = (tmp_path / "law" / "law.html").read_text()
-    assert page.count("<img") == 2
-    assert "2 + 0.6 D^-0.8 + 0.9 W^-0.5" in page
-    assert call("--budget-ms", "40")[0] == 0
-    assert len(training.asked) == 9  # the grid is kept
-    assert "trained with other settings" in one_line(call("--steps", "7", "--budget-ms", "40"))
-
-
-def test_a_budget_nothing_meets_is_told_before_anything_is_trained(lawful: tuple[Run, LawfulTraining]) -> None:
-    call, training = lawful
-    said = one_line(call("--budget-ms", "1"))
-    assert "nothing meets a budget of 1 ms; the nearest is depth 1, width 0.25 with" in said
-    assert training.asked == []
-
-
-def test_grids_and_corpora_that_give_no_law_are_one_line(
-    run: Run, lawful: tuple[Run, LawfulTraining], root: Path, tmp_path: Path
-) -> None:
-    call, training = lawful
-    assert "0 steps" in one_line(call("--steps", "0"))
-    assert "expected numbers above 0" in one_line(call("--depth", "-1"))
-    given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", "-o", "law")
-    few = ("--depth", "1", "--depth", "2", "--depth", "1.0")
-    assert "2 depths and 4 widths" in one_line(run("search", "law", *given, "--corpus", root / "corpus", *few))
-    assert "corpora at 16000 Hz" in one_line(run("search", "law", *given, "--corpus", root / "slow"))
-    measured(HERE).save(tmp_path / "table.json")
-    assert "measured on another device" in one_line(call())
-    assert training.asked == []
 
 
 def test_proxies_find_out_beforehand_what_would_fail(root: Path, tmp_path: Path) -> None:
