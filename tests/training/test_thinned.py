@@ -44,12 +44,25 @@ def test_fewer_than_every_frame_is_refused() -> None:
 
 
 @given(rows=st.integers(1, 20), every=st.integers(1, 6))
-def test_rows_are_means_of_so_many_the_last_of_what_is_left(rows: int, every: int) -> None:
+def test_rows_are_means_around_every_kth_of_what_is_there(rows: int, every: int) -> None:
     x = torch.randn(2, 3, rows, 4, generator=torch.Generator().manual_seed(rows))
     found = thin(x, every)
-    for n in range(-(-rows // every)):
-        torch.testing.assert_close(found[:, :, n], x[:, :, n * every : (n + 1) * every].mean(2))
-    assert found.shape[2] == n + 1
+    assert found.shape[2] == -(-rows // every)
+    for n in range(found.shape[2]):
+        # A row reaches half a row to both sides, a mean k/2 rows: so much of each is in it.
+        inside = [min(1.0, every / 2 + 0.5 - abs(row - n * every)) for row in range(rows)]
+        weights = torch.tensor(inside).clamp_min(0.0)
+        expected = (x * weights[:, None]).sum(2) / weights.sum()
+        torch.testing.assert_close(found[:, :, n], expected)
+
+
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_what_a_teacher_says_does_not_move_in_time(every: int) -> None:
+    """Of a ramp each row is its own place."""
+    ramp = torch.arange(24.0)[None, None, :, None]
+    reach = every // 2
+    inner = slice(-(-reach // every), -1)
+    assert thin(ramp, every)[0, 0, inner, 0].tolist() == ramp[0, 0, ::every, 0][inner].tolist()
 
 
 def test_all_that_a_teacher_gives_has_the_student_s_resolution() -> None:
@@ -59,5 +72,5 @@ def test_all_that_a_teacher_gives_has_the_student_s_resolution() -> None:
     )
     maps, means, mask = thin_features(features, 2)
     assert [x.shape[2] for x in maps] == [20, 3]
-    torch.testing.assert_close(means, torch.tensor([[[1.0, 2.0], [5.0, 6.0], [8.0, 9.0]]]))
+    torch.testing.assert_close(means, torch.tensor([[[2 / 3, 5 / 3], [4.0, 5.0], [22 / 3, 25 / 3]]]))
     assert mask.tolist() == [[True] * 3]
