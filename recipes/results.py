@@ -28,7 +28,21 @@ Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What the figures of a recipe depend on, beside the YAML files in its folder; absent paths are skipped.
+_DISTILLING = [
+    "weakaudio/audio",
+    "weakaudio/networks",
+    "weakaudio/data/corpus.py",
+    "weakaudio/data/mixtures.py",
+    "weakaudio/data/sampling.py",
+    "weakaudio/data/store.py",
+    "weakaudio/training/distillation.py",
+    "weakaudio/training/thinned.py",
+    "weakaudio/search/proxy.py",
+    "weakaudio/search/short_training.py",
+]
+
+# What the figures of a recipe depend on, beside the YAML files in its folder; absent paths are skipped. Tables that
+# depend on something else have an entry of their own, `RECIPE / WHAT` as in READMEs; no YAML file counts for these.
 CODE: dict[str, list[str]] = {
     "benchmark": [
         "weakaudio/audio",
@@ -94,23 +108,55 @@ CODE: dict[str, list[str]] = {
     "latency": [
         "weakaudio/audio",
         "weakaudio/networks",
-        "weakaudio/data/corpus.py",
-        "weakaudio/data/dataset.py",
-        "weakaudio/data/mixtures.py",
-        "weakaudio/data/sampling.py",
-        "weakaudio/data/store.py",
         "weakaudio/pretrained",
-        "weakaudio/training",
+        "weakaudio/memory.py",
         "weakaudio/inference/embedding.py",
         "weakaudio/transfer/classifiers.py",
         "weakaudio/transfer/features.py",
         "weakaudio/transfer/folds.py",
         "weakaudio/deploy",
-        "weakaudio/latency",
-        "weakaudio/search",
+        "weakaudio/latency/device.py",
+        "weakaudio/latency/fastest.py",
+        "weakaudio/latency/graphs.py",
         "data_prep/esc50.py",
         "recipes/benchmark",
-        "recipes/latency",
+        "recipes/latency/frontier.py",
+        "recipes/latency/on_gpu.py",
+        "recipes/latency/published.py",
+    ],
+    "latency / foretold latency": [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/memory.py",
+        "weakaudio/training/thinned.py",
+        "weakaudio/deploy",
+        "weakaudio/latency",
+        "recipes/latency/foretold.py",
+    ],
+    "latency / depth and width": [
+        *_DISTILLING,
+        "weakaudio/search/law.py",
+        "weakaudio/search/law_grid.py",
+        "recipes/latency/law.py",
+    ],
+    "latency / proxies": [
+        *_DISTILLING,
+        "weakaudio/latency/genome.py",
+        "weakaudio/latency/pieces.py",
+        "weakaudio/latency/predict.py",
+        "weakaudio/search/blockwise.py",
+        "weakaudio/search/lessons.py",
+        "recipes/latency/proxies.py",
+    ],
+    "latency / weight normalisation": [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/data/corpus.py",
+        "weakaudio/data/dataset.py",
+        "weakaudio/data/sampling.py",
+        "weakaudio/data/store.py",
+        "weakaudio/training",
+        "recipes/latency/weight_norm.py",
     ],
     "transfer": [
         "weakaudio/audio",
@@ -165,11 +211,12 @@ def record(recipe: str, rows: Sequence[Row], root: Path = ROOT) -> Path:
         "machine": machine(),
         "date": date.today().isoformat(),
     }
-    code = code_digest(recipe, root)
     known = {_key(row): row for row in load(recipe, root)}
     for row in rows:
         _validate(recipe, row)
-        known[_key(row)] = {**facts, **row, "code": code}
+    codes = {what: code_digest(recipe, what, root) for what in {row["what"] for row in rows}}
+    for row in rows:
+        known[_key(row)] = {**facts, **row, "code": codes[row["what"]]}
     ordered = sorted(known.values(), key=lambda row: str(row["what"]))  # stable: keeps the order of recording
     tidy = [{name: row[name] for name in _FIELDS} for row in ordered]
     path = _results_path(recipe, root)
@@ -184,8 +231,8 @@ def load(recipe: str, root: Path = ROOT) -> list[Row]:
     return rows
 
 
-def code_digest(recipe: str, root: Path = ROOT) -> str:
-    """SHA-256, in hexadecimal, of the code under a recipe's figures.
+def code_digest(recipe: str, what: str, root: Path = ROOT) -> str:
+    """SHA-256, in hexadecimal, of the code under the figures of a recipe's table.
 
     Over the syntax trees of the Python files named in `CODE`, so comments, docstrings and layout do not
     count, and over the bytes of the recipe's YAML files.
@@ -197,10 +244,11 @@ def code_digest(recipe: str, root: Path = ROOT) -> str:
     """
     if recipe not in CODE:
         raise ValueError(f"recipe {recipe!r}: not in recipes.results.CODE, which has {', '.join(CODE)}")
+    own = f"{recipe} / {what}"
     digest = hashlib.sha256()
-    for path in _python_files(recipe, root):
+    for path in _python_files(CODE.get(own, CODE[recipe]), root):
         digest.update(f"{path.relative_to(root).as_posix()}\n{_syntax(path)}\n".encode())
-    for path in sorted((root / "recipes" / recipe).glob("*.yaml")):
+    for path in () if own in CODE else sorted((root / "recipes" / recipe).glob("*.yaml")):
         digest.update(path.name.encode() + b"\n" + path.read_bytes() + b"\n")
     return digest.hexdigest()
 
@@ -234,7 +282,7 @@ def table(recipe: str, what: str, root: Path = ROOT) -> str:
     rows = [row for row in load(recipe, root) if row["what"] == what]
     if not rows:
         return "No figures recorded yet.\n"
-    today = code_digest(recipe, root)
+    today = code_digest(recipe, what, root)
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     lines = list(dict.fromkeys((row["system"], row["data"]) for row in rows))
     by_data = len({data for _, data in lines}) > 1
@@ -304,8 +352,8 @@ def _validate(recipe: str, row: Row) -> None:
         raise ValueError(f"{recipe}: {_key(row)}: value and spread must be finite numbers, got {numbers}")
 
 
-def _python_files(recipe: str, root: Path) -> Iterator[Path]:
-    for name in CODE[recipe]:
+def _python_files(names: Sequence[str], root: Path) -> Iterator[Path]:
+    for name in names:
         path = root / name
         if path.is_dir():
             yield from sorted(path.rglob("*.py"))

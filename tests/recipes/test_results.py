@@ -100,6 +100,28 @@ def test_figures_go_stale_with_code_but_not_with_comments(project: Path) -> None
     assert "(stale)" in results.table("benchmark", "speed", project)
 
 
+def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(results.CODE, "benchmark / size", ["weakaudio/size.py"])
+    (project / "weakaudio" / "size.py").write_text(SOURCE)
+    results.record("benchmark", [row(), row(what="size")], project)
+
+    def stale() -> list[str]:
+        return [what for what in ("speed", "size") if "(stale)" in results.table("benchmark", what, project)]
+
+    assert stale() == []
+    (project / "recipes" / "benchmark" / "config.yaml").write_text("a: 2\n")
+    assert stale() == ["speed"]
+    (project / "weakaudio" / "size.py").write_text(SOURCE.replace("2 * x", "3 * x"))
+    assert stale() == ["speed", "size"]
+
+
+def test_code_is_named_of_recipes_and_tables_that_are_there() -> None:
+    readmes = "".join(path.read_text() for path in results.ROOT.glob("recipes/*/README.md"))
+    for name, paths in results.CODE.items():
+        assert f"<!-- results: {name} " in readmes, name
+        assert [path for path in paths if not (results.ROOT / path).exists()] == []
+
+
 def test_a_table_that_is_not_closed_is_an_error(project: Path) -> None:
     (project / "README.md").write_text("<!-- results: benchmark / speed -->\n")
     with pytest.raises(ValueError, match="close"):
