@@ -33,9 +33,9 @@ BATCHES = (1, 8)
 FRONT_END = "efficientat-32k"
 
 
-def rows(found: Validation, system: str, batch: int, data: str) -> Iterator[Row]:
+def rows(found: Validation, system: str, batch: int, data: str, note: str | None = None) -> Iterator[Row]:
     """Rows for `recipes.results`, but for the command."""
-    facts = {"what": "foretold latency", "system": system, "data": data, "n": len(found.configs)}
+    facts = {"what": "foretold latency", "system": system, "data": data, "n": len(found.configs), "note": note}
     yield {**facts, "metric": "median error (%)", "value": 100 * found.median}
     yield {**facts, "metric": "90th percentile (%)", "value": 100 * found.percentile_90}
     low, high = found.measured.min() / batch, found.measured.max() / batch
@@ -69,7 +69,8 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space | No
         found = validate(table, configs, front_end, given.seconds, batch)
         system = f"{way}batch {batch}"
         Console().print(f"{system}: {found}")
-        record("latency", [{**row, "command": command} for row in rows(found, system, batch, data)], root)
+        found_rows = rows(found, system, batch, data, here.onnxruntime and f"ONNX Runtime {here.onnxruntime}")
+        record("latency", [{**row, "command": command} for row in found_rows], root)
 
 
 if __name__ == "__main__":

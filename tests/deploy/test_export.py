@@ -212,7 +212,7 @@ def test_without_its_packages_the_extra_is_named(
     randomise: Randomise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(WeakAudioError, match=rf"^export needs {package}: run `pip install weakaudio\[onnx\]`$"):
+    with pytest.raises(WeakAudioError, match=rf"^ONNX files need {package}: run `pip install weakaudio\[onnx\]`$"):
         export_onnx(random_model(randomise, "flash"), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

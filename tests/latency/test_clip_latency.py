@@ -9,6 +9,7 @@ from table_stand_ins import HERE, made_up
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.clip_latency import ClipLatency
+from weakaudio.latency.device import Device
 from weakaudio.latency.genome import Genome, Space, Stage
 from weakaudio.latency.pieces import Key, pieces
 from weakaudio.latency.predict import predict
@@ -82,13 +83,17 @@ def test_an_operator_that_the_device_cannot_run_is_left_out() -> None:
 
 def test_a_table_that_lacks_pieces_is_refused() -> None:
     latency = latency_of(SMALL)
+    gpu, int8 = Device("cuda", "Big GPU", None, None, "2.11.0", True), replace(HERE, onnxruntime="1.22")
     for other, command in (
-        (replace(latency, batch=8), "--front-end 16k --seconds 1.37 --batch 8"),
-        (replace(latency, seconds=2.0), "--front-end 16k --seconds 2 --batch 4"),
-        (replace(latency, front_end="32k"), "--front-end 32k --seconds 1.37 --batch 4"),
+        (replace(latency, batch=8), "--front-end 16k --seconds 1.37 --batch 8 --device cpu --threads 1"),
+        (replace(latency, seconds=2.0), "--front-end 16k --seconds 2 --batch 4 --device cpu --threads 1"),
+        (replace(latency, front_end="32k"), "--front-end 32k --seconds 1.37 --batch 4 --device cpu --threads 1"),
+        (ClipLatency(LatencyTable(gpu), *GIVEN), "--front-end 16k --seconds 1.37 --batch 4 --device cuda --graphs"),
+        (ClipLatency(LatencyTable(int8), *GIVEN), "--batch 4 --device cpu --threads 1 --int8"),
     ):
         n = len(other.keys(SMALL))
-        with pytest.raises(WeakAudioError, match=rf"lacks {n} of the {n} pieces .*: `weakaudio search .* {command}`"):
+        words = rf"lacks {n} of the {n} pieces .*: `weakaudio search profile -o TABLE .*{command}`"
+        with pytest.raises(WeakAudioError, match=words):
             other.runnable(SMALL)
     wider = replace(SMALL, features=(*SMALL.features, 1000))  # a head, and two ways to it
     with pytest.raises(WeakAudioError, match=r"lacks 3 of the \d+ pieces .*: last, 32 to 1000 channels"):

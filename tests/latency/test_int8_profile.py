@@ -10,10 +10,13 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.latency import int8_profile
 from weakaudio.latency.clip_latency import ClipLatency
 from weakaudio.latency.device import describe
+from weakaudio.latency.genome import Space
 from weakaudio.latency.int8_profile import Int8Pieces, measure_network_pieces, split_runs
 from weakaudio.latency.pieces import Key, named_pieces, pieces
 from weakaudio.latency.predict import validate
+from weakaudio.latency.profile import complete
 from weakaudio.latency.table import LatencyTable
+from weakaudio.networks.operators import OPERATORS
 
 CONFIG_527 = {**CONFIG, "n_classes": 527}
 ALL_OPERATORS: dict[str, Any] = {
@@ -99,7 +102,7 @@ def test_few_networks_are_measured_and_one_that_fails_leaves_the_others_their_pi
 
     def measure(config: Mapping[str, Any]) -> dict[Key, float]:
         asked.append(config)
-        if config is deep:
+        if "attention" in str(config):
             raise RuntimeError("no attention here")
         return {key: made_up(key) for key in pieces(config, *GIVEN)}
 
@@ -110,9 +113,64 @@ def test_few_networks_are_measured_and_one_that_fails_leaves_the_others_their_pi
     for _ in range(2):
         with pytest.raises(WeakAudioError, match="in 8 bits: no attention here"):
             measured(attention)
-    assert asked == [deep, CONFIG, wide]
+    bare = {**deep, "stages": [["dense", 0, 4], ["dense", 0, 8], ["dense", 0, 8], ["attention", 1, 12]]}
+    assert asked == [deep, CONFIG, wide, bare]
     with pytest.raises(WeakAudioError, match="no network of those given has it"):
         measured(attention._replace(inputs=77))
+
+
+@pytest.mark.parametrize("missing", OPERATORS)
+def test_an_operator_that_cannot_run_takes_no_other_with_it(missing: str) -> None:
+    """Some pieces of others are in none of the networks that cover the space but such as have it."""
+    space, table = Space(), LatencyTable(describe(CPU, int8=True))
+    configs = [{**genome.to_config(), "n_classes": 527} for genome in space.covering()]
+
+    def measure(config: Mapping[str, Any]) -> dict[Key, float]:
+        if any(missing in operators and blocks for operators, blocks, _ in config["stages"]):
+            raise ValueError(f"no {missing} here\nbut much to say of it")
+        return {key: made_up(key) for key in pieces(config, *GIVEN)}
+
+    complete(table, configs, *GIVEN, measure=Int8Pieces(configs, *GIVEN, 1, measure))
+    assert bool(table.errors) == any(missing in names for names in space.operators)
+    for key, reason in table.errors.items():
+        assert (key.piece, key.operator, reason) == ("block", missing, f"in 8 bits: no {missing} here")
+    assert table.errors.keys() | table.times.keys() == set(ClipLatency(table, *GIVEN).keys(space))
+    assert all(table.times[key] == made_up(key) for key in table.times)
+
+
+def test_a_network_without_blocks_has_its_other_pieces() -> None:
+    entry = next(key for key in pieces(CONFIG, *GIVEN) if key.piece == "entry")
+
+    def measure(config: Mapping[str, Any]) -> dict[Key, float]:
+        if any(blocks for _, blocks, _ in config["stages"]):
+            raise RuntimeError("no blocks here")
+        return {key: made_up(key) for key in pieces(config, *GIVEN)}
+
+    measured = Int8Pieces([CONFIG], *GIVEN, 1, measure)
+    assert measured(entry) == made_up(entry)
+    with pytest.raises(WeakAudioError, match="no blocks here"):
+        measured(next(key for key in pieces(CONFIG, *GIVEN) if key.piece == "block"))
+
+
+@pytest.mark.parametrize("events", [[], [event("model_run", 0, 9, "Session")]], ids=["no run", "no node"])
+def test_a_profile_that_names_no_pieces_is_refused(events: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be free."""
+    monkeypatch.setattr(int8_profile, "split_runs", lambda _: split_runs(events * 20))
+    with pytest.raises(WeakAudioError, match=r"ONNX Runtime \S+ profiles no node of entries\.0, "):
+        measure_network_pieces(CONFIG, *GIVEN, 1)
+
+
+def test_the_runtime_s_own_errors_are_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes are no RuntimeErrors, and would end the profiling of all pieces."""
+    monkeypatch.setattr(int8_profile, "OUTPUTS", ("nothing",))
+    with pytest.raises(WeakAudioError, match=r"int8\.onnx: ONNX Runtime fails \(.*nothing"):
+        measure_network_pieces(CONFIG, *GIVEN, 1)
+
+
+def test_a_table_in_8_bits_has_no_other_dtype() -> None:
+    table = LatencyTable(describe(CPU, int8=True))
+    with pytest.raises(WeakAudioError, match="in 8 bits: dtype bfloat16, expected float32"):
+        complete(table, [CONFIG_527], *GIVEN, "bfloat16")
 
 
 def test_a_table_in_8_bits_is_completed_and_validated(monkeypatch: pytest.MonkeyPatch) -> None:

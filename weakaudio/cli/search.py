@@ -82,7 +82,6 @@ def profile(
     ] = None,
 ) -> None:
     """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
-    from weakaudio.deploy.onnx_file import package
     from weakaudio.inference.embedding import find_device
     from weakaudio.latency.clip_latency import ClipLatency
     from weakaudio.latency.device import describe, use_threads
@@ -94,9 +93,6 @@ def profile(
 
     if csv is not None and not validate:
         raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")
-    if int8:  # else every piece would be recorded as one that the device cannot run
-        for name in ("onnx", "onnxruntime"):
-            package(name)
     where, space = find_device(device), Space()
     with use_threads(threads):
         here = describe(where, graphs, int8)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weakaudio.deploy.onnx_tagger import INSTALL, KEY
+from weakaudio.deploy.onnx_tagger import INSTALL, KEY, first_line
 from weakaudio.errors import CheckpointError, WeakAudioError
 
 
@@ -26,7 +26,18 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise WeakAudioError(f"export needs {name.split('.')[0]}: {INSTALL}") from error
+        raise WeakAudioError(f"ONNX files need {name.split('.')[0]}: {INSTALL}") from error
+
+
+@contextmanager
+def runtime_errors(what: str | Path) -> Iterator[None]:
+    """ONNX Runtime's own errors, of a class for each reason and none of them public, are raised as WeakAudioError."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise WeakAudioError(f"{what}: ONNX Runtime fails ({first_line(error)})") from error
 
 
 def check_name(path: str | Path) -> Path:

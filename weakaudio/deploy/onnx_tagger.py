@@ -83,7 +83,7 @@ class OnnxTagger:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of its own for each reason, none of them public
-            raise CheckpointError(f"{path}: not an ONNX file, or cut short ({_first_line(error)})") from error
+            raise CheckpointError(f"{path}: not an ONNX file, or cut short ({first_line(error)})") from error
         header = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if header is None:
             raise CheckpointError(f"{path}: an ONNX file that `weakaudio export` did not write: it names no classes")
@@ -136,7 +136,7 @@ class OnnxTagger:
             return Scores(*self._session.run(list(OUTPUTS), {self.input: batch}))
         except Exception as error:
             raise WeakAudioError(
-                f"{self.path}: ONNX Runtime fails on a {self.input} of shape {batch.shape} ({_first_line(error)})"
+                f"{self.path}: ONNX Runtime fails on a {self.input} of shape {batch.shape} ({first_line(error)})"
             ) from error
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
@@ -213,5 +213,6 @@ def session_options(threads: int | None) -> Any:
     return options
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from weakaudio.audio.io import find_audio, read_audio
 from weakaudio.audio.logmel import FrontEnd, LogMel
 from weakaudio.deploy.export import FRONT_END, Place, export_onnx
-from weakaudio.deploy.onnx_file import beside, check_name, package, quietly, with_header
+from weakaudio.deploy.onnx_file import beside, check_name, package, quietly, runtime_errors, with_header
 from weakaudio.deploy.onnx_tagger import KEY, OnnxTagger
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.networks.model import Model
@@ -98,7 +98,7 @@ def quantise(path: str | Path, out: str | Path, clips: Sequence[Audio]) -> None:
     CheckpointError
         `path` is no such file, or in 8 bits already, or `out` cannot be written.
     WeakAudioError
-        No clips, or packages that are missing.
+        No clips, packages that are missing, or ONNX Runtime cannot compute it so.
     """
     out = check_name(out)
     tagger = OnnxTagger(path)
@@ -119,7 +119,7 @@ def quantise(path: str | Path, out: str | Path, clips: Sequence[Audio]) -> None:
 def _quantised(tagger: OnnxTagger, kept: list[str], clips: Sequence[Audio]) -> bytes:
     """The content of a file, in 8 bits but for the nodes of these names."""
     quantization = package("onnxruntime.quantization")
-    with tempfile.TemporaryDirectory() as scratch, quietly():
+    with tempfile.TemporaryDirectory() as scratch, quietly(), runtime_errors(tagger.path):
         prepared, made = Path(scratch, "prepared.onnx"), Path(scratch, "int8.onnx")
         # Names of nodes must stay: so without its optimisation, which a session does in any case.
         quantization.quant_pre_process(

@@ -71,8 +71,7 @@ class ClipLatency:
         if missing:
             raise WeakAudioError(
                 f"latency table: lacks {len(missing)} of the {len(keys)} pieces of the search space, the first: "
-                f"{missing[0]}; complete it, on the device it is of: `weakaudio search profile -o TABLE "
-                f"--front-end {self._name} --seconds {self.seconds:g} --batch {self.batch}`"
+                f"{missing[0]}; complete it, on the device it is of: `{self._profile_command()}`"
             )
         failed = self.failed(space)
         try:
@@ -98,6 +97,16 @@ class ClipLatency:
             "batch": self.batch,
             "times": hashlib.sha256("\n".join(times).encode()).hexdigest()[:12],
         }
+
+    def _profile_command(self) -> str:
+        """What completes the table."""
+        device = self.table.device
+        words = ["weakaudio search profile -o TABLE", f"--front-end {self._name}"]
+        words += [f"--seconds {self.seconds:g}", f"--batch {self.batch}", f"--device {device.kind}"]
+        words += [f"--threads {device.threads}"] if device.threads else []
+        words += ["--graphs"] if device.graphs else []
+        words += ["--int8"] if device.onnxruntime else []
+        return " ".join(words)
 
     @property
     def _name(self) -> str:

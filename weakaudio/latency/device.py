@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weakaudio.deploy.onnx_file import package
 from weakaudio.errors import WeakAudioError
 
 Job = Callable[[], object]
@@ -56,7 +56,7 @@ def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> 
     Raises
     ------
     WeakAudioError
-        CUDA graphs of a device that is no GPU; 8 bits of one that is no processor, or without ONNX Runtime.
+        CUDA graphs of a device that is no GPU; 8 bits of one that is no processor, or without onnx and onnxruntime.
     """
     if int8 and device.type != "cpu":
         raise WeakAudioError(f"device {device}: networks in 8 bits run on the processor")
@@ -65,15 +65,11 @@ def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> 
     if graphs:
         raise WeakAudioError(f"device {device}: CUDA graphs need a GPU")
     name = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
-    onnxruntime = _onnxruntime_version() if int8 else None
+    onnxruntime = None
+    if int8:
+        package("onnx")  # by which networks are written
+        onnxruntime = package("onnxruntime").__version__
     return Device(device.type, name, _cores(), torch.get_num_threads(), torch.__version__, onnxruntime=onnxruntime)
-
-
-def _onnxruntime_version() -> str:
-    try:
-        return version("onnxruntime")
-    except PackageNotFoundError as error:
-        raise WeakAudioError("networks in 8 bits need onnxruntime: run `pip install weakaudio[onnx]`") from error
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from torch import nn
 
 from weakaudio.audio.logmel import FrontEnd
 from weakaudio.deploy.export import export_onnx
-from weakaudio.deploy.onnx_file import package
+from weakaudio.deploy.onnx_file import package, runtime_errors
 from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS, OnnxTagger, session_options
 from weakaudio.deploy.quantise import quantise
 from weakaudio.errors import WeakAudioError
@@ -34,6 +34,7 @@ from weakaudio.training.thinned import find_front_end
 
 _CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
 _RUNS, _WARM_UP = 15, 3
+_PLAIN = "dense"  # the operator of stages without blocks
 _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
 
 Event = Mapping[str, Any]
@@ -65,9 +66,10 @@ class Int8Pieces:
         measure: Callable[[Mapping[str, Any]], dict[Key, float]] | None = None,
     ) -> None:
         self._measure = measure or (lambda config: measure_network_pieces(config, front_end, seconds, batch, threads))
-        self._of = [(config, set(pieces(config, front_end, seconds, batch))) for config in configs]
+        self._given = front_end, seconds, batch
+        self._of = [(config, set(pieces(config, *self._given))) for config in configs]
         self._known: dict[Key, float] = {}
-        self._failed: dict[int, Exception] = {}  # by the number of the network
+        self._failed: dict[str, Exception] = {}  # by the network, as JSON
 
     def __call__(self, key: Key) -> float:
         """
@@ -76,20 +78,35 @@ class Int8Pieces:
         WeakAudioError
             No network has the piece, or none that has it can run in 8 bits.
         """
-        having = [n for n, (_, keys) in enumerate(self._of) if key in keys]
         # Those first that tell of many others, too.
-        for n in sorted(having, key=lambda n: len(self._of[n][1] & self._known.keys())):
-            if key in self._known:
-                break
-            if n not in self._failed:
-                try:
-                    self._known = {**self._measure(self._of[n][0]), **self._known}
-                except (WeakAudioError, RuntimeError) as error:
-                    self._failed[n] = error
+        having = sorted((of for of in self._of if key in of[1]), key=lambda of: len(of[1] & self._known.keys()))
+        if not having:
+            raise WeakAudioError(f"in 8 bits: {key}: no network of those given has it")
+        # What all of them fail by may be another piece, so at last one of them without blocks of others.
+        tried = [*(config for config, _ in having), self._bare(having[0][0], key)]
+        for config in tried:
+            if key not in self._known:
+                self._try(config)
         if key not in self._known:
-            reason = self._failed[having[0]] if having else "no network of those given has it"
-            raise WeakAudioError(f"in 8 bits: {reason}")
+            raise WeakAudioError(f"in 8 bits: {self._failed[_named(tried[-1])]}")
         return self._known[key]
+
+    def _try(self, config: Mapping[str, Any]) -> None:
+        name = _named(config)
+        if name in self._failed:
+            return
+        try:
+            self._known = {**self._measure(config), **self._known}
+        except (WeakAudioError, RuntimeError, ValueError) as error:
+            self._failed[name] = error
+
+    def _bare(self, config: Mapping[str, Any], key: Key) -> Mapping[str, Any]:
+        """A network without blocks, but for the piece if it is one."""
+        parts = {piece: part for part, piece in named_pieces(config, *self._given).items()}
+        stages = [[_PLAIN, 0, width] for _, _, width in config["stages"]]
+        if key.piece == "block":
+            stages[int(parts[key].split(".")[1])][:2] = [key.operator, 1]
+        return {**config, "stages": stages}
 
 
 def measure_network_pieces(
@@ -102,17 +119,23 @@ def measure_network_pieces(
     Raises
     ------
     WeakAudioError
-        The network cannot be exported, or onnx or onnxruntime are missing.
+        The network cannot be exported or run, ONNX Runtime's profile does not name all of its pieces, or onnx or
+        onnxruntime are missing.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _int8_file(config, front_end, Path(folder))
         logmel = _logmel(front_end, seconds, batch)
         runs = _profiled(path, logmel, threads)
-        scale = _timed(path, logmel, threads) / float(np.median([sum(run.values()) for run in runs]))
+        whole = _timed(path, logmel, threads)
+    parts = named_pieces(config, front_end, seconds, batch)
+    del parts["logmel"]
+    unnamed = [part for part in parts if not runs or any(part not in run for run in runs)]
+    if unnamed:  # it would be free
+        raise WeakAudioError(f"ONNX Runtime {_version()} profiles no node of {', '.join(unnamed)}")
+    scale = whole / float(np.median([sum(run.values()) for run in runs]))
     found: dict[Key, list[float]] = {}
-    for part, key in named_pieces(config, front_end, seconds, batch).items():
-        if part != "logmel":
-            found.setdefault(key, []).append(float(np.median([run.get(part, 0.0) for run in runs])))
+    for part, key in parts.items():
+        found.setdefault(key, []).append(float(np.median([run[part] for run in runs])))
     return {key: scale * float(np.mean(times)) for key, times in found.items()}
 
 
@@ -120,9 +143,10 @@ def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> l
     """Seconds of each module, by the names of `named_pieces`, in each of several runs."""
     options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
-    session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for _ in range(_WARM_UP + _RUNS):
-        session.run(list(OUTPUTS), {INPUTS["outside"]: logmel})
+    with runtime_errors(path.name):
+        session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(_WARM_UP + _RUNS):
+            session.run(list(OUTPUTS), {INPUTS["outside"]: logmel})
     return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
 
 
@@ -142,7 +166,7 @@ def split_runs(events: Sequence[Event]) -> list[dict[str, float]]:
             if named:
                 part = named[1]
             elif part == "last" and not node["name"].startswith("/Relu"):
-                part = "classifier"
+                part = "classifier"  # behind `last` and its ReLU, which the network itself calls, comes the head
             found[part] = found.get(part, 0.0) + node["dur"] / 1e6
         beside = run["dur"] / 1e6 - sum(found.values())
         found["classifier"] = found.get("classifier", 0.0) + max(beside, 0.0)
@@ -186,6 +210,14 @@ def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Pat
     noise = np.random.default_rng(0).normal(0.0, 0.1, (_CLIPS, round(_CLIP_SECONDS * fe.sample_rate)))
     quantise(whole, small, list(noise.astype(np.float32)))
     return small
+
+
+def _version() -> str:
+    return str(package("onnxruntime").__version__)
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
 
 
 def _logmel(front_end: FrontEnd | str, seconds: float, batch: int) -> NDArray[np.float32]:

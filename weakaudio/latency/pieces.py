@@ -36,7 +36,7 @@ class Key(NamedTuple):
     seconds: float
     """length of a clip"""
     dtype: str
-    """float32 or bfloat16: as for `Embedder`"""
+    """float32 or bfloat16, as for `Embedder`; in a table in 8 bits float32, of what is not in 8 bits"""
 
     def __str__(self) -> str:
         name = f"{self.piece} {self.operator}".strip()

@@ -79,8 +79,11 @@ def complete(
     Raises
     ------
     WeakAudioError
-        As `pieces`; the table is of another device.
+        As `pieces`; the table is of another device; one in 8 bits of another dtype than float32, in which the rest
+        of a network is.
     """
+    if table.device.onnxruntime is not None and dtype != "float32":
+        raise WeakAudioError(f"latency table in 8 bits: dtype {dtype}, expected float32")
     wanted = Counter(key for config in configs for key in pieces(config, front_end, seconds, batch, dtype))
     missing = [key for key in wanted if key not in table.times and key not in table.errors]
     if not missing:
