@@ -233,15 +233,18 @@ def test_lessons_are_the_log_mel_and_the_maps_standardised_by_channel(root: Path
             torch.testing.assert_close(lesson[n].float()[:, live], expected, rtol=5e-3, atol=5e-3)
 
 
-def test_lessons_of_every_second_frame_are_means_over_two_rows(root: Path, tmp_path: Path) -> None:
+def test_lessons_of_every_second_frame_are_means_around_every_second_row(root: Path, tmp_path: Path) -> None:
     whole, few = blockwise(root, tmp_path / "a", mixtures=6), blockwise(root, tmp_path / "b", mixtures=6, every=2)
     assert torch.equal(few._lessons.heard[0], whole._lessons.heard[0][:, :, ::2])
     for mine, maps in zip(few._lessons.heard[1:], whole._lessons.heard[1:], strict=True):
-        means = torch.stack([rows.float().mean(2) for rows in maps.split(2, 2)], 2)
+        rows = maps.float().unbind(2)
+        around = [[*rows[max(n - 1, 0) : n], rows[n], *rows[n : n + 2]] for n in range(0, len(rows), 2)]
+        means = torch.stack([torch.stack(some).mean(0) for some in around], 2)
         std, mean = torch.std_mean(means, dim=(0, 2, 3), keepdim=True, correction=0)
         live = std.flatten() > 0.2
         assert live.any()
         torch.testing.assert_close(mine.float()[:, live], ((means - mean) / std)[:, live], rtol=2e-2, atol=2e-2)
+    assert (few.settings["every"], "every" in whole.settings) == (2, False)  # as stores of before have it
     config = {"stages": [["dense", 1, 8]] * 4, "n_features": 8}
     assert few(config) != whole(config)
     assert short(root, every=2)(config) != short(root)(config)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_a_student_of_every_second_frame_learns_the_means_of_what_its_teacher_sa
 
 
 def test_a_student_begins_with_the_weights_of_another_model(teacher: Path, tmp_path: Path) -> None:
-    """Also of one that hears more frames; not of one of another network or other classes."""
+    """Also of one that hears more frames; not of one of another network, other classes or another log-mel."""
     first = distiller(teacher)
     torch.nn.init.normal_(first.model.network.classifier.weight)
     path = str(tmp_path / "first.safetensors")
@@ -156,8 +157,13 @@ def test_a_student_begins_with_the_weights_of_another_model(teacher: Path, tmp_p
     second = distiller(teacher, every=2, start=path)
     for name, value in first.model.network.state_dict().items():
         assert torch.equal(second.model.network.state_dict()[name], value), name
-    with pytest.raises(ProtocolError, match=r"first\.safetensors: is of another network or other classes"):
+    refused = r"first\.safetensors: is of another network, other classes or another front end"
+    with pytest.raises(ProtocolError, match=refused):
         distiller(teacher, network="mobilenet", start=path)
+    other = replace(first.model.front_end, f_max=7000.0)
+    save_model(Model(first.model.network, other, first.model.labels), path)
+    with pytest.raises(ProtocolError, match=refused):
+        distiller(teacher, start=path)
 
 
 def test_all_parts_are_in_the_sum(teacher: Path) -> None:

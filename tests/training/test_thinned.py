@@ -30,6 +30,7 @@ def test_front_ends_are_found_by_their_names(name: str) -> None:
     assert find_front_end(name) == thinned(preset, 1) == preset
     assert find_front_end(f"{name}/3") == thinned(preset, 3)
     assert thinned(preset, 3).hop_length == 3 * preset.hop_length
+    assert thinned(thinned(preset, 3), 2) == thinned(preset, 6) == find_front_end(f"{name}/6")
 
 
 @pytest.mark.parametrize("name", ["32k/1", "32k/0", "32k/-2", "32k/", "32k/two", "32k/2/2", "33k/2", "33k", "/2"])

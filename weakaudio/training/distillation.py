@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from weakaudio.audio.logmel import FrontEnd
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
@@ -50,8 +52,8 @@ class Distiller(lightning.LightningModule):
         The student hears every k-th frame of the teacher's log-mel, so its segments are k times as long; it learns
         the means of what the teacher says of these.
     start
-        Name or path of a model of the same network and classes, with whose weights the student begins; None: with
-        random ones.
+        Name or path of a model of the same network, classes and mels, with whose weights the student begins; its
+        hop may be another one. None: with random ones.
 
     Raises
     ------
@@ -184,11 +186,21 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _begin_with(model: Model, start: str) -> None:
-    """Give a model the weights of another one, whose front end may differ."""
+    """Give a model the weights of another one, which may hear other frames of the same log-mel."""
     other = load_model(start)
-    if (other.network.config, other.labels) != (model.network.config, model.labels):
-        raise ProtocolError(f"{start}: is of another network or other classes than the student; it cannot begin so")
+
+    def facts(of: Model) -> tuple[object, ...]:
+        return type(of.network), of.network.config, of.labels, _but_for_hop(of.front_end)
+
+    if facts(other) != facts(model):
+        raise ProtocolError(
+            f"{start}: is of another network, other classes or another front end than the student; it cannot begin so"
+        )
     model.network.load_state_dict(other.network.state_dict())
+
+
+def _but_for_hop(front_end: FrontEnd) -> FrontEnd:
+    return replace(front_end, name="", hop_length=1)
 
 
 def _standardise(channels: int) -> nn.Module:

@@ -15,7 +15,7 @@ from weakaudio.networks.contract import Features
 def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
     """The front end that gives every k-th frame of another one, `logmel[:, ::every]`, and computes no others.
 
-    It is called like the other one with "/k" behind, and is the other one if k is 1. A front end whose floor follows
+    It is called like the preset with "/k" behind, and is the other one if k is 1. A front end whose floor follows
     the loudest frame (`top_db`) takes that of the frames which it computes, so its log-mel is not quite
     `logmel[:, ::every]`; and from a hop longer than the window on, parts of the sound are not heard.
 
@@ -28,7 +28,9 @@ def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
         raise WeakAudioError(f"every {every}-th frame: expected 1 or more")
     if every == 1:
         return front_end
-    return replace(front_end, name=f"{front_end.name}/{every}", hop_length=every * front_end.hop_length)
+    preset, _, before = front_end.name.partition("/")
+    name = f"{preset}/{every * int(before or 1)}"
+    return replace(front_end, name=name, hop_length=every * front_end.hop_length)
 
 
 def find_front_end(name: str) -> FrontEnd:
@@ -69,5 +71,8 @@ def thin(rows: Tensor, every: int) -> Tensor:
 def thin_features(features: Features, every: int) -> Features:
     """What a teacher gives, at the resolution of a student that hears every k-th frame; of clips that fill their
     rows."""
+    if every == 1:
+        return features
+    assert bool(features.mask.all()), "a clip that does not fill its rows"
     embeddings = thin(features.embeddings.transpose(1, 2)[:, :, :, None], every)[..., 0].transpose(1, 2)
     return Features([thin(x, every) for x in features.maps], embeddings, features.mask[:, ::every])
