@@ -4,7 +4,8 @@
 
 Off the shelf: ESC-50 by frozen embeddings (mean over segments), StandardScaler and LinearSVC(C=0.01), over its five
 folds. Agreement: on the audio of ESC-50, which no student has heard, the teacher's probabilities above a threshold
-are the truth of which the student's mAP is measured; and the rank correlation of the probabilities within a clip.
+are the truth of which the student's mAP is measured; the rank correlation of the probabilities within a clip; and by
+how much later the student says it, in recordings of a minute.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from data_prep.esc50 import prepare
+from recipes.distillation.lag import Course, courses, lag
 from recipes.distillation.train import MODEL
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
@@ -47,6 +49,8 @@ class Heard(NamedTuple):
     """(clips, D)"""
     probs: NDArray[np.float32]
     """(clips, C)"""
+    courses: list[Course]
+    """of some of them, joined to recordings"""
 
 
 def hear(model: str, files: Sequence[Path]) -> Heard:
@@ -57,7 +61,7 @@ def hear(model: str, files: Sequence[Path]) -> Heard:
     embeddings = embedder.embed_files(files)
     with torch.inference_mode():
         probs = embedder.model.network.forward_head(torch.from_numpy(embeddings)).sigmoid()
-    return Heard(embeddings, probs.numpy())
+    return Heard(embeddings, probs.numpy(), courses(model, files))
 
 
 def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> tuple[float, int, float]:
@@ -86,6 +90,7 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
     yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
     yield {**facts, "metric": "rank correlation", "value": ranks}
+    yield {**facts, "metric": "later than the teacher (s)", "value": lag(heard.courses, teacher.courses)}
     speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}
