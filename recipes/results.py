@@ -35,14 +35,14 @@ _DISTILLING = [
     "weakaudio/data/mixtures.py",
     "weakaudio/data/sampling.py",
     "weakaudio/data/store.py",
+    "weakaudio/pretrained/checkpoint.py",
     "weakaudio/training/distillation.py",
     "weakaudio/training/thinned.py",
     "weakaudio/search/proxy.py",
     "weakaudio/search/short_training.py",
 ]
 
-# What the figures of a recipe depend on, beside the YAML files in its folder; absent paths are skipped. Tables that
-# depend on something else have an entry of their own, `RECIPE / WHAT` as in READMEs; no YAML file counts for these.
+# What the figures of a recipe depend on, beside the YAML files in its folder; absent paths are skipped.
 CODE: dict[str, list[str]] = {
     "benchmark": [
         "weakaudio/audio",
@@ -74,6 +74,8 @@ CODE: dict[str, list[str]] = {
         "weakaudio/transfer/classifiers.py",
         "weakaudio/transfer/folds.py",
         "weakaudio/inference/embedding.py",
+        "weakaudio/inference/parts.py",
+        "weakaudio/inference/windows.py",
         "weakaudio/pretrained",
         "data_prep/esc50.py",
         "recipes/distillation/evaluate.py",
@@ -125,40 +127,6 @@ CODE: dict[str, list[str]] = {
         "recipes/latency/on_gpu.py",
         "recipes/latency/published.py",
     ],
-    "latency / foretold latency": [
-        "weakaudio/audio",
-        "weakaudio/networks",
-        "weakaudio/memory.py",
-        "weakaudio/training/thinned.py",
-        "weakaudio/deploy",
-        "weakaudio/latency",
-        "recipes/latency/foretold.py",
-    ],
-    "latency / depth and width": [
-        *_DISTILLING,
-        "weakaudio/search/law.py",
-        "weakaudio/search/law_grid.py",
-        "recipes/latency/law.py",
-    ],
-    "latency / proxies": [
-        *_DISTILLING,
-        "weakaudio/latency/genome.py",
-        "weakaudio/latency/pieces.py",
-        "weakaudio/latency/predict.py",
-        "weakaudio/search/blockwise.py",
-        "weakaudio/search/lessons.py",
-        "recipes/latency/proxies.py",
-    ],
-    "latency / weight normalisation": [
-        "weakaudio/audio",
-        "weakaudio/networks",
-        "weakaudio/data/corpus.py",
-        "weakaudio/data/dataset.py",
-        "weakaudio/data/sampling.py",
-        "weakaudio/data/store.py",
-        "weakaudio/training",
-        "recipes/latency/weight_norm.py",
-    ],
     "transfer": [
         "weakaudio/audio",
         "weakaudio/networks",
@@ -170,6 +138,55 @@ CODE: dict[str, list[str]] = {
         "data_prep/scenes_synthetic.py",
         "data_prep/urbansound8k.py",
         "recipes/transfer",
+    ],
+}
+
+# By recipe and table: those whose figures depend on something else than the recipe's others. No YAML file counts.
+CODE_OF_TABLES: dict[tuple[str, str], list[str]] = {
+    ("latency", "foretold latency"): [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/memory.py",
+        "weakaudio/training/thinned.py",
+        "weakaudio/deploy",
+        "weakaudio/latency",
+        "recipes/latency/foretold.py",
+    ],
+    ("latency", "depth and width"): [
+        *_DISTILLING,
+        "weakaudio/search/law.py",
+        "weakaudio/search/law_grid.py",
+        "recipes/latency/law.py",
+    ],
+    ("latency", "proxies"): [
+        *_DISTILLING,
+        "weakaudio/latency/clip_latency.py",
+        "weakaudio/latency/genome.py",
+        "weakaudio/latency/pieces.py",
+        "weakaudio/latency/predict.py",
+        "weakaudio/search/blockwise.py",
+        "weakaudio/search/lessons.py",
+        "weakaudio/search/stage_store.py",
+        "weakaudio/search/workers.py",
+        "recipes/latency/proxies.py",
+    ],
+    ("latency", "weight normalisation"): [
+        "weakaudio/audio",
+        "weakaudio/networks",
+        "weakaudio/data/corpus.py",
+        "weakaudio/data/dataset.py",
+        "weakaudio/data/sampling.py",
+        "weakaudio/data/store.py",
+        "weakaudio/pretrained/checkpoint.py",
+        "weakaudio/training/callbacks.py",
+        "weakaudio/training/command.py",
+        "weakaudio/training/evaluation.py",
+        "weakaudio/training/localisation.py",
+        "weakaudio/training/losses.py",
+        "weakaudio/training/metrics.py",
+        "weakaudio/training/tagger.py",
+        "weakaudio/training/weight_norm.py",
+        "recipes/latency/weight_norm.py",
     ],
 }
 
@@ -235,8 +252,8 @@ def load(recipe: str, root: Path = ROOT) -> list[Row]:
 def code_digest(recipe: str, what: str, root: Path = ROOT) -> str:
     """SHA-256, in hexadecimal, of the code under the figures of a recipe's table.
 
-    Over the syntax trees of the Python files named in `CODE`, so comments, docstrings and layout do not
-    count, and over the bytes of the recipe's YAML files.
+    Over the syntax trees of the Python files that `CODE_OF_TABLES` or else `CODE` names, so comments, docstrings and
+    layout do not count; and over the bytes of the recipe's YAML files.
 
     Raises
     ------
@@ -245,11 +262,11 @@ def code_digest(recipe: str, what: str, root: Path = ROOT) -> str:
     """
     if recipe not in CODE:
         raise ValueError(f"recipe {recipe!r}: not in recipes.results.CODE, which has {', '.join(CODE)}")
-    own = f"{recipe} / {what}"
+    own = CODE_OF_TABLES.get((recipe, what))
     digest = hashlib.sha256()
-    for path in _python_files(CODE.get(own, CODE[recipe]), root):
+    for path in _python_files(CODE[recipe] if own is None else own, root):
         digest.update(f"{path.relative_to(root).as_posix()}\n{_syntax(path)}\n".encode())
-    for path in () if own in CODE else sorted((root / "recipes" / recipe).glob("*.yaml")):
+    for path in () if own is not None else sorted((root / "recipes" / recipe).glob("*.yaml")):
         digest.update(path.name.encode() + b"\n" + path.read_bytes() + b"\n")
     return digest.hexdigest()
 

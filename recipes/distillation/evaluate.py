@@ -90,7 +90,11 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
     yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
     yield {**facts, "metric": "rank correlation", "value": ranks}
-    yield {**facts, "metric": "later than the teacher (s)", "value": lag(heard.courses, teacher.courses)}
+    later = None if heard is teacher else lag(heard.courses, teacher.courses)
+    if later is not None:
+        value, spread = later
+        n = len(heard.courses)
+        yield {**facts, "metric": "later than the teacher (s)", "value": value, "spread": spread, "n": n}
     speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}

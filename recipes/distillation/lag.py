@@ -15,7 +15,9 @@ from weakaudio.inference.embedding import Embedder
 
 _RECORDINGS, _CLIPS = 20, 12  # recordings of so many clips, one after the other
 _STEP, _REACH = 0.02, 1.0  # seconds: shifts that are tried
+_SHIFTS = np.arange(-round(_REACH / _STEP), round(_REACH / _STEP) + 1) * _STEP
 _HEARD = 0.2  # probability from which on a class counts
+_DRAWS = 200  # of recordings, to see how far the lag is to be trusted
 
 
 class Course(NamedTuple):
@@ -40,30 +42,52 @@ def courses(model: str, files: Sequence[Path]) -> list[Course]:
     return found
 
 
-def lag(student: Sequence[Course], teacher: Sequence[Course]) -> float:
+def lag(student: Sequence[Course], teacher: Sequence[Course]) -> tuple[float, float] | None:
     """Seconds by which a student's probabilities must come earlier to differ least from the teacher's: by the sum of
     squares over time, over classes that the teacher hears, and over recordings.
+
+    Returns
+    -------
+    The seconds, and how much they differ between draws of as many recordings (standard deviation); None where the
+    greatest shift is the best, so that nothing can be said.
 
     Raises
     ------
     ProtocolError
         The teacher hears nothing, or recordings are too short to shift anything.
     """
-    shifts = np.arange(-round(_REACH / _STEP), round(_REACH / _STEP) + 1) * _STEP
-    total = np.zeros(len(shifts))
-    for ours, theirs in zip(student, teacher, strict=True):
-        first, last = max(ours.middles[0], theirs.middles[0]), min(ours.middles[-1], theirs.middles[-1])
-        grid = np.arange(first + _REACH, last - _REACH, _STEP)
-        if not len(grid):
-            continue
-        for c in np.flatnonzero(theirs.probs.max(0) >= _HEARD):
-            wanted = np.interp(grid, theirs.middles, theirs.probs[:, c])
-            said = np.interp(grid[:, None] + shifts, ours.middles, ours.probs[:, c])
-            total += np.square(said - wanted[:, None]).sum(0)
-    if not total.any():
-        raise ProtocolError("lag: the teacher hears nothing, or recordings are shorter than 2 s")
-    best = int(total.argmin())
-    if best in (0, len(shifts) - 1):
-        return float(shifts[best])
-    before, at, after = total[best - 1 : best + 2]
-    return float(shifts[best] + _STEP * 0.5 * (before - after) / (before - 2 * at + after))
+    found = [_differences(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)]
+    sums = np.array([one for one in found if one is not None])
+    if not len(sums):
+        raise ProtocolError(f"lag: the teacher hears nothing, or recordings are shorter than {2 * _REACH:g} s")
+    whole = _least(sums.sum(0))
+    if abs(whole) >= _SHIFTS[-1]:
+        return None
+    rng = np.random.default_rng(0)
+    drawn = [_least(sums[rng.integers(len(sums), size=len(sums))].sum(0)) for _ in range(_DRAWS)]
+    return whole, float(np.std(drawn))
+
+
+def _differences(student: Course, teacher: Course) -> NDArray[np.float64] | None:
+    """Sums of squares by shift; None where there is nothing to compare."""
+    first = max(student.middles[0], teacher.middles[0])
+    last = min(student.middles[-1], teacher.middles[-1])
+    grid = np.arange(first + _REACH, last - _REACH, _STEP)
+    heard = np.flatnonzero(teacher.probs.max(0) >= _HEARD)
+    if not len(grid) or not len(heard):
+        return None
+    total = np.zeros(len(_SHIFTS))
+    for c in heard:
+        wanted = np.interp(grid, teacher.middles, teacher.probs[:, c])
+        said = np.interp(grid[:, None] + _SHIFTS, student.middles, student.probs[:, c])
+        total += np.square(said - wanted[:, None]).sum(0)
+    return total
+
+
+def _least(sums: NDArray[np.float64]) -> float:
+    """The shift of the least sum, between steps by the parabola through it and its neighbours."""
+    best = int(sums.argmin())
+    if best in (0, len(sums) - 1):
+        return float(_SHIFTS[best])
+    before, at, after = sums[best - 1 : best + 2]
+    return float(_SHIFTS[best] + _STEP * 0.5 * (before - after) / (before - 2 * at + after))

@@ -28,7 +28,6 @@ from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, Whole
 from weakaudio.training.distillation import Distiller
 
 MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
-_BEFORE = {"every": 1, "start": None}  # of runs that were begun when these could not be asked for
 
 
 def train(
@@ -164,7 +163,7 @@ def train(
 
 def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
     """A run goes on only as it was begun; what it is asked for is kept beside it."""
-    known = {**_BEFORE, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else asked
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
     for name, value in json.loads(json.dumps(asked)).items():
         if known.get(name) != value:
             raise ProtocolError(

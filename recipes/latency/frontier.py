@@ -213,7 +213,10 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
         lines = [f"{name}, fastest way"]
         if name == MN04:
             lines += [REFERENCE, OUR_FRONT_END]
-        facts = {"what": "frontier", "metric": "ESC-50 (%)"}
+        own = (
+            f"{name}: SHA-256 of the model {model_checksum(models[name])[:12]}" if model_name in given.model else None
+        )
+        facts = {"what": "frontier", "metric": "ESC-50 (%)", "note": own}  # a run's weights are not in the project
         found = quality(EmbeddingTransformer(model_name).fit_transform(esc50.paths), esc50)
         keep(iter([{**facts, "system": line, **found} for line in lines]), data)
         found = quality(embed(taggers[name], models[name], esc50), esc50)

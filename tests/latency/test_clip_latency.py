@@ -86,7 +86,7 @@ def test_a_table_that_lacks_pieces_is_refused() -> None:
     gpu, int8 = Device("cuda", "Big GPU", None, None, "2.11.0", True), replace(HERE, onnxruntime="1.22")
     for other, command in (
         (replace(latency, batch=8), "--front-end 16k --seconds 1.37 --batch 8 --device cpu --threads 1"),
-        (replace(latency, seconds=2.0), "--front-end 16k --seconds 2 --batch 4 --device cpu --threads 1"),
+        (replace(latency, seconds=2.0), "--front-end 16k --seconds 2.0 --batch 4 --device cpu --threads 1"),
         (replace(latency, front_end="32k"), "--front-end 32k --seconds 1.37 --batch 4 --device cpu --threads 1"),
         (ClipLatency(LatencyTable(gpu), *GIVEN), "--front-end 16k --seconds 1.37 --batch 4 --device cuda --graphs"),
         (ClipLatency(LatencyTable(int8), *GIVEN), "--batch 4 --device cpu --threads 1 --int8"),

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from table_stand_ins import CONFIG, CPU, GIVEN, made_up
 
+from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency import int8_profile
 from weakaudio.latency.clip_latency import ClipLatency
@@ -108,29 +112,35 @@ def test_few_networks_are_measured_and_one_that_fails_leaves_the_others_their_pi
 
     measured = Int8Pieces([deep, CONFIG, wide], *GIVEN, 1, measure)
     for config in (CONFIG, wide):
-        assert all(measured(key) == made_up(key) for key in pieces(config, *GIVEN))
+        keys = [key for key in pieces(config, *GIVEN) if key.piece != "front end"]
+        assert [measured(key) for key in keys] == [made_up(key) for key in keys]
     (attention,) = pieces(deep, *GIVEN).keys() - pieces(CONFIG, *GIVEN).keys()
     for _ in range(2):
         with pytest.raises(WeakAudioError, match="in 8 bits: no attention here"):
             measured(attention)
-    bare = {**deep, "stages": [["dense", 0, 4], ["dense", 0, 8], ["dense", 0, 8], ["attention", 1, 12]]}
-    assert asked == [deep, CONFIG, wide, bare]
+    alike = [["attention", 1, 4], ["attention", 0, 8], ["attention", 3, 8], ["attention", 1, 12]]
+    bare = [["dense", 0, 4], ["dense", 0, 8], ["dense", 0, 8], ["attention", 1, 12]]
+    assert asked == [deep, CONFIG, wide, {**deep, "stages": alike}, {**deep, "stages": bare}]
     with pytest.raises(WeakAudioError, match="no network of those given has it"):
         measured(attention._replace(inputs=77))
 
 
 @pytest.mark.parametrize("missing", OPERATORS)
 def test_an_operator_that_cannot_run_takes_no_other_with_it(missing: str) -> None:
-    """Some pieces of others are in none of the networks that cover the space but such as have it."""
+    """Some pieces of others are in none of the networks that cover the space but such as have it. All are measured in
+    networks like those to come: alone they would take another time."""
     space, table = Space(), LatencyTable(describe(CPU, int8=True))
     configs = [{**genome.to_config(), "n_classes": 527} for genome in space.covering()]
 
     def measure(config: Mapping[str, Any]) -> dict[Key, float]:
         if any(missing in operators and blocks for operators, blocks, _ in config["stages"]):
             raise ValueError(f"no {missing} here\nbut much to say of it")
-        return {key: made_up(key) for key in pieces(config, *GIVEN)}
+        alone = 1.0 if sum(blocks for _, blocks, _ in config["stages"]) < 4 else 0.0
+        return {key: made_up(key) + alone for key in pieces(config, *GIVEN)}
 
-    complete(table, configs, *GIVEN, measure=Int8Pieces(configs, *GIVEN, 1, measure))
+    in_networks = Int8Pieces(configs, *GIVEN, 1, measure)
+    front_end = "front end"  # is measured by itself
+    complete(table, configs, *GIVEN, measure=lambda k: made_up(k) if k.piece == front_end else in_networks(k))
     assert bool(table.errors) == any(missing in names for names in space.operators)
     for key, reason in table.errors.items():
         assert (key.piece, key.operator, reason) == ("block", missing, f"in 8 bits: no {missing} here")
@@ -138,18 +148,46 @@ def test_an_operator_that_cannot_run_takes_no_other_with_it(missing: str) -> Non
     assert all(table.times[key] == made_up(key) for key in table.times)
 
 
-def test_a_network_without_blocks_has_its_other_pieces() -> None:
-    entry = next(key for key in pieces(CONFIG, *GIVEN) if key.piece == "entry")
+def test_a_piece_of_networks_of_which_no_block_runs_is_measured_without_them() -> None:
+    entry, *others = (key for key in pieces(CONFIG, *GIVEN) if key.piece == "entry")
 
     def measure(config: Mapping[str, Any]) -> dict[Key, float]:
         if any(blocks for _, blocks, _ in config["stages"]):
             raise RuntimeError("no blocks here")
+        counted.append(config)
         return {key: made_up(key) for key in pieces(config, *GIVEN)}
 
+    counted: list[Mapping[str, Any]] = []
     measured = Int8Pieces([CONFIG], *GIVEN, 1, measure)
-    assert measured(entry) == made_up(entry)
-    with pytest.raises(WeakAudioError, match="no blocks here"):
-        measured(next(key for key in pieces(CONFIG, *GIVEN) if key.piece == "block"))
+    assert all(measured(key) == made_up(key) for key in (entry, *others))
+    assert len(counted) == 1 + len(others)  # each by itself: what it tells of others is not kept
+    for piece, words in (("block", "no blocks here"), ("front end", "no network of those given has it")):
+        with pytest.raises(WeakAudioError, match=words):
+            measured(next(key for key in pieces(CONFIG, *GIVEN) if key.piece == piece))
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_without_the_packages_no_piece_is_called_one_that_cannot_run(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = LatencyTable(describe(CPU, int8=True))
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(WeakAudioError, match=rf"need {missing}: run `pip install weakaudio\[onnx\]`"):
+        complete(table, [CONFIG_527], *GIVEN)
+    assert not table.errors
+
+
+def test_a_network_that_the_runtime_cannot_run_is_said_without_scratch_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(model: Any, path: Path, place: str) -> None:
+        node = onnx.helper.make_node("Unheard", [INPUTS[place]], list(OUTPUTS), domain="com.microsoft")
+        shapes = [onnx.helper.make_tensor_value_info(name, 1, None) for name in (INPUTS[place], *OUTPUTS)]
+        graph = onnx.helper.make_graph([node], "g", shapes[:1], shapes[1:])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("com.microsoft", 1)]), path)
+
+    monkeypatch.setattr(int8_profile, "export_onnx", unknown)
+    with pytest.raises(WeakAudioError, match=r"^float32\.onnx: .*Unheard") as caught:
+        measure_network_pieces(CONFIG, *GIVEN, 1)
+    assert "/" not in str(caught.value).partition("(")[0]
 
 
 @pytest.mark.parametrize("events", [[], [event("model_run", 0, 9, "Session")]], ids=["no run", "no node"])

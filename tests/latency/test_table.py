@@ -87,7 +87,7 @@ def test_a_gpu_s_table_is_refused_without_one_unless_told(tmp_path: Path) -> Non
     path, table = tmp_path / "table.json", LatencyTable(Device("cuda", "Big GPU", None, None, "2.11.0", True))
     table.save(path)
     with pytest.raises(
-        WeakAudioError, match=r"table.json: measured on another device: Big GPU.*here there is no GPU"
+        WeakAudioError, match=r"table.json: measured on Big GPU.*, which is not at hand: there is no GPU"
     ):
         LatencyTable.load(path)
     assert LatencyTable.load(path, allow_other_device=True) == table

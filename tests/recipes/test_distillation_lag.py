@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import soundfile as sf
 
+from recipes.distillation import lag as lag_module
 from recipes.distillation.lag import Course, lag
 from weakaudio.errors import ProtocolError
+from weakaudio.inference.embedding import Embedding
 
 
 def course(rng: np.random.Generator, hop: float, late: float, blur: float) -> Course:
@@ -25,10 +31,64 @@ def test_it_is_found_by_how_much(late: float, hop: float) -> None:
     """Also by segments twice as long, and of a student that is less sure of where things begin."""
     students = [course(np.random.default_rng(seed), hop, late, 0.4) for seed in range(8)]
     teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
-    assert lag(students, teachers) == pytest.approx(late, abs=0.02)
+    found = lag(students, teachers)
+    assert found is not None
+    assert found[0] == pytest.approx(late, abs=0.02)
+    assert found[1] < 0.02
 
 
-def test_where_nothing_is_heard_there_is_no_lag() -> None:
-    deaf = Course(np.arange(0.0, 60.0, 0.32), np.zeros((188, 2), np.float32))
-    with pytest.raises(ProtocolError, match="the teacher hears nothing"):
-        lag([deaf], [deaf])
+def test_how_far_it_is_to_be_trusted_is_how_recordings_differ() -> None:
+    """Half of the recordings 0.2 s late: half of that, more or less by which of them are drawn."""
+    students = [course(np.random.default_rng(seed), 0.32, 0.2 * (seed % 2), 0.25) for seed in range(8)]
+    teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
+    found = lag(students, teachers)
+    assert found is not None
+    assert found[0] == pytest.approx(0.1, abs=0.05)
+    assert 0.02 < found[1] < 0.06  # 0.1 / sqrt(8) = 0.035, if lags were to add up
+
+
+@pytest.mark.parametrize("said", [0.0, 0.3])
+def test_of_a_student_that_says_the_same_all_the_time_there_is_none(said: float) -> None:
+    teacher = course(np.random.default_rng(0), 0.32, 0.0, 0.25)
+    assert lag([Course(teacher.middles, np.full_like(teacher.probs, said))], [teacher]) is None
+
+
+def test_of_a_student_that_is_later_than_is_tried_there_is_none() -> None:
+    rngs = [np.random.default_rng(0) for _ in range(2)]
+    assert lag([course(rngs[0], 0.32, 2.0, 0.25)], [course(rngs[1], 0.32, 0.0, 0.25)]) is None
+
+
+@pytest.mark.parametrize("seconds", [1.5, 60.0])
+def test_where_nothing_is_heard_or_compared_there_is_an_error(seconds: float) -> None:
+    middles = np.arange(0.0, seconds, 0.32)
+    heard = np.full((len(middles), 2), 0.9 if seconds < 2 else 0.1, np.float32)
+    with pytest.raises(ProtocolError, match="the teacher hears nothing, or recordings are shorter than 2 s"):
+        lag([Course(middles, heard)], [Course(middles, heard)])
+
+
+def test_clips_are_joined_and_segments_have_their_middles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model hears the same recordings, at its own rate."""
+    files = [tmp_path / f"{n}.wav" for n in range(30)]
+    for n, path in enumerate(files):
+        sf.write(path, np.full(800, n / 100), 8000)
+    heard: list[np.ndarray] = []
+
+    class Stand(SimpleNamespace):
+        def embed_array(self, audio: np.ndarray, sample_rate: int) -> Embedding:
+            heard.append(audio)
+            assert sample_rate == self.sample_rate
+            return Embedding(np.ones((2, 3), np.float32), np.array([[0.0, 1.0], [0.5, 2.0]]), np.ones(3, np.float32))
+
+    def stand(name: str, layer: str) -> Stand:
+        assert layer == "f2"
+        return Stand(sample_rate=int(name))
+
+    monkeypatch.setattr(lag_module.Embedder, "from_pretrained", stand)
+    first, again, other = (lag_module.courses(rate, files) for rate in ("8000", "8000", "16000"))
+    assert [len(audio) for audio in heard] == 2 * [9600, 9600, 4800] + [19200, 19200, 9600]
+    assert all(np.array_equal(one, two) for one, two in zip(heard[:3], heard[3:6], strict=True))
+    clips = np.concatenate(heard[:3]).reshape(-1, 800)
+    assert sorted(np.round(100 * clips.mean(1)).astype(int)) == list(range(30))
+    for course in (*first, *again, *other):
+        assert course.middles.tolist() == [0.5, 1.25]
+        assert course.probs.shape == (2, 3)

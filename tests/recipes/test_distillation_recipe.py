@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,17 +83,6 @@ def test_a_run_goes_on_only_as_it_was_begun(arguments: dict[str, Any], tmp_path:
         train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
     with pytest.raises(ProtocolError, match="batch_size 2, now it is 4"):
         train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
-
-
-def test_a_run_of_before_there_was_a_choice_of_frames_goes_on(arguments: dict[str, Any], tmp_path: Path) -> None:
-    train(str(tmp_path), epochs=1, **arguments)
-    path = tmp_path / "config.json"
-    before = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in before.items() if name not in ("every", "start")}))
-    with pytest.raises(ProtocolError, match="holds a run with every 1, now it is 2"):
-        train(str(tmp_path), epochs=1, every=2, **arguments)
-    train(str(tmp_path), epochs=1, **arguments)
-    assert json.loads(path.read_text()) == before
 
 
 def test_a_student_is_shipped_at_half_size_and_says_what_it_heard(arguments: dict[str, Any], tmp_path: Path) -> None:

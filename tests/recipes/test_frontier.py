@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
     judged = {system for what, system, metric in rows if metric == "ESC-50 (%)"}
     assert judged == {frontier.REFERENCE, *ours, others[0]}
     for way in ("fastest way", "int8"):
-        assert rows["frontier", f"tiny, {way}", "ESC-50 (%)"]["value"] > 20  # one in ten by chance
+        quality = rows["frontier", f"tiny, {way}", "ESC-50 (%)"]
+        assert quality["value"] > 20  # one in ten by chance
+        assert re.fullmatch(r"tiny: SHA-256 of the model [0-9a-f]{12}", quality["note"])
     steps = {metric for what, system, metric in rows if (what, system) == ("path, batch 8", "tiny")}
     assert steps == {f"{step} (ms for 1.9 s)" for step in ("decode", "resample", "log-mel", "network")}
 

@@ -101,7 +101,7 @@ def test_figures_go_stale_with_code_but_not_with_comments(project: Path) -> None
 
 
 def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(results.CODE, "benchmark / size", ["weakaudio/size.py"])
+    monkeypatch.setitem(results.CODE_OF_TABLES, ("benchmark", "size"), ["weakaudio/size.py"])
     (project / "weakaudio" / "size.py").write_text(SOURCE)
     results.record("benchmark", [row(), row(what="size")], project)
 
@@ -117,8 +117,10 @@ def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monke
 
 def test_code_is_named_of_recipes_and_tables_that_are_there() -> None:
     readmes = "".join(path.read_text() for path in results.ROOT.glob("recipes/*/README.md"))
-    for name, paths in results.CODE.items():
-        assert f"<!-- results: {name} " in readmes, name
+    named = {f"{recipe} / ": paths for recipe, paths in results.CODE.items()}
+    named |= {f"{recipe} / {what} -->": paths for (recipe, what), paths in results.CODE_OF_TABLES.items()}
+    for name, paths in named.items():
+        assert f"<!-- results: {name}" in readmes, name
         assert [path for path in paths if not (results.ROOT / path).exists()] == []
 
 

@@ -244,7 +244,6 @@ def test_lessons_of_every_second_frame_are_means_around_every_second_row(root: P
         live = std.flatten() > 0.2
         assert live.any()
         torch.testing.assert_close(mine.float()[:, live], ((means - mean) / std)[:, live], rtol=2e-2, atol=2e-2)
-    assert (few.settings["every"], "every" in whole.settings) == (2, False)  # as stores of before have it
     config = {"stages": [["dense", 1, 8]] * 4, "n_features": 8}
     assert few(config) != whole(config)
     assert short(root, every=2)(config) != short(root)(config)

@@ -51,7 +51,7 @@ class OnnxTagger:
     CheckpointError
         No such file, no ONNX, cut short, or not by `weakaudio export`.
     WeakAudioError
-        onnxruntime is not installed, or not as many threads as one.
+        onnxruntime is not installed or lacks an operator, or not as many threads as one.
     """
 
     labels: list[str]
@@ -83,6 +83,8 @@ class OnnxTagger:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of its own for each reason, none of them public
+            if type(error).__name__ == "NotImplemented":
+                raise WeakAudioError(f"{path}: ONNX Runtime cannot run it ({first_line(error)})") from error
             raise CheckpointError(f"{path}: not an ONNX file, or cut short ({first_line(error)})") from error
         header = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if header is None:

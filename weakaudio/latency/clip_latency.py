@@ -102,7 +102,7 @@ class ClipLatency:
         """What completes the table."""
         device = self.table.device
         words = ["weakaudio search profile -o TABLE", f"--front-end {self._name}"]
-        words += [f"--seconds {self.seconds:g}", f"--batch {self.batch}", f"--device {device.kind}"]
+        words += [f"--seconds {self.seconds!r}", f"--batch {self.batch}", f"--device {device.kind}"]
         words += [f"--threads {device.threads}"] if device.threads else []
         words += ["--graphs"] if device.graphs else []
         words += ["--int8"] if device.onnxruntime else []

@@ -56,7 +56,7 @@ def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> 
     Raises
     ------
     WeakAudioError
-        CUDA graphs of a device that is no GPU; 8 bits of one that is no processor, or without onnx and onnxruntime.
+        CUDA graphs of a device that is no GPU; 8 bits of one that is no processor, or without onnxruntime.
     """
     if int8 and device.type != "cpu":
         raise WeakAudioError(f"device {device}: networks in 8 bits run on the processor")
@@ -65,10 +65,7 @@ def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> 
     if graphs:
         raise WeakAudioError(f"device {device}: CUDA graphs need a GPU")
     name = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
-    onnxruntime = None
-    if int8:
-        package("onnx")  # by which networks are written
-        onnxruntime = package("onnxruntime").__version__
+    onnxruntime = package("onnxruntime").__version__ if int8 else None
     return Device(device.type, name, _cores(), torch.get_num_threads(), torch.__version__, onnxruntime=onnxruntime)
 
 

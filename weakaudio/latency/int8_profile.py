@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,15 +34,21 @@ from weakaudio.training.thinned import find_front_end
 
 _CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
 _RUNS, _WARM_UP = 15, 3
-_PLAIN = "dense"  # the operator of stages without blocks
 _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
 
 Event = Mapping[str, Any]
 """What ONNX Runtime's profiler writes of one thing that happened."""
 
 
+class _Network(NamedTuple):
+    config: Mapping[str, Any]
+    keys: set[Key]
+
+
 class Int8Pieces:
     """Measures networks until a piece is known; a call gives a piece's seconds.
+
+    Where all networks that have the piece fail, which may be by another piece, others of the same channels are tried.
 
     Parameters
     ----------
@@ -54,6 +60,11 @@ class Int8Pieces:
         Of ONNX Runtime.
     measure
         Seconds of a network's pieces in 8 bits; instead of `measure_network_pieces`.
+
+    Raises
+    ------
+    WeakAudioError
+        onnx or onnxruntime are missing.
     """
 
     def __init__(
@@ -65,9 +76,11 @@ class Int8Pieces:
         threads: int | None,
         measure: Callable[[Mapping[str, Any]], dict[Key, float]] | None = None,
     ) -> None:
+        for name in ("onnx", "onnxruntime"):  # else each piece would seem to be one that cannot run
+            package(name)
         self._measure = measure or (lambda config: measure_network_pieces(config, front_end, seconds, batch, threads))
-        self._given = front_end, seconds, batch
-        self._of = [(config, set(pieces(config, *self._given))) for config in configs]
+        self._clips = front_end, seconds, batch
+        self._networks = [_Network(config, self._keys(config)) for config in configs]
         self._known: dict[Key, float] = {}
         self._failed: dict[str, Exception] = {}  # by the network, as JSON
 
@@ -78,35 +91,55 @@ class Int8Pieces:
         WeakAudioError
             No network has the piece, or none that has it can run in 8 bits.
         """
-        # Those first that tell of many others, too.
-        having = sorted((of for of in self._of if key in of[1]), key=lambda of: len(of[1] & self._known.keys()))
+        having = [network for network in self._networks if key in network.keys]
         if not having:
             raise WeakAudioError(f"in 8 bits: {key}: no network of those given has it")
-        # What all of them fail by may be another piece, so at last one of them without blocks of others.
-        tried = [*(config for config, _ in having), self._bare(having[0][0], key)]
-        for config in tried:
-            if key not in self._known:
-                self._try(config)
+        # Those first that tell of many others, too.
+        having.sort(key=lambda network: len(network.keys & self._known.keys()))
+        for config in [network.config for network in having] + self._of_one_operator(having[0].config, key):
+            if key in self._known:
+                break
+            self._known = {**self._try(config), **self._known}
         if key not in self._known:
-            raise WeakAudioError(f"in 8 bits: {self._failed[_named(tried[-1])]}")
+            bare = self._bare(having[0].config, key)
+            # Of the others it says less than a network that is like those to come.
+            self._known |= {piece: time for piece, time in self._try(bare).items() if piece == key}
+            if key not in self._known:
+                raise WeakAudioError(f"in 8 bits: {self._failed[_as_json(bare)]}")
         return self._known[key]
 
-    def _try(self, config: Mapping[str, Any]) -> None:
-        name = _named(config)
-        if name in self._failed:
-            return
-        try:
-            self._known = {**self._measure(config), **self._known}
-        except (WeakAudioError, RuntimeError, ValueError) as error:
-            self._failed[name] = error
+    def _try(self, config: Mapping[str, Any]) -> dict[Key, float]:
+        """Seconds of a network's pieces, none if it fails."""
+        name = _as_json(config)
+        if name not in self._failed:
+            try:
+                return self._measure(config)
+            except (WeakAudioError, RuntimeError, ValueError) as error:
+                self._failed[name] = error
+        return {}
+
+    def _of_one_operator(self, config: Mapping[str, Any], key: Key) -> list[Mapping[str, Any]]:
+        """As a network, but with one operator, which is that of the piece if it has one."""
+        operators = [key.operator] if key.piece == "block" else _operators(config)
+        return [
+            {**config, "stages": [[operator, count, width] for _, count, width in config["stages"]]}
+            for operator in operators
+        ]
 
     def _bare(self, config: Mapping[str, Any], key: Key) -> Mapping[str, Any]:
-        """A network without blocks, but for the piece if it is one."""
-        parts = {piece: part for part, piece in named_pieces(config, *self._given).items()}
-        stages = [[_PLAIN, 0, width] for _, _, width in config["stages"]]
+        """As a network, but without blocks: with the piece alone, if it is one."""
+        stages = [[_operators(config)[0], 0, width] for _, _, width in config["stages"]]
         if key.piece == "block":
+            parts = {piece: part for part, piece in named_pieces(config, *self._clips).items()}
             stages[int(parts[key].split(".")[1])][:2] = [key.operator, 1]
         return {**config, "stages": stages}
+
+    def _keys(self, config: Mapping[str, Any]) -> set[Key]:
+        return {key for key in pieces(config, *self._clips) if key.piece != "front end"}
+
+
+def _operators(config: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for names, _, _ in config["stages"] for name in names.split("+")))
 
 
 def measure_network_pieces(
@@ -205,10 +238,13 @@ def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Pat
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.normal_(layer.bias, std=0.1)
     labels = [str(n) for n in range(network.config["n_classes"])]
-    whole, small = folder / "float32.onnx", folder / "int8.onnx"
-    export_onnx(Model(network, fe, labels), whole, "outside")
     noise = np.random.default_rng(0).normal(0.0, 0.1, (_CLIPS, round(_CLIP_SECONDS * fe.sample_rate)))
-    quantise(whole, small, list(noise.astype(np.float32)))
+    whole, small = folder / "float32.onnx", folder / "int8.onnx"
+    try:
+        export_onnx(Model(network, fe, labels), whole, "outside")
+        quantise(whole, small, list(noise.astype(np.float32)))
+    except WeakAudioError as error:  # of files that nobody will see
+        raise WeakAudioError(str(error).replace(f"{folder}/", "")) from error
     return small
 
 
@@ -216,7 +252,7 @@ def _version() -> str:
     return str(package("onnxruntime").__version__)
 
 
-def _named(config: Mapping[str, Any]) -> str:
+def _as_json(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 

@@ -99,7 +99,7 @@ class LatencyTable:
         try:
             here = device or at_hand(table.device)
         except WeakAudioError as error:
-            raise WeakAudioError(f"{path}: measured on another device: {table.device}; here {error}") from error
+            raise WeakAudioError(f"{path}: measured on {table.device}, which is not at hand: {error}") from error
         if table.device != here:
             raise WeakAudioError(
                 f"{path}: measured on another device: {table.device}; here: {here}. Measure here, into another file, "

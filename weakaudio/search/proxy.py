@@ -78,14 +78,9 @@ def mixtures_of(proxy: Proxy, size: int) -> tuple[Mixtures, Mixtures]:
 
 
 def settings_of(proxy: Proxy, without: set[str]) -> dict[str, Any]:
-    """All that decides what a proxy says beside the network, as JSON, `without` some of its fields.
-
-    `every` is named where it is not 1 alone, as stores of before it have no such setting.
-    """
+    """All that decides what a proxy says beside the network, as JSON, `without` some of its fields."""
     names = [field.name for field in fields(proxy) if field.name not in without]  # type: ignore[arg-type]
     values = {name: getattr(proxy, name) for name in names}
-    if values["every"] == 1:
-        del values["every"]
     corpora = [[Path(folder).name, weight] for folder, weight in proxy.corpora.items()]
     return {**values, "teacher": model_checksum(load_model(proxy.teacher)), "corpora": corpora}
 

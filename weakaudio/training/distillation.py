@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import lightning
@@ -52,8 +52,8 @@ class Distiller(lightning.LightningModule):
         The student hears every k-th frame of the teacher's log-mel, so its segments are k times as long; it learns
         the means of what the teacher says of these.
     start
-        Name or path of a model of the same network, classes and mels, with whose weights the student begins; its
-        hop may be another one. None: with random ones.
+        Name or path of a model of the same network, classes and front end, but for the hop, with whose weights the
+        student begins; None: with random ones.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class Distiller(lightning.LightningModule):
         No such teacher or start.
     ProtocolError
         Fewer steps than warmup and cooldown have, no stage of student and teacher has the same resolution, or `start`
-        is of another network.
+        is of another network, other classes or another front end.
     WeakAudioError
         No such network, or one that does not show its stages.
     """
@@ -188,19 +188,22 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _begin_with(model: Model, start: str) -> None:
     """Give a model the weights of another one, which may hear other frames of the same log-mel."""
     other = load_model(start)
-
-    def facts(of: Model) -> tuple[object, ...]:
-        return type(of.network), of.network.config, of.labels, _but_for_hop(of.front_end)
-
-    if facts(other) != facts(model):
-        raise ProtocolError(
-            f"{start}: is of another network, other classes or another front end than the student; it cannot begin so"
-        )
+    for name, expected, found in (
+        ("network", _network(model), _network(other)),
+        ("classes", model.labels, other.labels),
+        ("log-mel", _but_for_hop(model.front_end), _but_for_hop(other.front_end)),
+    ):
+        if found != expected:
+            raise ProtocolError(f"{start}: a student cannot begin so: its {name} would be {expected}, not {found}")
     model.network.load_state_dict(other.network.state_dict())
 
 
-def _but_for_hop(front_end: FrontEnd) -> FrontEnd:
-    return replace(front_end, name="", hop_length=1)
+def _network(model: Model) -> tuple[str, dict[str, Any]]:
+    return type(model.network).__name__, model.network.config
+
+
+def _but_for_hop(front_end: FrontEnd) -> dict[str, Any]:
+    return {name: value for name, value in asdict(front_end).items() if name not in ("name", "hop_length")}
 
 
 def _standardise(channels: int) -> nn.Module:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +17,8 @@ from weakaudio.networks.contract import Features
 def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
     """The front end that gives every k-th frame of another one, `logmel[:, ::every]`, and computes no others.
 
-    It is called like the preset with "/k" behind, and is the other one if k is 1. A front end whose floor follows
+    It is called like the other one with "/k" behind ("/6" for every second of "/3"), and is the other one if k is 1.
+    A front end whose floor follows
     the loudest frame (`top_db`) takes that of the frames which it computes, so its log-mel is not quite
     `logmel[:, ::every]`; and from a hop longer than the window on, parts of the sound are not heard.
 
@@ -29,7 +32,7 @@ def thinned(front_end: FrontEnd, every: int) -> FrontEnd:
     if every == 1:
         return front_end
     preset, _, before = front_end.name.partition("/")
-    name = f"{preset}/{every * int(before or 1)}"
+    name = f"{preset}/{every * int(before)}" if before.isdecimal() else f"{front_end.name}/{every}"
     return replace(front_end, name=name, hop_length=every * front_end.hop_length)
 
 
@@ -58,12 +61,16 @@ def thin(rows: Tensor, every: int) -> Tensor:
     if every == 1:
         return rows
     reach = every // 2
-    weights = rows.new_ones(2 * reach + 1)
+    weights = [1.0] * (2 * reach + 1)
     if every % 2 == 0:
         weights[0] = weights[-1] = 0.5
 
     def sums(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, reach, reach)).unfold(2, len(weights), every) @ weights
+        last = (x.shape[2] - 1) // every * every
+        padded = F.pad(x, (0, 0, reach, reach))
+        return reduce(
+            torch.add, (weight * padded[:, :, n : n + last + 1 : every] for n, weight in enumerate(weights))
+        )
 
     return sums(rows) / sums(rows.new_ones(1, 1, rows.shape[2], 1))
 
@@ -71,8 +78,5 @@ def thin(rows: Tensor, every: int) -> Tensor:
 def thin_features(features: Features, every: int) -> Features:
     """What a teacher gives, at the resolution of a student that hears every k-th frame; of clips that fill their
     rows."""
-    if every == 1:
-        return features
-    assert bool(features.mask.all()), "a clip that does not fill its rows"
     embeddings = thin(features.embeddings.transpose(1, 2)[:, :, :, None], every)[..., 0].transpose(1, 2)
     return Features([thin(x, every) for x in features.maps], embeddings, features.mask[:, ::every])
