@@ -27,7 +27,7 @@ from weakaudio.audio.timeline import timeline
 from weakaudio.errors import WeakAudioError
 
 # Okabe and Ito's colours: told apart by eyes of every kind. Systems take them in this order.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 INK, QUIET, _EVENT = "#222222", "#8A8A8A", "#F3C98B"
 WIDTH = 6.4  # inches: a desktop column, and still readable when a phone shrinks it
 STYLE: dict[Any, Any] = {
