@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import results
+from recipes import code, results
 
 SOURCE = '"""Docstring."""\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n    return 2 * x  # comment\n'
 
@@ -101,7 +101,7 @@ def test_figures_go_stale_with_code_but_not_with_comments(project: Path) -> None
 
 
 def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(results.CODE_OF_TABLES, ("benchmark", "size"), ["weakaudio/size.py"])
+    monkeypatch.setitem(code.CODE_OF_TABLES, ("benchmark", "size"), ["weakaudio/size.py"])
     (project / "weakaudio" / "size.py").write_text(SOURCE)
     results.record("benchmark", [row(), row(what="size")], project)
 
@@ -117,8 +117,8 @@ def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monke
 
 def test_code_is_named_of_recipes_and_tables_that_are_there() -> None:
     readmes = "".join(path.read_text() for path in results.ROOT.glob("recipes/*/README.md"))
-    named = {f"{recipe} / ": paths for recipe, paths in results.CODE.items()}
-    named |= {f"{recipe} / {what} -->": paths for (recipe, what), paths in results.CODE_OF_TABLES.items()}
+    named = {f"{recipe} / ": paths for recipe, paths in code.CODE.items()}
+    named |= {f"{recipe} / {what} -->": paths for (recipe, what), paths in code.CODE_OF_TABLES.items()}
     for name, paths in named.items():
         assert f"<!-- results: {name}" in readmes, name
         assert [path for path in paths if not (results.ROOT / path).exists()] == []

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import data_prep.soundscapes
-from recipes import results
+from recipes import code, results
 from recipes.latency import weight_norm as recipe
 from weakaudio.networks.layers import ConvNorm
 from weakaudio.pretrained import load_model
@@ -38,7 +38,7 @@ def test_figures_of_two_seeds_are_recorded_and_nothing_is_trained_twice(
 ) -> None:
     monkeypatch.setattr(recipe, "NETWORKS", SMALL)
     monkeypatch.setattr(recipe, "RUNS", tmp_path / "runs")
-    monkeypatch.setitem(results.CODE, "latency", ["recipes/latency"])
+    monkeypatch.setitem(code.CODE, "latency", ["recipes/latency"])
     (tmp_path / "recipes" / "latency").mkdir(parents=True)
     monkeypatch.setattr(recipe, "record", partial(results.record, root=tmp_path))
     arguments = ["--corpus", str(corpus), "--seeds", "1", "2", "--epochs", "1"]
