@@ -2,8 +2,10 @@
 
 There a piece alone is another thing than inside of a network: the runtime lays out, joins and converts by what is
 around it. So whole networks run under the runtime's own profiler, and each node's time goes to its piece: by the
-node's name, or, for nodes that the runtime put in, to the piece that ran before. The front end is torch's, as in
-`weakaudio.latency.profile`.
+node's name, or, for nodes that the runtime put in, to the piece that ran before. Profiling costs each node some
+microseconds, whatever it computes: the hundreds of small ones of a recurrence as much as a convolution's few. So what
+nodes take more, together, than the network does without the profiler, is taken off all of them alike. The front end
+is torch's, as in `weakaudio.latency.profile`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,13 @@ _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/.
 
 Event = Mapping[str, Any]
 """What ONNX Runtime's profiler writes of one thing that happened."""
+
+
+class Nodes(NamedTuple):
+    """Those of one module in one run."""
+
+    number: int
+    seconds: float
 
 
 class _Network(NamedTuple):
@@ -147,7 +156,7 @@ def measure_network_pieces(
 ) -> dict[Key, float]:
     """Seconds of each piece of a network of random weights in 8 bits, but for the front end: medians over runs.
 
-    The profiler costs time itself, so its figures are scaled to what the network takes without it.
+    They add up to what the network takes without the profiler.
 
     Raises
     ------
@@ -165,15 +174,17 @@ def measure_network_pieces(
     unnamed = [part for part in parts if not runs or any(part not in run for run in runs)]
     if unnamed:  # it would be free
         raise WeakAudioError(f"ONNX Runtime {_version()} profiles no node of {', '.join(unnamed)}")
-    scale = whole / float(np.median([sum(run.values()) for run in runs]))
+    profiled = {part: float(np.median([run[part].seconds for run in runs])) for part in parts}
+    numbers = {part: runs[0][part].number for part in parts}
+    profiling = (sum(profiled.values()) - whole) / sum(numbers.values())  # seconds a node
     found: dict[Key, list[float]] = {}
     for part, key in parts.items():
-        found.setdefault(key, []).append(float(np.median([run[part] for run in runs])))
-    return {key: scale * float(np.mean(times)) for key, times in found.items()}
+        found.setdefault(key, []).append(profiled[part] - numbers[part] * profiling)
+    return {key: max(float(np.mean(times)), 0.0) for key, times in found.items()}
 
 
-def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> list[dict[str, float]]:
-    """Seconds of each module, by the names of `named_pieces`, in each of several runs."""
+def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> list[dict[str, Nodes]]:
+    """The nodes of each module, by the names of `named_pieces`, in each of several runs."""
     options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
     with runtime_errors(path.name):
@@ -183,26 +194,21 @@ def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> l
     return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
 
 
-def split_runs(events: Sequence[Event]) -> list[dict[str, float]]:
-    """What ONNX Runtime's profiler wrote, as seconds of modules in each run.
-
-    What of a run belongs to no module, such as the call itself, is added to the classifier.
-    """
+def split_runs(events: Sequence[Event]) -> list[dict[str, Nodes]]:
+    """What ONNX Runtime's profiler wrote, as the nodes of modules in each run."""
     nodes = sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: event["ts"])
     runs = []
     for run in (event for event in events if event["name"] == "model_run"):
-        own = [node for node in nodes if run["ts"] <= node["ts"] < run["ts"] + run["dur"]]
-        found: dict[str, float] = {}
+        found: dict[str, Nodes] = {}
         part = "entries.0"
-        for node in own:
+        for node in (node for node in nodes if run["ts"] <= node["ts"] < run["ts"] + run["dur"]):
             named = _MODULE.search(node["name"])
             if named:
                 part = named[1]
             elif part == "last" and not node["name"].startswith("/Relu"):
                 part = "classifier"  # behind `last` and its ReLU, which the network itself calls, comes the head
-            found[part] = found.get(part, 0.0) + node["dur"] / 1e6
-        beside = run["dur"] / 1e6 - sum(found.values())
-        found["classifier"] = found.get("classifier", 0.0) + max(beside, 0.0)
+            number, total = found.get(part, Nodes(0, 0.0))
+            found[part] = Nodes(number + 1, total + node["dur"] / 1e6)
         runs.append(found)
     return runs
 
