@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +29,14 @@ from weakaudio.deploy.onnx_file import package, runtime_errors
 from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS, OnnxTagger, session_options
 from weakaudio.deploy.quantise import quantise
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.device import time_rounds
 from weakaudio.latency.pieces import Key, logmel_shape, named_pieces, pieces
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.model import Model
 from weakaudio.training.thinned import find_front_end
 
 _CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
-_RUNS, _WARM_UP = 15, 3
+_BURSTS, _RUNS, _WARM_UP = 5, 6, 2  # each burst begins with so many runs that do not count
+_REST = 0.05  # seconds before a burst, so that threads that wait for more work have gone to sleep
 _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
 
 Event = Mapping[str, Any]
@@ -55,9 +56,9 @@ class _Network(NamedTuple):
 
 
 class Int8Pieces:
-    """Measures networks until a piece is known; a call gives a piece's seconds.
+    """Measures networks that have a piece; a call gives its seconds, their mean.
 
-    Where all networks that have the piece fail, which may be by another piece, others of the same channels are tried.
+    Where all of them fail, which may be by another piece, others of the same channels are tried.
 
     Parameters
     ----------
@@ -90,8 +91,7 @@ class Int8Pieces:
         self._measure = measure or (lambda config: measure_network_pieces(config, front_end, seconds, batch, threads))
         self._clips = front_end, seconds, batch
         self._networks = [_Network(config, self._keys(config)) for config in configs]
-        self._known: dict[Key, float] = {}
-        self._failed: dict[str, Exception] = {}  # by the network, as JSON
+        self._found: dict[str, dict[Key, float] | Exception] = {}  # by the network, as JSON
 
     def __call__(self, key: Key) -> float:
         """
@@ -100,32 +100,27 @@ class Int8Pieces:
         WeakAudioError
             No network has the piece, or none that has it can run in 8 bits.
         """
-        having = [network for network in self._networks if key in network.keys]
+        having = [network.config for network in self._networks if key in network.keys]
         if not having:
             raise WeakAudioError(f"in 8 bits: {key}: no network of those given has it")
-        # Those first that tell of many others, too.
-        having.sort(key=lambda network: len(network.keys & self._known.keys()))
-        for config in [network.config for network in having] + self._of_one_operator(having[0].config, key):
-            if key in self._known:
-                break
-            self._known = {**self._try(config), **self._known}
-        if key not in self._known:
-            bare = self._bare(having[0].config, key)
-            # Of the others it says less than a network that is like those to come.
-            self._known |= {piece: time for piece, time in self._try(bare).items() if piece == key}
-            if key not in self._known:
-                raise WeakAudioError(f"in 8 bits: {self._failed[_as_json(bare)]}")
-        return self._known[key]
+        times = [found[key] for found in map(self._pieces, having) if not isinstance(found, Exception)]
+        if times:
+            return float(np.mean(times))
+        for config in (*self._of_one_operator(having[0], key), self._bare(having[0], key)):
+            found = self._pieces(config)
+            if not isinstance(found, Exception) and key in found:
+                return found[key]
+        raise WeakAudioError(f"in 8 bits: {found}")  # by the bare one, in which nothing else can fail
 
-    def _try(self, config: Mapping[str, Any]) -> dict[Key, float]:
-        """Seconds of a network's pieces, none if it fails."""
+    def _pieces(self, config: Mapping[str, Any]) -> dict[Key, float] | Exception:
+        """Seconds of a network's pieces, or why it fails."""
         name = _as_json(config)
-        if name not in self._failed:
+        if name not in self._found:
             try:
-                return self._measure(config)
+                self._found[name] = self._measure(config)
             except (WeakAudioError, RuntimeError, ValueError) as error:
-                self._failed[name] = error
-        return {}
+                self._found[name] = error
+        return self._found[name]
 
     def _of_one_operator(self, config: Mapping[str, Any], key: Key) -> list[Mapping[str, Any]]:
         """As a network, but with one operator, which is that of the piece if it has one."""
@@ -166,9 +161,7 @@ def measure_network_pieces(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _int8_file(config, front_end, Path(folder))
-        logmel = _logmel(front_end, seconds, batch)
-        runs = _profiled(path, logmel, threads)
-        whole = _timed(path, logmel, threads)
+        runs, whole = _profiled(path, _logmel(front_end, seconds, batch), threads)
     parts = named_pieces(config, front_end, seconds, batch)
     del parts["logmel"]
     unnamed = [part for part in parts if not runs or any(part not in run for run in runs)]
@@ -183,15 +176,36 @@ def measure_network_pieces(
     return {key: max(float(np.mean(times)), 0.0) for key, times in found.items()}
 
 
-def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> list[dict[str, Nodes]]:
-    """The nodes of each module, by the names of `named_pieces`, in each of several runs."""
+def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> tuple[list[dict[str, Nodes]], float]:
+    """The nodes of each module, by the names of `named_pieces`, in each of several runs; and seconds of a run without
+    the profiler, measured in turns with these."""
     options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
+    tagger = OnnxTagger(path, threads)
     with runtime_errors(path.name):
         session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for _ in range(_WARM_UP + _RUNS):
-            session.run(list(OUTPUTS), {INPUTS["outside"]: logmel})
-    return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
+        inputs = {INPUTS["outside"]: logmel}
+        whole, _ = _in_bursts([lambda: tagger.scores(logmel), lambda: session.run(list(OUTPUTS), inputs)])
+    runs = split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+    return [run for n, run in enumerate(runs) if n % (_WARM_UP + _RUNS) >= _WARM_UP], whole
+
+
+def _in_bursts(jobs: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds that each job takes, the median over bursts of some runs.
+
+    Several bursts, so that a moment at which the machine is slow does not decide; bursts and not single runs in turn,
+    as the threads of one job's session go on waiting busily for a while, and would be in the way of another's.
+    """
+    times: list[list[float]] = [[] for _ in jobs]
+    for _ in range(_BURSTS):
+        for job, own in zip(jobs, times, strict=True):
+            time.sleep(_REST)
+            for n in range(_WARM_UP + _RUNS):
+                start = time.perf_counter()
+                job()
+                if n >= _WARM_UP:
+                    own.append(time.perf_counter() - start)
+    return [float(np.median(own)) for own in times]
 
 
 def split_runs(events: Sequence[Event]) -> list[dict[str, Nodes]]:
@@ -225,13 +239,8 @@ def measure_int8_network(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _int8_file(config, front_end, Path(folder))
-        return _timed(path, _logmel(front_end, seconds, batch), threads)
-
-
-def _timed(path: Path, logmel: NDArray[np.float32], threads: int | None) -> float:
-    """Seconds of a file on log-mels, the median of some runs."""
-    tagger = OnnxTagger(path, threads)
-    return float(np.median(time_rounds([lambda: tagger.scores(logmel)], torch.device("cpu"))))
+        tagger, logmel = OnnxTagger(path, threads), _logmel(front_end, seconds, batch)
+        return _in_bursts([lambda: tagger.scores(logmel)])[0]
 
 
 def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Path) -> Path:
