@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from table_stand_ins import CONFIG, CPU, GIVEN, made_up
@@ -33,6 +34,11 @@ ALL_OPERATORS: dict[str, Any] = {
     ],
     "n_features": 7,
 }
+
+
+@pytest.fixture(autouse=True)
+def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_profile, "_SECONDS", 0.0)
 
 
 def event(name: str, start: int, length: int, category: str = "Node") -> dict[str, Any]:
@@ -76,8 +82,8 @@ def test_what_the_profiler_costs_is_taken_off_node_by_node(monkeypatch: pytest.M
     parts = [part for part in named_pieces(CONFIG, *GIVEN) if part != "logmel"]
     true = {part: Nodes(1 + 100 * n, (n + 1) * 1e-3) for n, part in enumerate(parts)}
     profiled = {part: Nodes(number, seconds + number * 5e-6) for part, (number, seconds) in true.items()}
-    whole = sum(nodes.seconds for nodes in true.values())
-    monkeypatch.setattr(int8_profile, "_profiled", lambda *given: ([profiled] * 3, whole))
+    monkeypatch.setattr(int8_profile, "_profiled", lambda *given: [profiled] * 3)
+    monkeypatch.setattr(int8_profile, "_timed", lambda *given: sum(nodes.seconds for nodes in true.values()))
     found = measure_network_pieces(CONFIG, *GIVEN, 1)
     keys = named_pieces(CONFIG, *GIVEN)
     alike = {part: [true[other].seconds for other in parts if keys[other] == keys[part]] for part in parts}
@@ -91,8 +97,7 @@ def test_every_piece_of_a_real_network_has_a_time_and_they_add_up(monkeypatch: p
     runs: list[dict[str, Nodes]] = []
     split = split_runs
     monkeypatch.setattr(int8_profile, "split_runs", lambda events: runs.extend(split(events)) or split(events))
-    bursts = int8_profile._in_bursts
-    monkeypatch.setattr(int8_profile, "_in_bursts", lambda jobs: [0.02 for _ in bursts(jobs)])
+    monkeypatch.setattr(int8_profile, "_timed", lambda *given: 0.02)
     found = measure_network_pieces(ALL_OPERATORS, *GIVEN, 1)
     parts = named_pieces(ALL_OPERATORS, *GIVEN)
     assert all(run.keys() == parts.keys() - {"logmel"} for run in runs)
@@ -116,18 +121,19 @@ def test_convolutions_run_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Conv" not in names
 
 
-def test_bursts_take_turns_and_slow_ones_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, ran = [0.0], list[str]()
+def test_the_first_runs_do_not_count_nor_do_some_that_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a second, but 15 times even if that takes longer, and 500 times at most."""
+    monkeypatch.setattr(int8_profile, "_SECONDS", 1.0)
+    for of_job, n_runs in ((0.01, 100), (0.5, 15), (0.001, 500)):
+        now, costs = [0.0], [9.0] * 3 + [of_job] * 2 + [5 * of_job] + [of_job] * 600
 
-    def job(name: str, seconds: float) -> None:
-        ran.append(name)
-        slow = ran.count(name) <= 16  # two bursts of five
-        now[0] += seconds * (9 if slow or (len(ran) - 1) % 8 < 2 else 1)
+        def job(now: list[float] = now, costs: list[float] = costs) -> None:
+            now[0] += costs.pop(0)
 
-    monkeypatch.setattr(int8_profile.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(int8_profile.time, "sleep", lambda seconds: ran.extend(8 * "-"))
-    assert int8_profile._in_bursts([lambda: job("a", 1.0), lambda: job("b", 0.5)]) == pytest.approx([1.0, 0.5])
-    assert "".join(ran) == 5 * (8 * "-" + 8 * "a" + 8 * "-" + 8 * "b")
+        monkeypatch.setattr(int8_profile.time, "perf_counter", lambda now=now: now[0])
+        found = int8_profile._run(job)
+        assert len(found) == pytest.approx(n_runs, abs=5)
+        assert np.median(found) == pytest.approx(of_job)
 
 
 def test_a_piece_takes_the_mean_of_the_networks_that_have_it() -> None:
@@ -257,7 +263,6 @@ def test_a_table_in_8_bits_has_no_other_dtype() -> None:
 
 
 def test_a_table_in_8_bits_is_completed_and_validated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_profile, "_BURSTS", 1)
     table = LatencyTable(describe(CPU, int8=True))
     latency = ClipLatency(table, *GIVEN)
     assert latency.complete([CONFIG]) == len(pieces(CONFIG_527, *GIVEN)) == len(table.times)

@@ -35,8 +35,8 @@ from weakaudio.networks.model import Model
 from weakaudio.training.thinned import find_front_end
 
 _CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
-_BURSTS, _RUNS, _WARM_UP = 5, 6, 2  # each burst begins with so many runs that do not count
-_REST = 0.05  # seconds before a burst, so that threads that wait for more work have gone to sleep
+_WARM_UP, _FEWEST, _MOST = 3, 15, 500  # runs
+_SECONDS = 1.0  # of runs: the median of shorter ones differs by as much as pieces do
 _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
 
 Event = Mapping[str, Any]
@@ -160,8 +160,9 @@ def measure_network_pieces(
         onnxruntime are missing.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = _int8_file(config, front_end, Path(folder))
-        runs, whole = _profiled(path, _logmel(front_end, seconds, batch), threads)
+        path, logmel = _int8_file(config, front_end, Path(folder)), _logmel(front_end, seconds, batch)
+        whole = _timed(path, logmel, threads)
+        runs = _profiled(path, logmel, threads)
     parts = named_pieces(config, front_end, seconds, batch)
     del parts["logmel"]
     unnamed = [part for part in parts if not runs or any(part not in run for run in runs)]
@@ -176,54 +177,45 @@ def measure_network_pieces(
     return {key: max(float(np.mean(times)), 0.0) for key, times in found.items()}
 
 
-def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> tuple[list[dict[str, Nodes]], float]:
-    """The nodes of each module, by the names of `named_pieces`, in each of several runs; and seconds of a run without
-    the profiler, measured in turns with these."""
+def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> list[dict[str, Nodes]]:
+    """The nodes of each module, by the names of `named_pieces`, in each of several runs."""
     options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
-    tagger = OnnxTagger(path, threads)
     with runtime_errors(path.name):
         session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        inputs = {INPUTS["outside"]: logmel}
-        whole, _ = _in_bursts([lambda: tagger.scores(logmel), lambda: session.run(list(OUTPUTS), inputs)])
-    runs = split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
-    return [run for n, run in enumerate(runs) if n % (_WARM_UP + _RUNS) >= _WARM_UP], whole
+        _run(lambda: session.run(list(OUTPUTS), {INPUTS["outside"]: logmel}))
+    return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
 
 
-def _in_bursts(jobs: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds that each job takes, the median over bursts of some runs.
-
-    Several bursts, so that a moment at which the machine is slow does not decide; bursts and not single runs in turn,
-    as the threads of one job's session go on waiting busily for a while, and would be in the way of another's.
-    """
-    times: list[list[float]] = [[] for _ in jobs]
-    for _ in range(_BURSTS):
-        for job, own in zip(jobs, times, strict=True):
-            time.sleep(_REST)
-            for n in range(_WARM_UP + _RUNS):
-                start = time.perf_counter()
-                job()
-                if n >= _WARM_UP:
-                    own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in times]
+def _run(job: Callable[[], object]) -> list[float]:
+    """Seconds of each of several runs."""
+    for _ in range(_WARM_UP):
+        job()
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < _FEWEST or (len(times) < _MOST and time.perf_counter() < end):
+        start = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def split_runs(events: Sequence[Event]) -> list[dict[str, Nodes]]:
     """What ONNX Runtime's profiler wrote, as the nodes of modules in each run."""
-    nodes = sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: event["ts"])
-    runs = []
-    for run in (event for event in events if event["name"] == "model_run"):
-        found: dict[str, Nodes] = {}
-        part = "entries.0"
-        for node in (node for node in nodes if run["ts"] <= node["ts"] < run["ts"] + run["dur"]):
-            named = _MODULE.search(node["name"])
+    runs: list[dict[str, Nodes]] = []
+    part = ""
+    for event in sorted(events, key=lambda event: (event["ts"], event["name"] != "model_run")):
+        if event["name"] == "model_run":
+            runs.append({})
+            part = "entries.0"
+        elif event.get("cat") == "Node" and runs:
+            named = _MODULE.search(event["name"])
             if named:
                 part = named[1]
-            elif part == "last" and not node["name"].startswith("/Relu"):
+            elif part == "last" and not event["name"].startswith("/Relu"):
                 part = "classifier"  # behind `last` and its ReLU, which the network itself calls, comes the head
-            number, total = found.get(part, Nodes(0, 0.0))
-            found[part] = Nodes(number + 1, total + node["dur"] / 1e6)
-        runs.append(found)
+            number, total = runs[-1].get(part, Nodes(0, 0.0))
+            runs[-1][part] = Nodes(number + 1, total + event["dur"] / 1e6)
     return runs
 
 
@@ -239,8 +231,13 @@ def measure_int8_network(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _int8_file(config, front_end, Path(folder))
-        tagger, logmel = OnnxTagger(path, threads), _logmel(front_end, seconds, batch)
-        return _in_bursts([lambda: tagger.scores(logmel)])[0]
+        return _timed(path, _logmel(front_end, seconds, batch), threads)
+
+
+def _timed(path: Path, logmel: NDArray[np.float32], threads: int | None) -> float:
+    """Seconds of a file on log-mels, the median of several runs."""
+    tagger = OnnxTagger(path, threads)
+    return float(np.median(_run(lambda: tagger.scores(logmel))))
 
 
 def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Path) -> Path:
