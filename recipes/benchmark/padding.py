@@ -18,24 +18,20 @@ _CLIPS = 20_000  # of the made-up lengths, as many as AudioSet's balanced list h
 _RATE = 16_000  # Hz
 
 
-def measure(command: str, segments: Path | None = None) -> list[Row]:
-    """Rows for `recipes.results`: the part of all samples that is padding, in per cent.
+def measure(segments: Path | None = None) -> list[Row]:
+    """Rows for `recipes.results` but for the command: the part of all samples that is padding, in per cent.
 
     Parameters
     ----------
-    command
-        What the rows say to run.
     segments
         One of AudioSet's segment lists, whose lengths are batched as well.
     """
     rng = np.random.default_rng(0)
     seconds = np.array([clip_seconds(rng) for _ in range(_CLIPS)])
-    rows = _rows(seconds, f"{_CLIPS:,} clips, 70 % of 10 s, others log-uniform from 2 to 30 s", command)
+    rows = _rows(seconds, f"{_CLIPS:,} clips, 70 % of 10 s, others log-uniform from 2 to 30 s")
     if segments:
         seconds = segment_seconds(segments)
-        rows += _rows(
-            seconds, f"{len(seconds):,} segments of {segments.name}", f"{command} --segments {segments.name}"
-        )
+        rows += _rows(seconds, f"{len(seconds):,} segments of {segments.name}")
     return rows
 
 
@@ -65,7 +61,7 @@ def padding(n_samples: NDArray[np.int64], batches: list[list[int]]) -> float:
     return 1 - int(n_samples.sum()) / padded
 
 
-def _rows(seconds: NDArray[np.float64], data: str, command: str) -> list[Row]:
+def _rows(seconds: NDArray[np.float64], data: str) -> list[Row]:
     n_samples = np.round(seconds * _RATE).astype(np.int64)
     ways = {"random batches (reference)": draw_batches, "bucket": bucket}
     return [
@@ -75,7 +71,6 @@ def _rows(seconds: NDArray[np.float64], data: str, command: str) -> list[Row]:
             "metric": f"padding, batches of {budget} s, %",
             "value": 100 * padding(n_samples, way(n_samples, budget * _RATE, np.random.default_rng(0))),
             "data": data,
-            "command": command,
         }
         for system, way in ways.items()
         for budget in BUDGETS

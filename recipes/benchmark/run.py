@@ -10,6 +10,8 @@ FOLDER, detection from files to a table is measured on real clips; with --yamnet
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +30,7 @@ _PARTS = (front_end, inference, training, packing, loading)
 
 
 def measure(scale: Scale, segments: Path | None = None) -> list[Row]:
-    """Rows for `recipes.results`, of all parts in turn, with `scale.threads` threads.
+    """Rows for `recipes.results` but for the command, of all parts in turn, with `scale.threads` threads.
 
     Parameters
     ----------
@@ -41,11 +43,11 @@ def measure(scale: Scale, segments: Path | None = None) -> list[Row]:
         found = [row for part in _PARTS for comparison in part.measure(scale) for row in rows(comparison)]
     finally:
         torch.set_num_threads(threads)
-    return [*found, *padding.measure(_COMMAND, segments), *start.measure(scale.repeats, _COMMAND)]
+    return [*found, *padding.measure(segments), *start.measure(scale.repeats)]
 
 
 def measure_files(scale: Scale, data: Path, yamnet: Path | None) -> list[Row]:
-    """Rows for `recipes.results`, of detection from files."""
+    """Rows for `recipes.results` but for the command, of detection from files."""
     threads = torch.get_num_threads()
     torch.set_num_threads(scale.threads)
     try:
@@ -56,7 +58,7 @@ def measure_files(scale: Scale, data: Path, yamnet: Path | None) -> list[Row]:
 
 def rows(comparison: Comparison) -> list[Row]:
     """Speed (median) of reference and systems, and ratio (median, half the interquartile range as spread)."""
-    facts = {"what": comparison.what, "data": comparison.data, "command": _COMMAND}
+    facts = {"what": comparison.what, "data": comparison.data}
     found: list[Row] = [
         {
             **facts,
@@ -97,7 +99,8 @@ def main(args: Sequence[str] | None = None) -> None:
         found += measure_files(scale, options.data, options.yamnet)
     show(found)
     if not options.quick:
-        record("benchmark", found)
+        command = shlex.join([*_COMMAND.split(), *(sys.argv[1:] if args is None else args)])
+        record("benchmark", [{**row, "command": command} for row in found])
 
 
 if __name__ == "__main__":

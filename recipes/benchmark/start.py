@@ -21,8 +21,8 @@ WAYS = {
 }
 
 
-def measure(rounds: int, command: str) -> list[Row]:
-    """Rows for `recipes.results`: seconds of a fresh process, the median of some rounds."""
+def measure(rounds: int) -> list[Row]:
+    """Rows for `recipes.results` but for the command: seconds of a fresh process, the median of some rounds."""
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds + 1):
         for way, arguments in WAYS.items():
@@ -37,7 +37,6 @@ def measure(rounds: int, command: str) -> list[Row]:
             "value": float(np.median(seconds[1:])),  # the first round warms the disk's cache
             "n": rounds,
             "data": "a fresh process",
-            "command": command,
         }
         for way, seconds in taken.items()
     ]

@@ -90,11 +90,9 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     mean_ap, n_classes, ranks = agreement(heard.probs, teacher.probs)
     yield {**facts, "metric": f"mAP over {n_classes} classes", "value": mean_ap}
     yield {**facts, "metric": "rank correlation", "value": ranks}
-    later = None if heard is teacher else lag(heard.courses, teacher.courses)
-    if later is not None:
-        value, spread = later
-        n = len(heard.courses)
-        yield {**facts, "metric": "later than the teacher (s)", "value": value, "spread": spread, "n": n}
+    if heard is not teacher:
+        later, spread, n = lag(heard.courses, teacher.courses)
+        yield {**facts, "metric": "later than the teacher (s)", "value": later, "spread": spread, "n": n}
     speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}

@@ -20,6 +20,17 @@ _HEARD = 0.2  # probability from which on a class counts
 _DRAWS = 200  # of recordings, to see how far the lag is to be trusted
 
 
+class Lag(NamedTuple):
+    """By how much a student is later than its teacher."""
+
+    seconds: float
+    """1 or -1 where it is that much or more, or where the student says the same whatever the teacher says"""
+    spread: float
+    """standard deviation between draws of as many recordings, seconds"""
+    recordings: int
+    """in which the teacher hears anything"""
+
+
 class Course(NamedTuple):
     """What a model says over time of a recording."""
 
@@ -42,14 +53,9 @@ def courses(model: str, files: Sequence[Path]) -> list[Course]:
     return found
 
 
-def lag(student: Sequence[Course], teacher: Sequence[Course]) -> tuple[float, float] | None:
+def lag(student: Sequence[Course], teacher: Sequence[Course]) -> Lag:
     """Seconds by which a student's probabilities must come earlier to differ least from the teacher's: by the sum of
     squares over time, over classes that the teacher hears, and over recordings.
-
-    Returns
-    -------
-    The seconds, and how much they differ between draws of as many recordings (standard deviation); None where the
-    greatest shift is the best, so that nothing can be said.
 
     Raises
     ------
@@ -60,12 +66,9 @@ def lag(student: Sequence[Course], teacher: Sequence[Course]) -> tuple[float, fl
     sums = np.array([one for one in found if one is not None])
     if not len(sums):
         raise ProtocolError(f"lag: the teacher hears nothing, or recordings are shorter than {2 * _REACH:g} s")
-    whole = _least(sums.sum(0))
-    if abs(whole) >= _SHIFTS[-1]:
-        return None
     rng = np.random.default_rng(0)
     drawn = [_least(sums[rng.integers(len(sums), size=len(sums))].sum(0)) for _ in range(_DRAWS)]
-    return whole, float(np.std(drawn))
+    return Lag(_least(sums.sum(0)), float(np.std(drawn)), len(sums))
 
 
 def _differences(student: Course, teacher: Course) -> NDArray[np.float64] | None:

@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
     evaluation: Evaluation
     early: float
-    """mAP on the validation clips after a quarter of the epochs"""
+    """mAP on the validation clips after a quarter of the epochs, or the first one"""
 
 
 def train_once(
@@ -84,7 +84,11 @@ def measure(run: Path, corpus: Path) -> Found:
     evaluation = evaluate(load_model(run / MODEL), Corpus(corpus))
     evaluation.save(run / "evaluation")
     history = pd.read_csv(run / METRICS)["val_mAP"]
-    return Found(evaluation, float(history[max(len(history) // 4, 1) - 1]))
+    return Found(evaluation, float(history[_early(len(history)) - 1]))
+
+
+def _early(epochs: int) -> int:
+    return max(epochs // 4, 1)
 
 
 def rows(found: Mapping[str, Sequence[Found]], budget: Budget, command: str) -> list[Row]:
@@ -103,7 +107,7 @@ def rows(found: Mapping[str, Sequence[Found]], budget: Budget, command: str) -> 
         values = {
             "mAP": scores,
             "lwlrap": [run.evaluation.clip.lwlrap for run in found[system]],
-            "validation mAP after a quarter": [run.early for run in found[system]],
+            f"validation mAP, epoch {_early(budget.epochs)} of {budget.epochs}": [run.early for run in found[system]],
         }
         if system.endswith(UNIT_NORM):
             without = [run.evaluation.clip.mean_ap for run in found[system.removesuffix(UNIT_NORM)]]

@@ -32,9 +32,9 @@ def test_it_is_found_by_how_much(late: float, hop: float) -> None:
     students = [course(np.random.default_rng(seed), hop, late, 0.4) for seed in range(8)]
     teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
     found = lag(students, teachers)
-    assert found is not None
-    assert found[0] == pytest.approx(late, abs=0.02)
-    assert found[1] < 0.02
+    assert found.seconds == pytest.approx(late, abs=0.02)
+    assert found.spread < 0.02
+    assert found.recordings == 8
 
 
 def test_how_far_it_is_to_be_trusted_is_how_recordings_differ() -> None:
@@ -42,20 +42,29 @@ def test_how_far_it_is_to_be_trusted_is_how_recordings_differ() -> None:
     students = [course(np.random.default_rng(seed), 0.32, 0.2 * (seed % 2), 0.25) for seed in range(8)]
     teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
     found = lag(students, teachers)
-    assert found is not None
-    assert found[0] == pytest.approx(0.1, abs=0.05)
-    assert 0.02 < found[1] < 0.06  # 0.1 / sqrt(8) = 0.035, if lags were to add up
+    assert found.seconds == pytest.approx(0.1, abs=0.05)
+    assert 0.02 < found.spread < 0.06  # 0.1 / sqrt(8) = 0.035, if lags were to add up
 
 
 @pytest.mark.parametrize("said", [0.0, 0.3])
-def test_of_a_student_that_says_the_same_all_the_time_there_is_none(said: float) -> None:
+def test_a_student_that_says_the_same_all_the_time_has_the_greatest_shift(said: float) -> None:
     teacher = course(np.random.default_rng(0), 0.32, 0.0, 0.25)
-    assert lag([Course(teacher.middles, np.full_like(teacher.probs, said))], [teacher]) is None
+    found = lag([Course(teacher.middles, np.full_like(teacher.probs, said))], [teacher])
+    assert abs(found.seconds) == pytest.approx(1.0)
 
 
-def test_of_a_student_that_is_later_than_is_tried_there_is_none() -> None:
+def test_a_student_that_is_later_than_is_tried_has_the_greatest_shift() -> None:
     rngs = [np.random.default_rng(0) for _ in range(2)]
-    assert lag([course(rngs[0], 0.32, 2.0, 0.25)], [course(rngs[1], 0.32, 0.0, 0.25)]) is None
+    found = lag([course(rngs[0], 0.32, 2.0, 0.25)], [course(rngs[1], 0.32, 0.0, 0.25)])
+    assert tuple(found) == pytest.approx((1.0, 0.0, 1))
+
+
+def test_recordings_in_which_the_teacher_hears_nothing_do_not_count() -> None:
+    heard = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(3)]
+    silent = Course(heard[0].middles, np.full_like(heard[0].probs, 0.1))
+    found = lag([*heard, silent], [*heard, silent])
+    assert found == lag(heard, heard)
+    assert tuple(found) == pytest.approx((0.0, 0.0, 3), abs=1e-4)
 
 
 @pytest.mark.parametrize("seconds", [1.5, 60.0])

@@ -46,6 +46,7 @@ def test_figures_of_two_seeds_are_recorded_and_nothing_is_trained_twice(
 
     found = {(row["system"], row["metric"]): row for row in results.load("latency", tmp_path)}
     assert {system for system, _ in found} == set(recipe.SYSTEMS)
+    assert {metric for _, metric in found} == {"mAP", "lwlrap", "mAP gained", "validation mAP, epoch 1 of 1"}
     assert all(row["n"] == 2 and row["spread"] is not None for row in found.values())
     for name in SMALL:
         one, other = (found[name + suffix, "mAP"]["value"] for suffix in (recipe.UNIT_NORM, ""))
