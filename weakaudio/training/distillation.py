@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import lightning
@@ -10,12 +11,12 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from weakaudio.audio.logmel import FrontEnd
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.training.start import begin_with
 from weakaudio.training.thinned import thin, thin_features, thinned
 
 # Weights of the parts of the loss, which begin at about 5 (scores), 1.5 and 1. The maps are what teaches: after 300
@@ -93,7 +94,7 @@ class Distiller(lightning.LightningModule):
         nn.init.constant_(net.classifier.bias, _RARE)
         self.model = Model(net, thinned(loaded.front_end, every), loaded.labels)
         if start is not None:
-            begin_with(self.model, start)
+            _begin_with(self.model, start)
         ours, theirs = _example(self.model), thin_features(_example(loaded), every)
         self.pairs = [
             (a, b)
@@ -182,6 +183,27 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         least = F.binary_cross_entropy(targets, targets, reduction="sum")
         return (total - least) / (targets.numel() / targets.shape[-1])
+
+
+def _begin_with(model: Model, start: str) -> None:
+    """Give a model the weights of another one, which may hear other frames of the same log-mel."""
+    other = load_model(start)
+    for name, expected, found in (
+        ("network", _network(model), _network(other)),
+        ("classes", model.labels, other.labels),
+        ("log-mel", _but_for_hop(model.front_end), _but_for_hop(other.front_end)),
+    ):
+        if found != expected:
+            raise ProtocolError(f"{start}: a student cannot begin so: its {name} would be {expected}, not {found}")
+    model.network.load_state_dict(other.network.state_dict())
+
+
+def _network(model: Model) -> tuple[str, dict[str, Any]]:
+    return type(model.network).__name__, model.network.config
+
+
+def _but_for_hop(front_end: FrontEnd) -> dict[str, Any]:
+    return {name: value for name, value in asdict(front_end).items() if name not in ("name", "hop_length")}
 
 
 def _standardise(channels: int) -> nn.Module:
