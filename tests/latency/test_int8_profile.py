@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_nodes_count_for_the_module_in_their_name_or_for_the_one_before() -> Non
         event("model_run", 300, 12, "Session"),
         event("/entries.0/conv/Conv_token_3_kernel_time", 301, 11),
     ]
-    first, second = split_runs(events)
+    first, second = split_runs(random.Random(0).sample(events, len(events)))
     microseconds = {
         "entries.0": (3, 2 + 10 + 1),
         "stages.0.0": (2, 3 + 4),
@@ -105,6 +106,21 @@ def test_every_piece_of_a_real_network_has_a_time_and_they_add_up(monkeypatch: p
     assert found.keys() == counts.keys()
     assert min(found.values()) > 0
     assert sum(n * found[key] for key, n in counts.items()) == pytest.approx(0.02)
+
+
+def test_runs_that_warm_up_are_no_part_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_profile, "split_runs", lambda events: [e for e in events if e["name"] == "model_run"])
+    counted: list[int] = []
+    profiled = int8_profile._profiled
+
+    def counting(*given: Any) -> list[dict[str, Nodes]]:
+        counted.append(len(profiled(*given)))
+        return []
+
+    monkeypatch.setattr(int8_profile, "_profiled", counting)
+    with pytest.raises(WeakAudioError, match="profiles no node of"):
+        measure_network_pieces(CONFIG, *GIVEN, 1)
+    assert counted == [15]
 
 
 def test_convolutions_run_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ class _Network(NamedTuple):
 class Int8Pieces:
     """Measures networks that have a piece; a call gives its seconds, their mean.
 
-    Where all of them fail, which may be by another piece, others of the same channels are tried.
+    Where all of them fail, which may be by another piece, others of the first one's channels are tried.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Int8Pieces:
             found = self._pieces(config)
             if not isinstance(found, Exception) and key in found:
                 return found[key]
-        raise WeakAudioError(f"in 8 bits: {found}")  # by the bare one, in which nothing else can fail
+        raise WeakAudioError(f"in 8 bits: {found}")  # of the bare one, which has no other block
 
     def _pieces(self, config: Mapping[str, Any]) -> dict[Key, float] | Exception:
         """Seconds of a network's pieces, or why it fails."""
@@ -151,7 +151,7 @@ def measure_network_pieces(
 ) -> dict[Key, float]:
     """Seconds of each piece of a network of random weights in 8 bits, but for the front end: medians over runs.
 
-    They add up to what the network takes without the profiler.
+    They add up to what the network takes without the profiler, unless a piece would take less than nothing.
 
     Raises
     ------
