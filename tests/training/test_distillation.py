@@ -163,6 +163,9 @@ def test_a_student_begins_with_the_weights_of_another_model(teacher: Path, tmp_p
     save_model(Model(first.model.network, other, first.model.labels), path)
     with pytest.raises(ProtocolError, match=r"its log-mel would be .*'f_max': 7000"):
         distiller(teacher, start=path)
+    save_model(Model(first.model.network, first.model.front_end, ["dog", "rain", "wind"]), path)
+    with pytest.raises(ProtocolError, match=r"its classes would be .*'saw'\], not .*'wind'\]"):
+        distiller(teacher, start=path)
 
 
 def test_all_parts_are_in_the_sum(teacher: Path) -> None:

@@ -30,6 +30,7 @@ from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS, OnnxTagger, session_op
 from weakaudio.deploy.quantise import quantise
 from weakaudio.errors import WeakAudioError
 from weakaudio.latency.pieces import Key, logmel_shape, named_pieces, pieces
+from weakaudio.memory import keep_memory
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.model import Model
 from weakaudio.training.thinned import find_front_end
@@ -106,11 +107,13 @@ class Int8Pieces:
         times = [found[key] for found in map(self._pieces, having) if not isinstance(found, Exception)]
         if times:
             return float(np.mean(times))
+        reason: Exception | None = None
         for config in (*self._of_one_operator(having[0], key), self._bare(having[0], key)):
             found = self._pieces(config)
-            if not isinstance(found, Exception) and key in found:
+            if not isinstance(found, Exception):
                 return found[key]
-        raise WeakAudioError(f"in 8 bits: {found}")  # of the bare one, which has no other block
+            reason = found
+        raise WeakAudioError(f"in 8 bits: {reason}") from reason  # of the bare one, which has no other block
 
     def _pieces(self, config: Mapping[str, Any]) -> dict[Key, float] | Exception:
         """Seconds of a network's pieces, or why it fails."""
@@ -159,6 +162,7 @@ def measure_network_pieces(
         The network cannot be exported or run, ONNX Runtime's profile does not name all of its pieces, or onnx or
         onnxruntime are missing.
     """
+    keep_memory()  # as `weakaudio.latency.profile` does
     with tempfile.TemporaryDirectory() as folder:
         path, logmel = _int8_file(config, front_end, Path(folder)), _logmel(front_end, seconds, batch)
         whole = _timed(path, logmel, threads)
@@ -183,11 +187,11 @@ def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> l
     options.enable_profiling, options.profile_file_prefix = True, str(path.with_name("profile"))
     with runtime_errors(path.name):
         session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        _run(lambda: session.run(list(OUTPUTS), {INPUTS["outside"]: logmel}))
+        _time_runs(lambda: session.run(list(OUTPUTS), {INPUTS["outside"]: logmel}))
     return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
 
 
-def _run(job: Callable[[], object]) -> list[float]:
+def _time_runs(job: Callable[[], object]) -> list[float]:
     """Seconds of each of several runs."""
     for _ in range(_WARM_UP):
         job()
@@ -229,6 +233,7 @@ def measure_int8_network(
     WeakAudioError
         As `measure_network_pieces`.
     """
+    keep_memory()  # as `weakaudio.latency.profile` does
     with tempfile.TemporaryDirectory() as folder:
         path = _int8_file(config, front_end, Path(folder))
         return _timed(path, _logmel(front_end, seconds, batch), threads)
@@ -237,7 +242,7 @@ def measure_int8_network(
 def _timed(path: Path, logmel: NDArray[np.float32], threads: int | None) -> float:
     """Seconds of a file on log-mels, the median of several runs."""
     tagger = OnnxTagger(path, threads)
-    return float(np.median(_run(lambda: tagger.scores(logmel))))
+    return float(np.median(_time_runs(lambda: tagger.scores(logmel))))
 
 
 def _int8_file(config: Mapping[str, Any], front_end: FrontEnd | str, folder: Path) -> Path:
