@@ -38,6 +38,8 @@ def rows(found: Validation, system: str, batch: int, data: str, note: str | None
     facts = {"what": "foretold latency", "system": system, "data": data, "n": len(found.configs), "note": note}
     yield {**facts, "metric": "median error (%)", "value": 100 * found.median}
     yield {**facts, "metric": "90th percentile (%)", "value": 100 * found.percentile_90}
+    yield {**facts, "metric": "common factor", "value": found.factor}
+    yield {**facts, "metric": "median error beside it (%)", "value": 100 * found.median_beside_factor}
     low, high = found.measured.min() / batch, found.measured.max() / batch
     yield {**facts, "metric": "fastest (ms a clip)", "value": 1000 * low}
     yield {**facts, "metric": "slowest (ms a clip)", "value": 1000 * high}

@@ -43,6 +43,11 @@ def test_validation_compares_networks_with_their_sums() -> None:
     assert result.median == pytest.approx((1 - 1 / 1.1 + 0.25) / 2)
     assert result.percentile_90 == pytest.approx(0.25 + 0.7 * 0.25)
     assert "4 networks: relative error of the predicted latency 17.0% (median), 42.5%" in str(result)
+    common = (1 + 1 / 1.1) / 2
+    assert result.factor == pytest.approx(common)
+    others = (1 / common - 1, 1 - 1 / 1.1 / common, 1.25 / common - 1, 1 - 0.5 / common)
+    assert result.median_beside_factor == pytest.approx(np.median(others))
+    assert "17.9% (median) beside a common factor of 0.95" in str(result)
     with pytest.raises(WeakAudioError, match="no networks"):
         validate(table, [], *GIVEN)
 

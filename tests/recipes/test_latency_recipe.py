@@ -72,6 +72,8 @@ def test_errors_are_percent_and_times_are_of_a_clip() -> None:
     assert rows == {
         "median error (%)": pytest.approx(10.0),
         "90th percentile (%)": pytest.approx(22.0),
+        "common factor": pytest.approx(0.9),
+        "median error beside it (%)": pytest.approx(100 / 9),
         "fastest (ms a clip)": pytest.approx(125.0),
         "slowest (ms a clip)": pytest.approx(500.0),
     }

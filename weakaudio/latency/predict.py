@@ -94,10 +94,21 @@ class Validation:
         """of the errors' absolute values"""
         return float(np.quantile(np.abs(self.errors), 0.9))
 
+    @property
+    def factor(self) -> float:
+        """The median of predicted / measured: less than 1 on a device that became slower since its table was made"""
+        return float(np.median(self.predicted / self.measured))
+
+    @property
+    def median_beside_factor(self) -> float:
+        """As `median`, of predictions that are divided by `factor`: what is left for comparing networks"""
+        return float(np.median(np.abs((1 + self.errors) / self.factor - 1)))
+
     def __str__(self) -> str:
         return (
             f"{len(self.configs)} networks: relative error of the predicted latency {self.median:.1%} (median), "
-            f"{self.percentile_90:.1%} (90th percentile)"
+            f"{self.percentile_90:.1%} (90th percentile); {self.median_beside_factor:.1%} (median) beside a common "
+            f"factor of {self.factor:.2f}"
         )
 
 
