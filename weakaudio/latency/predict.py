@@ -96,7 +96,7 @@ class Validation:
 
     @property
     def factor(self) -> float:
-        """The median of predicted / measured: less than 1 on a device that became slower since its table was made"""
+        """The median of predicted / measured: what all networks have in common, as when a device becomes slower"""
         return float(np.median(self.predicted / self.measured))
 
     @property
