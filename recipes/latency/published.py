@@ -15,7 +15,7 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 from recipes.benchmark.inference import give_statistics
 from recipes.benchmark.reference import plain_copy
-from weakaudio.audio.logmel import LogMel
+from weakaudio.audio.frontend import LogMel
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
