@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from weakaudio.batch.detect import ScoreAnalysis, detect_folder
 from weakaudio.errors import AudioError, StoreError, WeakAudioError
 from weakaudio.inference.detector import Detector
-from weakaudio.inference.windows import cut_clip
+from weakaudio.inference.postprocess import Scores
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.model import Model
 
@@ -115,7 +117,7 @@ def other_model(model: Model) -> Model:
 def test_a_table_of_another_run_stays_unless_told(model: Model, recordings: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.csv"
     out.write_text("mine")
-    with pytest.raises(StoreError, match="no run of it can be resumed"):
+    with pytest.raises(StoreError, match="not from a run that can be resumed"):
         detect_folder(Detector(model), recordings, out)
     assert out.read_text() == "mine"
     detect_folder(Detector(model, 0.5), recordings, out, overwrite=True)
@@ -130,7 +132,7 @@ def test_a_table_of_another_run_stays_unless_told(model: Model, recordings: Path
 
 def test_wrong_arguments_are_refused_before_any_work(model: Model, recordings: Path, tmp_path: Path) -> None:
     detector = Detector(model)
-    with pytest.raises(WeakAudioError, match=r"e\.doc: the name says no format"):
+    with pytest.raises(WeakAudioError, match=r"e\.doc: unknown suffix"):
         detect_folder(detector, recordings, tmp_path / "e.doc")
     with pytest.raises(AudioError, match="no such file or folder"):
         detect_folder(detector, tmp_path / "nowhere", tmp_path / "e.csv")
@@ -149,20 +151,25 @@ def test_a_table_that_cannot_be_written_is_found_out_before_the_work(
 # ---- kept scores -----------------------------------------------------------------------------------------
 
 
-def test_kept_scores_give_the_same_events_above_the_floor(model: Model) -> None:
-    """Also with a median filter, and of classes that are dropped in one window and kept in the next."""
-    audio = np.concatenate([noise(60 * 16000, 1), np.zeros(60 * 16000, np.float32), noise(16000, 2)])
-    middle = float(np.median(Detector(model).score(cut_clip(model, audio))[0].probs))
-    for median in (0.0, 3.0):
-        detector = Detector(model, middle, hysteresis=0.8, median=median)
-        analysis = ScoreAnalysis(detector)
-        analysis.settings["score_floor"] = 0.8 * middle  # the highest that serves these thresholds
-        scores = detector.score(cut_clip(detector.model, audio, detector.context))
-        kept = analysis.unpack(iter(analysis.analyse(cut_clip(detector.model, audio, detector.context))))
-        seconds = len(audio) / 16000
-        expected = detector.events(scores, seconds)
-        assert len(expected) > 3
-        pd.testing.assert_frame_equal(detector.events(kept, seconds), expected, check_exact=True)
+@given(seed=st.integers(0, 999), median=st.sampled_from([0.0, 2.0]), hysteresis=st.sampled_from([1.0, 0.6]))
+def test_kept_scores_give_the_same_events_as_all_scores(
+    model: Model, seed: int, median: float, hysteresis: float
+) -> None:
+    """Although a class is dropped from windows in which it stays below the floor."""
+    rng = np.random.default_rng(seed)
+    detector = Detector(model, 0.1, hysteresis=hysteresis, median=median)
+    ceilings = rng.choice([0.05, 0.2], (5, 1, 3))  # of each class in each window; the lower is below the floor
+    probs = np.round(ceilings * rng.random((5, 8, 3)) * 65535) / 65535
+    edges = np.arange(41) * detector.hop
+    parts = [Scores(own.astype(np.float32), edges[8 * n : 8 * n + 9]) for n, own in enumerate(probs)]
+    analysis = ScoreAnalysis(detector)
+    analysis.settings["score_floor"] = 0.1 * hysteresis  # the highest floor that serves these thresholds
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detector, "score", lambda windows: windows)
+        kept = analysis.unpack(iter(analysis.analyse(parts)))
+        expected = detector.events(parts, 1e9)
+        pd.testing.assert_frame_equal(detector.events(kept, 1e9), expected, check_exact=True)
+    assert any(len(part["classes"]) < 3 for part in map(analysis._pack, parts)) or (ceilings == 0.2).all()
 
 
 def test_other_thresholds_filters_and_formats_need_no_analysis(

@@ -265,6 +265,16 @@ def test_a_list_has_the_order_of_its_lines_and_each_file_once(model: Model, reco
 # ---- the checkpoint -----------------------------------------------------------------------------------------
 
 
+def test_arrays_are_kept_whatever_their_memory_order(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint(tmp_path / "j", {})
+    array = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    checkpoint.add([Outcome(Recording("a", tmp_path / "a", 0, 0), [{"x": array[:, [2, 0]], "y": array.T}])])
+    (part,) = checkpoint.parts("a")
+    np.testing.assert_array_equal(part["x"], array[:, [2, 0]])
+    np.testing.assert_array_equal(part["y"], array.T)
+    checkpoint.close()
+
+
 def test_a_second_run_into_the_same_output_is_refused(tmp_path: Path) -> None:
     checkpoint = RunCheckpoint(tmp_path / "j", {"a": 1})
     with pytest.raises(StoreError, match="another run writes to it"):

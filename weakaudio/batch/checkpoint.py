@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -151,7 +152,7 @@ class RunCheckpoint:
                     (*row, outcome.finished, outcome.seconds, outcome.reason),
                 )
                 rows = (
-                    (own.name, outcome.first_part + n, len(next(iter(part.values()))), save(part))
+                    (own.name, outcome.first_part + n, len(next(iter(part.values()))), _content(part))
                     for n, part in enumerate(outcome.parts)
                 )
                 self._database.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", rows)
@@ -222,6 +223,11 @@ class RunCheckpoint:
             raise StoreError(
                 f"{self.path}: damaged, or no run checkpoint ({error}); delete it to start again"
             ) from error
+
+
+def _content(arrays: Arrays) -> bytes:
+    """Arrays as safetensors, which stores memory as it lies: in C order, therefore."""
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

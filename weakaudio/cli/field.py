@@ -1,4 +1,4 @@
-"""Commands for recordings: embeddings, events, and what to do with them."""
+"""Commands for recordings: embed, detect, listen, similar, evaluate-events."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class EngineName(str, Enum):
-    """Where a run is done."""
+    """Where recordings are analysed."""
 
     local = "local"
     ray = "ray"
 
 
 class Search(str, Enum):
-    """What searches."""
+    """Library that searches for nearest neighbours."""
 
     sklearn = "sklearn"
     faiss = "faiss"
@@ -43,27 +43,29 @@ Source = Annotated[
     str, typer.Argument(help="A recording, a folder of recordings, or - for a list of paths on standard input.")
 ]
 Include = Annotated[
-    list[str] | None, typer.Option(help="Only recordings whose path matches, as 'site*/*.wav'; may be repeated.")
+    list[str] | None, typer.Option(help="Only recordings whose path matches, as 'site*/*.wav'; repeatable.")
 ]
-Exclude = Annotated[list[str] | None, typer.Option(help="Not those whose path matches; may be repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Skip recordings whose path matches; repeatable.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Begin anew where the output is of a run with other settings.")
+    bool, typer.Option("--overwrite", help="Start again if the output was made with other settings.")
 ]
-EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 where the processor gains by it.")]
-MinLength = Annotated[float | None, typer.Option(help="Leave out shorter events; seconds; else the model's own.")]
-MergeGap = Annotated[float, typer.Option(help="Join events of a class no farther apart; seconds.")]
+MinLength = Annotated[float | None, typer.Option(help="Drop shorter events; seconds. [default: the model's own]")]
+MergeGap = Annotated[float, typer.Option(help="Merge events of a class that are no farther apart; seconds.")]
 Hysteresis = Annotated[
-    float, typer.Option(help="An event lasts while its class stays above this part of its threshold.")
+    float, typer.Option(help="An event lasts while its score stays above this fraction of the threshold.")
 ]
 Median = Annotated[float, typer.Option(help="Length of a median filter over the scores; seconds.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option(help="Probability from which on a class counts as heard; else the model's own.")
+    float | None, typer.Option(help="Score that an event must reach, 0 to 1. [default: the model's own]")
 ]
 Thresholds = Annotated[
     Path | None,
-    typer.Option(help="CSV of class and threshold, as per_class.csv of `weakaudio evaluate`; no others are found."),
+    typer.Option(
+        help="CSV of class and threshold, as per_class.csv of `weakaudio evaluate`; only these classes are detected."
+    ),
 ]
 
 
@@ -82,7 +84,7 @@ def embed(
     dtype: Dtype = "float32",
     engine: EngineOption = EngineName.local,
 ) -> None:
-    """Embed a recording or a folder; a run that was killed goes on where it was, a later one does what is new."""
+    """Embed a recording or a folder. A killed run resumes; a later one embeds what is new."""
     from weakaudio.batch.embed import embed_folder
     from weakaudio.inference.embedder import Embedder
 
@@ -110,8 +112,8 @@ def detect(
         typer.Option(
             "--out",
             "-o",
-            help="Events: .csv, .parquet, .jsonl, .txt (Raven), .labels (Audacity) or .tsv (DESED). Without it, "
-            "those of one recording are shown here.",
+            help="Table of events: .csv, .parquet, .jsonl, .txt (Raven), .labels (Audacity) or .tsv (DESED). Without "
+            "it, events of one recording are printed.",
         ),
     ] = None,
     model: ModelName = DEFAULT_MODEL,
@@ -121,31 +123,36 @@ def detect(
     merge_gap: MergeGap = 0.0,
     hysteresis: Hysteresis = 1.0,
     median: Median = 0.0,
-    max_events: Annotated[int | None, typer.Option(help="Keep only so many of each recording, the surest.")] = None,
+    max_events: Annotated[
+        int | None, typer.Option(help="Keep the N highest-scoring events of each recording.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Page to write: events to sort, filter, see and hear; .html.")
+        Path | None, typer.Option(help="HTML page of the events, to sort, filter, see and hear.")
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="csv, parquet, jsonl, raven, audacity or desed; else as --out ends."),
+        typer.Option(help="csv, parquet, jsonl, raven, audacity or desed. [default: by the suffix of --out]"),
     ] = None,
     include: Include = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
-    top: Annotated[int, typer.Option(min=0, help="How many tags of the whole recording are shown.")] = 5,
+    top: Annotated[int, typer.Option(min=0, help="Number of clip-level tags that are printed.")] = 5,
     device: Device = "auto",
     dtype: Dtype = "float32",
     engine: EngineOption = EngineName.local,
 ) -> None:
-    """Detect events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
+    """Detect events: `weakaudio detect street.wav` prints them; -o writes those of a file or a folder.
+
+    With -o, scores are kept beside the table: other thresholds, filters or formats need no second analysis.
+    """
     from weakaudio.batch.detect import detect_folder
     from weakaudio.batch.runner import check_writable
     from weakaudio.inference.detector import Detector
 
     if out is None and (report or format or overwrite or engine != EngineName.local):
-        raise WeakAudioError("--report, --format, --overwrite and --engine need -o: say where the events are to go")
+        raise WeakAudioError("--report, --format, --overwrite and --engine need -o, the table of events to write")
     if out is None and (source == "-" or Path(source).is_dir()):
-        raise WeakAudioError(f"{source}: many recordings; say with -o EVENTS.csv where the table of events is to go")
+        raise WeakAudioError(f"{source}: several recordings; give the table of events to write with -o EVENTS.csv")
     detector = Detector.from_pretrained(
         model,
         _thresholds(threshold, thresholds),
@@ -189,16 +196,16 @@ def listen(
     merge_gap: MergeGap = 0.0,
     hysteresis: Hysteresis = 1.0,
     median: Median = 0.0,
-    mic: Annotated[bool, typer.Option("--mic", help="From a microphone, not from standard input.")] = False,
+    mic: Annotated[bool, typer.Option("--mic", help="Listen to a microphone instead of standard input.")] = False,
     encoding: Annotated[
-        str | None, typer.Option(help="Raw audio, without a header: s16le, s24le, s32le or f32le.")
+        str | None, typer.Option(help="Encoding of raw audio without a header: s16le, s24le, s32le or f32le.")
     ] = None,
-    sample_rate: Annotated[int, typer.Option(help="Of raw audio; Hz.")] = 48000,
-    channels: Annotated[int, typer.Option(help="Of raw audio.")] = 1,
-    step: Annotated[float, typer.Option(help="Analyse so many seconds at once: less answers sooner.")] = 1.0,
+    sample_rate: Annotated[int, typer.Option(help="Sample rate of raw audio; Hz.")] = 48000,
+    channels: Annotated[int, typer.Option(help="Channels of raw audio.")] = 1,
+    step: Annotated[float, typer.Option(help="Seconds analysed at once: shorter steps have less delay.")] = 1.0,
     device: Device = "auto",
 ) -> None:
-    """Tell events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
+    """Print events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
     from weakaudio.audio.microphone import microphone
     from weakaudio.audio.pipe import RawFormat, read_pipe
     from weakaudio.inference.detector import Detector
@@ -212,49 +219,49 @@ def listen(
         raw = RawFormat(sample_rate, channels, encoding) if encoding else None
         rate, blocks = read_pipe(sys.stdin.buffer, raw, step)
     stream = StreamingDetector(detector, rate, step)
-    typer.echo(f"listening at {rate} Hz; an event is told at most {stream.delay:.1f} s after its end", err=True)
+    typer.echo(f"listening at {rate} Hz; an event is printed at most {stream.delay:.1f} s after its end", err=True)
     try:
         for block in blocks:
-            _tell(stream.push(block))
+            _print_events(stream.push(block))
     except KeyboardInterrupt:
         pass  # the way to end it
-    finally:  # what came before an end of any kind counts
+    finally:  # however the audio ends, its last events are printed
         if stream.seconds:
-            _tell(stream.finish())
+            _print_events(stream.finish())
 
 
 @app.command()
 def similar(
-    store: Annotated[Path, typer.Argument(help="What `weakaudio embed --level segment` wrote.")],
+    store: Annotated[Path, typer.Argument(help="Embeddings by `weakaudio embed --level segment`.")],
     example: Annotated[str, typer.Argument(help="A recording: its path, or its name in STORE.")],
     at: Annotated[
-        float | None, typer.Option(help="Where the sound begins in it; seconds. Without it, all of the recording.")
+        float | None, typer.Option(help="Start of the sound in it; seconds. [default: the whole recording]")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long the sound is; seconds.")] = 1.0,
-    top: Annotated[int, typer.Option(min=1, help="How many sounds to find.")] = 20,
+    seconds: Annotated[float, typer.Option(help="Length of the sound; seconds.")] = 1.0,
+    top: Annotated[int, typer.Option(min=1, help="Number of sounds to find.")] = 20,
     gap: Annotated[
-        float, typer.Option(min=0, help="Of what is no farther apart, only the most alike is found; seconds.")
+        float, typer.Option(min=0, help="Of sounds that are no farther apart, return only the most similar; seconds.")
     ] = 1.0,
     folder: Annotated[
-        Path | None, typer.Option(help="The folder that was embedded; a page takes its sounds from there.")
+        Path | None, typer.Option(help="Folder that was embedded; a page takes its sounds from there.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A page (.html) or a table (.csv); else shown here.")
+        Path | None, typer.Option("--out", "-o", help="A page (.html) or a table (.csv). [default: print]")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="If it is not where it was when STORE was made: name or path.")
+        str, typer.Option("--model", "-m", help="Model that made STORE, if its name or path has changed.")
     ] = "",
-    search: Annotated[Search, typer.Option(help="sklearn, or faiss where it is installed.")] = Search.sklearn,
+    search: Annotated[Search, typer.Option(help="sklearn, or faiss if it is installed.")] = Search.sklearn,
     device: Device = "auto",
 ) -> None:
-    """Find what is most alike: `weakaudio similar STORE dog.wav --at 12.5 --folder FOLDER -o page.html`."""
+    """Find the most similar sounds: `weakaudio similar STORE dog.wav --at 12.5 --folder FOLDER -o page.html`."""
     from weakaudio.batch.similarity import EmbeddingIndex, choose_example
     from weakaudio.files import write_table
 
     if out is not None and out.suffix not in (".html", ".csv"):
         raise WeakAudioError(f"{out}: the name must end in .html or .csv")
     if out is not None and out.suffix == ".html" and folder is None:
-        raise WeakAudioError(f"{out}: a page needs the recordings; name the folder that was embedded (--folder)")
+        raise WeakAudioError(f"{out}: a page needs the recordings; give the folder that was embedded (--folder)")
     index = EmbeddingIndex.from_file(store, search.value)
     chosen = choose_example(index, example, at, seconds, folder, model, device)
     found = index.similar(chosen, top, gap)
@@ -268,18 +275,20 @@ def similar(
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(found.round({"similarity": 6}), out)
-    typer.echo(f"{len(found)} sounds alike -> {out}")
+    typer.echo(f"{len(found)} similar sounds -> {out}")
 
 
 @app.command("evaluate-events")
 def evaluate_events(
-    events: Annotated[Path, typer.Argument(help="Events that were found: a table of `weakaudio detect`.")],
-    truth: Annotated[Path, typer.Argument(help="Strong truth: such a table, a DESED TSV, Raven or Audacity labels.")],
+    events: Annotated[Path, typer.Argument(help="Detected events: a table of `weakaudio detect`.")],
+    truth: Annotated[
+        Path, typer.Argument(help="Reference events: such a table, a DESED TSV, Raven or Audacity labels.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for metrics.json and per_class.csv.")
     ] = None,
 ) -> None:
-    """Measure events against strong truth: F1 of segments and of events. PSDS: `weakaudio evaluate MODEL CORPUS`."""
+    """Evaluate events against reference events: segment- and event-based F1."""
     from weakaudio.evaluation.events import evaluate_events as run
     from weakaudio.formats.events import read_events
 
@@ -291,7 +300,7 @@ def evaluate_events(
 
 
 def _recordings(source: str) -> Path | list[Recording]:
-    """What `embed_folder` and `detect_folder` take."""
+    """The recordings that a source names, for `embed_folder` and `detect_folder`."""
     from weakaudio.batch.recordings import listed_recordings
 
     return listed_recordings(map(os.fsdecode, sys.stdin.buffer)) if source == "-" else Path(source)
@@ -322,14 +331,14 @@ def _done(summary: RunSummary) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def _tell(events: pd.DataFrame) -> None:
-    """Print events, a JSON object a line, at once."""
+def _print_events(events: pd.DataFrame) -> None:
+    """Print events at once, one JSON object a line."""
     for event in events.round({"start": 3, "end": 3, "score": 4}).to_dict("records"):
         typer.echo(json.dumps(event, ensure_ascii=False))
 
 
 def _show(detector: Detector, path: Path, top: int) -> None:
-    """Print tags and events of a recording."""
+    """Print the tags and events of a recording."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -17,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from weakaudio.errors import StoreError, WeakAudioError
+from weakaudio.errors import StoreError
+from weakaudio.files import atomic_write
 
 SUFFIXES = (".h5", ".npz", ".parquet")
 
@@ -44,12 +44,12 @@ _SEGMENT_COLUMNS = ("clip", "start", "end")
 
 
 def check_suffix(path: str | Path) -> None:
-    """Refuse a name that says no format.
+    """Check that a file name has a suffix that chooses a format.
 
     Raises
     ------
     StoreError
-        It does not end in .h5, .npz or .parquet.
+        It ends in none of .h5, .npz and .parquet.
     """
     if Path(path).suffix not in SUFFIXES:
         raise StoreError(f"{path}: the name must end in {', '.join(SUFFIXES)}, which chooses the format")
@@ -57,7 +57,7 @@ def check_suffix(path: str | Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of a table that is written piece by piece."""
+    """Rows of a table that is written in batches."""
 
     embeddings: NDArray[np.float32]
     """(n, D)"""
@@ -69,7 +69,7 @@ class Rows:
 
 
 def write_embeddings(table: EmbeddingTable, path: str | Path) -> None:
-    """Write a table in the format its name ends in, beside first and then renamed into place.
+    """Write a table atomically, in the format that its suffix names.
 
     HDF5 and NPZ hold `paths`, `embeddings` and, for segments, `clip`, `start`, `end`; the metadata are HDF5's
     attributes, and JSON in NPZ's `metadata`. Parquet has a column for each of them and one row an embedding,
@@ -88,7 +88,7 @@ def write_embeddings(table: EmbeddingTable, path: str | Path) -> None:
 def write_rows(
     rows: Iterable[Rows], path: str | Path, paths: list[str], shape: tuple[int, ...], metadata: dict[str, str]
 ) -> None:
-    """As `write_embeddings`, of a table that need not fit in memory; its embeddings have the (rows, D) of `shape`.
+    """Write a table that need not fit in memory, as `write_embeddings`; its embeddings have the `shape` (rows, D).
 
     Raises
     ------
@@ -99,16 +99,12 @@ def write_rows(
     """
     path = Path(path)
     check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
     writer = {".h5": _write_hdf5, ".npz": _write_npz, ".parquet": _write_parquet}[path.suffix]
-    try:
-        writer(rows, beside, paths, shape, metadata)
-        os.replace(beside, path)
-    except (OSError, RuntimeError, pa.ArrowException) as error:
-        raise WeakAudioError(f"{path}: cannot be written ({error})") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        try:
+            writer(rows, part, paths, shape, metadata)
+        except (RuntimeError, pa.ArrowException) as error:  # of h5py and pyarrow
+            raise OSError(error) from error
 
 
 def _write_hdf5(
@@ -172,7 +168,7 @@ def _write_parquet(
 
 
 def _columns(rows: Rows) -> dict[str, NDArray[Any]]:
-    """What a table of segments has beside its embeddings."""
+    """Columns that a table of segments has besides its embeddings."""
     if rows.start is None or rows.end is None:
         return {}
     return {"clip": rows.clip, "start": rows.start, "end": rows.end}
@@ -200,10 +196,10 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
 
 
 def _check_table(table: EmbeddingTable) -> None:
-    """Refuse what `write_embeddings` never writes: by ValueError."""
+    """Refuse, with a ValueError, tables that `write_embeddings` never writes."""
     n, segments = len(table.embeddings), (table.clip, table.start, table.end)
     if table.embeddings.ndim != 2 or table.embeddings.dtype != np.float32 or not np.isfinite(table.embeddings).all():
-        raise ValueError("embeddings are no table of finite float32 numbers")
+        raise ValueError("embeddings are not a table of finite float32 numbers")
     if not all(isinstance(text, str) for text in [*table.paths, *table.metadata.values()]):
         raise ValueError("paths or metadata are not text")
     if table.clip is None or table.start is None or table.end is None:
@@ -213,7 +209,7 @@ def _check_table(table: EmbeddingTable) -> None:
     if any(column is None or column.shape != (n,) for column in segments) or table.clip.dtype.kind not in "iu":
         raise ValueError(f"clip, start and end are not columns of {n} numbers")
     if not ((table.clip >= 0) & (table.clip < len(table.paths))).all():
-        raise ValueError("segments of clips that are not there")
+        raise ValueError("segments of clips that do not exist")
     if not (np.isfinite(table.start) & np.isfinite(table.end)).all():
         raise ValueError("times that are not finite")
 

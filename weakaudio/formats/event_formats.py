@@ -1,4 +1,8 @@
-"""The formats of event tables, and how each is written and read."""
+"""Formats of event tables: a writer, a reader and the forbidden characters of each (`FORMATS`).
+
+To add a format, write two functions and add them to `FORMATS` at the end of this file; the command line, the suffix
+and the round-trip tests follow from it.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +70,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
     for n, line in _lines(path):
         row = json.loads(line)
         if not isinstance(row, dict):
-            raise ValueError(f"line {n} is no object")
+            raise ValueError(f"line {n} is not an object")
         _check_columns(row, COLUMNS)
         yield row
 
@@ -102,7 +106,7 @@ def _read_raven(path: Path) -> Iterator[Row]:
 
 
 def _first(row: Row, columns: tuple[str, ...], hint: str) -> str:
-    """The first of these columns that is there and not empty; none of them there is an error."""
+    """The first of these columns that exists and is not empty; it is an error if none exists."""
     if not any(column in row for column in columns):
         raise ValueError(f"no column {' or '.join(columns)}, which {hint}")
     return next((row[column] for column in columns if row.get(column)), "")
@@ -122,7 +126,7 @@ def _read_desed(path: Path) -> Iterator[Row]:
 
 
 def _write_audacity(table: pd.DataFrame, path: Path, folder: Path | None) -> None:
-    """A folder of labels, made beside and then renamed."""
+    """Write a folder of labels, and replace an older one when it is complete."""
     beside, before = (path.with_name(f".{path.name}.{state}") for state in ("part", "before"))
     try:
         for old in (beside, before):
@@ -147,18 +151,18 @@ def _write_audacity(table: pd.DataFrame, path: Path, folder: Path | None) -> Non
 
 
 def check_label_folder(path: Path) -> None:
-    """Refuse to replace what is no folder of labels by one.
+    """Refuse to replace anything but a folder of labels.
 
     Raises
     ------
     WeakAudioError
     """
     if path.exists() and not (path.is_dir() and all(_is_label_file(p) for p in path.rglob("*") if not p.is_dir())):
-        raise WeakAudioError(f"{path}: is there and not a folder of labels only; remove it or choose another name")
+        raise WeakAudioError(f"{path}: exists and is not a folder of labels only; remove it or choose another name")
 
 
 def label_place(path: Path, file: str) -> PurePosixPath:
-    """Where the labels of a recording go, below the folder `path`.
+    """Path of the labels of a recording, below the folder `path`.
 
     Raises
     ------
@@ -195,7 +199,7 @@ def _read_audacity(path: Path) -> Iterator[Row]:
 
 
 def number(value: Any, column: str) -> float:
-    """A cell as a number, or a `ValueError` that says what it is."""
+    """Parse a cell as a number; a `ValueError` names the cell."""
     try:
         if isinstance(value, bool):
             raise ValueError
@@ -214,20 +218,20 @@ def _write_lines(lines: list[str], path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank; only line breaks end one."""
+    """Number and text of each line that is not blank; lines end at line feeds only."""
     for n, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():
             yield n, line
 
 
 def _fields(path: Path) -> Iterator[list[str]]:
-    """Rows of a table with tabs, in which quotes are characters like any other."""
+    """Rows of a tab-separated table without quoting."""
     for _, line in _lines(path):
         yield line.split("\t")
 
 
 def _by_column(rows: Iterator[list[str]], needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Rows of cells, by the names in the first."""
+    """Rows as dictionaries, with the first row as the keys."""
     header = next(rows, [])
     _check_columns(header, needed)
     for n, row in enumerate(rows, 2):
@@ -246,14 +250,14 @@ def _check_columns(found: Iterable[str], needed: tuple[str, ...]) -> None:
 
 
 class EventFormat(NamedTuple):
-    """How a format is told and done."""
+    """How a format is recognised, written and read."""
 
     suffix: str
     write: Callable[[pd.DataFrame, Path, Path | None], None]
     """table, path, folder that was searched"""
     read: Callable[[Path], Iterable[Row]]
     refused: str = ""
-    """characters that names in it cannot have"""
+    """characters that its names cannot contain"""
 
 
 FORMATS = {

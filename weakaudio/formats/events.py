@@ -25,21 +25,20 @@ _SCORE_DECIMALS = 6
 def write_events(
     events: pd.DataFrame, path: str | Path, format: str | None = None, folder: str | Path | None = None
 ) -> None:
-    """Write an event table, beside first and then renamed into place. Scores are rounded to 6 decimals.
+    """Write an event table atomically. Scores are rounded to 6 decimals.
 
     ======== ======== ==========================================================================================
     format   ends in  holds
     ======== ======== ==========================================================================================
     csv      .csv     the table
     parquet  .parquet the table
-    jsonl    .jsonl   an object a line, with the table's columns as keys
-    raven    .txt     a selection table of Raven Pro for all recordings. "Begin Time (s)" counts within a recording,
-                      and so does "File Offset (s)", by which Raven places an event where it opens many recordings
-                      at once: the time since the first of them would hang on the lengths of all that lie between.
-                      Raven finds recordings by "Begin Path". "File" is the path in the table. Boxes are drawn from
-                      0 to 8000 Hz, since events have no frequencies
-    audacity .labels  a folder like the one searched: labels of `site/a.wav` are in `site/a.wav.txt`; no scores
-    desed    .tsv     filename, onset, offset, event_label and score; readers of DESED's tables pass over the last
+    jsonl    .jsonl   one JSON object a line, with the table's columns as keys
+    raven    .txt     one selection table of Raven Pro for all recordings. "Begin Time (s)" and "File Offset (s)", by
+                      which Raven places an event when it opens several recordings, both count from the start of
+                      its recording. Raven finds recordings by "Begin Path"; "File" is the path in the table. Boxes
+                      span 0 to 8000 Hz, since events have no frequencies
+    audacity .labels  a folder like the one searched: the labels of `site/a.wav` are in `site/a.wav.txt`; no scores
+    desed    .tsv     filename, onset, offset, event_label and score; readers of DESED tables ignore the last
     ======== ======== ==========================================================================================
 
     In the last three, times are rounded to 6 decimals.
@@ -47,17 +46,17 @@ def write_events(
     Parameters
     ----------
     events
-        Its other columns are not written.
+        Columns file, start, end (seconds), label, score; others are not written.
     path
-        The end of its name chooses the format, unless `format` does.
+        Its suffix chooses the format, unless `format` does.
     folder
-        That was searched; "Begin Path" of Raven's table.
+        Folder that was searched, for "Begin Path" of Raven's table.
 
     Raises
     ------
     WeakAudioError
-        No known format, `events` is no event table, a name that the format cannot hold (see `check_names`), or
-        `path` cannot be written.
+        Unknown format, `events` is no event table, a name that the format cannot contain (`check_names`), or `path`
+        cannot be written.
     """
     path = Path(path)
     chosen = find_format(path, format)
@@ -69,22 +68,22 @@ def write_events(
 def read_events(path: str | Path, format: str | None = None) -> pd.DataFrame:
     """Read an event table in any format of `write_events`.
 
-    Without scores, as the strong truth is, all are 1. A line of DESED's that names a recording only says that it has
-    no events, and is left out. Of Raven's tables, columns that are chosen in Raven count: an event is at "File
-    Offset (s)" of "Begin File" or "Begin Path", or else at "Begin Time (s)"; its label is its "Annotation",
-    "Species", "Common Name" or "Label"; its score "Score" or "Confidence".
+    Tables without scores, as strong labels are, get scores of 1. A DESED line with nothing but a recording says that
+    it has no events, and is skipped. In Raven tables an event is at "File Offset (s)" of "Begin File" or "Begin
+    Path", else at "Begin Time (s)"; its label is "Annotation", "Species", "Common Name" or "Label", its score "Score"
+    or "Confidence".
 
     Parameters
     ----------
     path
-        A file; for Audacity's labels a folder of them, or one file.
+        A file; Audacity labels may be one file or a folder of them.
     format
-        None: as the name ends; a folder holds Audacity's labels.
+        None: by the suffix; a folder holds Audacity labels.
 
     Raises
     ------
     WeakAudioError
-        No such file, no known format, damaged, or no event table: no start before its end, a score outside [0, 1].
+        No such file, unknown format, damaged, or not an event table: an end before its start, a score outside [0, 1].
     """
     path = Path(path)
     if not path.exists():
@@ -101,7 +100,7 @@ def read_events(path: str | Path, format: str | None = None) -> pd.DataFrame:
 
 
 def find_format(path: str | Path, format: str | None = None) -> str:
-    """The format of a table of events: by name, or else as the path ends.
+    """Find the format of an event table: by name, else by the suffix of its path.
 
     Raises
     ------
@@ -116,15 +115,14 @@ def find_format(path: str | Path, format: str | None = None) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in by_suffix:
         endings = ", ".join(f"{ending} ({name})" for ending, name in by_suffix.items())
-        raise WeakAudioError(f"{path}: the name says no format; it must end in {endings}")
+        raise WeakAudioError(f"{path}: unknown suffix; expected {endings}")
     return by_suffix[suffix]
 
 
 def check_names(names: Iterable[str], path: str | Path, format: str | None = None) -> None:
-    """Find out before the work whether files and labels can be written, not after it.
+    """Check before the work that names of files and labels can be written.
 
-    Only CSV quotes: a name with a tab or a line break is refused by the formats of other programs, which know no way
-    to write it.
+    The formats of other programs have no quoting: a name with a tab or a line break is refused.
 
     Raises
     ------
@@ -140,7 +138,7 @@ def check_names(names: Iterable[str], path: str | Path, format: str | None = Non
         for character in FORMATS[chosen].refused:
             if character in name:
                 raise WeakAudioError(
-                    f"{path}: {name!r} cannot be written, since format {chosen} holds no {character!r} in a name; "
+                    f"{path}: {name!r} cannot be written: a name in format {chosen} cannot contain {character!r}; "
                     "choose jsonl or parquet"
                 )
 
@@ -152,7 +150,7 @@ def check_output(
     format: str | None = None,
     folder: str | Path | None = None,
 ) -> None:
-    """Find out before the work whether a table of events of these files and classes can be written.
+    """Check before the work that a table of events of these files and classes can be written.
 
     Raises
     ------
@@ -170,7 +168,7 @@ def check_output(
 
 
 def check_events(events: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The columns of an event table, sorted by file, then by start; without scores, all are 1.
+    """Check an event table; return its columns, sorted by file, then by start, with scores of 1 if it has none.
 
     Parameters
     ----------
@@ -195,7 +193,7 @@ def check_events(events: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def _is_right(events: pd.DataFrame) -> bool:
-    """Whether a table is as it must be, found by columns: what is wrong in which row is found row by row."""
+    """Whether a table is valid, checked column by column; which row is not is found row by row."""
     numbers = [column for column in ("start", "end", "score") if column in events]
     if not all(events[column].dtype == np.float64 for column in numbers):
         return False
@@ -226,7 +224,7 @@ def _events(rows: list[Row], source: str) -> pd.DataFrame:
 
 
 def _checked(row: Row) -> tuple[str, float, float, str, float]:
-    """A row of an event table, or a `ValueError` that says what is wrong with it."""
+    """Check a row of an event table; a `ValueError` says what is wrong with it."""
     file, label = (_name(row[column], column) for column in ("file", "label"))
     start, end = (number(row[column], column) for column in ("start", "end"))
     score = number(row.get("score", 1.0), "score")

@@ -1,4 +1,4 @@
-"""Thresholds of classes, as a table."""
+"""Thresholds per class, as a table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _COLUMNS = ("threshold", "event_threshold", "segment_threshold")
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:
-    """The threshold of each class of a CSV with a column class (or label) and a column threshold; or of the table
-    per_class.csv that `weakaudio evaluate` writes, which has those of the best event-based F1.
+    """Read the threshold of each class from a CSV.
 
-    Classes without a number are left out.
+    Parameters
+    ----------
+    path
+        Table with a column class (or label) and a column threshold; or per_class.csv of `weakaudio evaluate`, whose
+        thresholds maximise the event-based F1. Classes without a number are skipped.
 
     Raises
     ------
@@ -37,5 +40,5 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     if numbers.isna().any() or table.empty:
         raise WeakAudioError(f"{path}: column {values[0]}: expected numbers from 0 to 1")
     if labels.duplicated().any():
-        raise WeakAudioError(f"{path}: class {labels[labels.duplicated()].iloc[0]!r} stands there twice")
+        raise WeakAudioError(f"{path}: class {labels[labels.duplicated()].iloc[0]!r} occurs twice")
     return dict(zip(labels, numbers.astype(float), strict=True))
