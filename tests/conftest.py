@@ -33,7 +33,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("weakaudio")
-torch.set_num_threads(1)  # networks here are tiny: more threads wait for each other, up to 30 times as long
+# Networks here are tiny: more threads wait for each other, up to 30 times as long.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_runtest_setup() -> None:
+    """Give a test the same random weights whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
