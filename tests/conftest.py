@@ -98,6 +98,21 @@ def scored_model(randomise: Callable[[Network], Network]) -> Model:
     return Model(network, "16k", ["dog", "rain", "saw"]).eval()
 
 
+@pytest.fixture(scope="session")
+def clear_threshold() -> Callable[..., float]:
+    """Choose a threshold that rounding takes no score across: as far as can be from all scores, and as far from them
+    where it is multiplied by `hysteresis`."""
+
+    def choose(scores: NDArray[np.floating], hysteresis: float = 1.0) -> float:
+        candidates = np.linspace(*np.quantile(scores, [0.25, 0.75]), 1001)
+        levels = np.stack([candidates, hysteresis * candidates])
+        distance = np.abs(levels[..., None] - scores.ravel()).min((0, 2))
+        assert distance.max() > 2e-5
+        return float(candidates[distance.argmax()])
+
+    return choose
+
+
 @pytest.fixture
 def make_wavs(tmp_path: Path) -> Callable[[dict[str, NDArray[np.float32]]], Path]:
     """Write 16-bit WAVs at 8 kHz below a fresh folder: {relative path: samples}."""
