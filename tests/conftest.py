@@ -33,7 +33,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("weakaudio")
-torch.set_num_threads(1)  # networks here are tiny: more threads wait for each other, up to 30 times as long
+# Networks here are tiny: more threads wait for each other, up to 30 times as long.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_runtest_setup() -> None:
+    """Give a test the same random weights whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -90,6 +96,21 @@ def scored_model(randomise: Callable[[Network], Network]) -> Model:
         network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
     network.classifier.bias.data.zero_()
     return Model(network, "16k", ["dog", "rain", "saw"]).eval()
+
+
+@pytest.fixture(scope="session")
+def clear_threshold() -> Callable[..., float]:
+    """Choose a threshold that rounding takes no score across: as far as can be from all scores, and as far from them
+    where it is multiplied by `hysteresis`."""
+
+    def choose(scores: NDArray[np.floating], hysteresis: float = 1.0) -> float:
+        candidates = np.linspace(*np.quantile(scores, [0.25, 0.75]), 1001)
+        levels = np.stack([candidates, hysteresis * candidates])
+        distance = np.abs(levels[..., None] - scores.ravel()).min((0, 2))
+        assert distance.max() > 2e-5
+        return float(candidates[distance.argmax()])
+
+    return choose
 
 
 @pytest.fixture

@@ -49,9 +49,9 @@ def recordings(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path
 # ---- resumption ------------------------------------------------------------------------------------------
 
 JOB = """
-import sys
+import sys, time
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(int(sys.argv[6]))
 from weakaudio.batch import runner
 from weakaudio.batch.detect import detect_folder
 from weakaudio.inference.detector import Detector
@@ -60,11 +60,16 @@ from weakaudio.batch.embed import embed_folder
 from weakaudio.batch.checkpoint import RunCheckpoint
 runner._CHUNK_FILES, runner._WINDOWS_AT_ONCE = 2, 1
 add = RunCheckpoint.add
+left = int(sys.argv[5])
 def add_and_tell(checkpoint, outcomes):
+    global left
+    if left == 0:
+        time.sleep(3600)  # it is killed here at the latest
+    left -= 1
     add(checkpoint, outcomes)
     print("kept", flush=True)
 RunCheckpoint.add = add_and_tell
-job, model, source, out = sys.argv[1:]
+job, model, source, out = sys.argv[1:5]
 if job == "detect":
     detect_folder(Detector.from_pretrained(model), source, out)
 else:
@@ -85,19 +90,20 @@ def test_runs_that_are_killed_again_and_again_end_with_the_same_bytes(
     save_model(model, tmp_path / "m.safetensors")
     out, undisturbed = tmp_path / "killed" / f"o.{suffix}", tmp_path / "whole" / f"o.{suffix}"
 
-    def command(path: Path) -> list[str]:
-        return [sys.executable, "-c", JOB, job, str(tmp_path / "m.safetensors"), str(recordings), str(path)]
+    def command(adds: int) -> list[str]:
+        numbers = map(str, (adds, torch.get_num_threads()))
+        return [sys.executable, "-c", JOB, job, str(tmp_path / "m.safetensors"), str(recordings), str(out), *numbers]
 
     steps = [0]
     for _ in range(2):
-        run = subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(command(2), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert run.stdout is not None
         assert run.stdout.readline() == b"kept\n"
         run.kill()
         run.wait()
         steps.append(n_done(checkpoint_path(out)))
     assert 0 < steps[1] < steps[2] < 20  # nothing is lost, and it was not at its end
-    assert subprocess.run(command(out), capture_output=True).returncode == 0
+    assert subprocess.run(command(1000), capture_output=True).returncode == 0
     monkeypatch.setattr(runner, "_CHUNK_FILES", 2)
     if job == "detect":
         detect_folder(Detector.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed)

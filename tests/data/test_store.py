@@ -125,20 +125,23 @@ def test_a_pickled_store_reads_the_same(tmp_path: Path) -> None:
         assert_clip(twin, n)
 
 
-SLOW_WRITER = """
+WRITER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_store
 from weakaudio.data.store import StoreWriter
 
-class Slow(StoreWriter):
+class Telling(StoreWriter):
+    left = {stop}
     def add(self, *arguments):
+        print("adding", flush=True)
+        if self.left == 0:
+            time.sleep(3600)  # it is killed here at the latest
+        self.left -= 1
         super().add(*arguments)
-        time.sleep(0.004)
 
-test_store.StoreWriter = Slow
-print("writing", flush=True)
+test_store.StoreWriter = Telling
 test_store.write_clips(Path({folder!r}), count=60)
 """
 
@@ -146,20 +149,21 @@ test_store.write_clips(Path({folder!r}), count=60)
 def test_a_store_written_by_killed_runs_is_the_undisturbed_one(tmp_path: Path, rng: np.random.Generator) -> None:
     write_clips(tmp_path / "undisturbed", count=60)
     folder = tmp_path / "killed"
-    code = SLOW_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder))
-    kills = 0
-    for attempt in range(6):
-        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert run.stdout is not None
-        assert run.stdout.readline() == b"writing\n"
-        if attempt < 4:
-            time.sleep(rng.uniform(0.02, 0.1))
-            run.send_signal(signal.SIGKILL)
-        kills += run.wait() == -signal.SIGKILL
-        run.stdout.close()
-        if run.returncode == 0:
-            break
-    assert kills >= 2
+
+    def start(stop: int) -> subprocess.Popen[bytes]:
+        code = WRITER.format(tests=str(Path(__file__).parent), folder=str(folder), stop=stop)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+    for adds in (2, 11, 14, 17):
+        with start(adds + 2) as run:
+            assert run.stdout is not None
+            assert [run.stdout.readline() for _ in range(adds)] == [b"adding\n"] * adds
+            time.sleep(rng.uniform(0, 0.004))  # anywhere in what it does to a clip
+            run.kill()
+        assert run.returncode == -signal.SIGKILL
+    with start(1000) as run:
+        run.communicate()
+    assert run.returncode == 0
     shards = sorted(path.name for path in folder.iterdir())
     assert shards == sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
     for name in shards:
@@ -311,7 +315,7 @@ def test_two_writers_of_one_store_are_refused_and_a_killed_one_leaves_no_lock(tm
         "import sys, time; from weakaudio.data.store import StoreWriter\n"
         f"with StoreWriter({str(tmp_path)!r}, 8000):\n"
         "    print('writing', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(3600)\n"
     )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert run.stdout is not None

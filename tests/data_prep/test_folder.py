@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,8 +123,10 @@ class Slow(summary.StoreWriter):
         super().__init__(folder, sample_rate, shard_samples=2000)
 
     def add(self, *arguments):
+        if len(list(self.folder.glob("shard-*.h5"))) >= {stop}:
+            print("stopped", flush=True)
+            time.sleep(3600)  # it is killed here
         super().add(*arguments)
-        time.sleep({pause})
 
 summary.StoreWriter = Slow
 from weakaudio_data_prep.folder import prepare
@@ -140,21 +140,22 @@ def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_pat
 
     out = tmp_path / "out"  # the same folder for both, as failures.csv names it
 
-    def start(pause: float) -> subprocess.Popen[bytes]:
-        code = KILLED.format(root=str(root), out=str(out), pause=pause)
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    def start(stop: int) -> subprocess.Popen[bytes]:
+        """A run that waits once it has so many shards."""
+        code = KILLED.format(root=str(root), out=str(out), stop=stop)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    assert start(0).wait() == 0
+    start(1000).communicate()
     undisturbed = contents(out)
     assert {"failures.csv", "labels.txt", "manifest.csv", "store/shard-00006.h5"} <= set(undisturbed)
     shutil.rmtree(out)
     for shards in (1, 4):
-        run = start(0.05)
-        while len(list(out.glob("store/shard-*.h5"))) < shards and run.poll() is None:
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
-    assert start(0).wait() == 0
+        with start(shards) as run:
+            assert run.stdout is not None
+            assert b"stopped\n" in iter(run.stdout.readline, b"")
+            run.kill()
+        assert len(list(out.glob("store/shard-*.h5"))) == shards
+    start(1000).communicate()
     assert contents(out) == undisturbed
 
 

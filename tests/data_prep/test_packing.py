@@ -122,7 +122,7 @@ def test_workers_end_when_their_run_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
     main.send_signal(signal.SIGKILL)
     main.wait()
-    for _ in range(100):
+    for _ in range(6000):
         try:
             os.killpg(main.pid, 0)  # whether anybody of its session is left
         except ProcessLookupError:

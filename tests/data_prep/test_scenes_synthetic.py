@@ -3,10 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -216,12 +214,18 @@ scenes.SCENES = {{name: scenes.Scene(**scene) for name, scene in json.loads({sce
 scenes.AMBIENCES = json.loads({ambiences!r})
 write = scenes.write_wav
 
-def slow(path, audio, sample_rate):
-    write(path, audio[: audio.size // 2], sample_rate)  # as if the disk were slow
-    time.sleep({pause})
+left = {stop}
+
+def stop(path, audio, sample_rate):
+    global left
+    if left == 0:
+        write(path, audio[: audio.size // 2], sample_rate)
+        print("stopped", flush=True)
+        time.sleep(3600)  # it is killed here
+    left -= 1
     write(path, audio, sample_rate)
 
-scenes.write_wav = slow
+scenes.write_wav = stop
 scenes.prepare({out!r}, **{sources!r}, per_scene=10, seconds=2.0, sample_rate=2205)
 """
 
@@ -229,25 +233,25 @@ scenes.prepare({out!r}, **{sources!r}, per_scene=10, seconds=2.0, sample_rate=22
 def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(
     event_clips: Path, urban: Path, beds: Path, tmp_path: Path
 ) -> None:
-    def start(pause: float) -> subprocess.Popen[bytes]:
+    def start(stop: int) -> subprocess.Popen[bytes]:
+        """A run that waits in the middle of a file once it has written so many."""
         code = KILLED.format(
             scenes=json.dumps({name: vars(scene) for name, scene in TINY.items()}),
             ambiences=json.dumps(TINY_AMBIENCES),
             sources={"esc50": str(event_clips), "urbansound8k": str(urban), "backgrounds": str(beds)},
             out=str(tmp_path / "killed"),
-            pause=pause,
+            stop=stop,
         )
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     make(tmp_path / "undisturbed", event_clips, urban, beds, **SMALL)
     for clips in (2, 7):
-        run = start(0.1)
-        while len(list((tmp_path / "killed").rglob("[!.]*.wav"))) < clips and run.poll() is None:
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
+        with start(clips) as run:
+            assert run.stdout is not None
+            assert b"stopped\n" in iter(run.stdout.readline, b"")
+            run.kill()
         assert not (tmp_path / "killed" / "manifest.csv").exists()
-    assert start(0).wait() == 0
+    start(1000).communicate()
     killed = digest(tmp_path / "killed")
     assert {name: value for name, value in killed.items() if not name.endswith(".part")} == digest(
         tmp_path / "undisturbed"

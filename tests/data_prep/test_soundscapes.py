@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +154,10 @@ class Slow(soundscapes.StoreWriter):
         super().__init__(folder, sample_rate, shard_samples=30000)
 
     def add(self, *arguments):
+        if len(list(self.folder.glob("shard-*.h5"))) >= {stop}:
+            print("stopped", flush=True)
+            time.sleep(3600)  # it is killed here
         super().add(*arguments)
-        time.sleep({pause})
 
 soundscapes.StoreWriter = Slow
 soundscapes.prepare({root!r}, {out!r}, train=12, val=4, test=4, sample_rate=2205)
@@ -165,19 +165,20 @@ soundscapes.prepare({root!r}, {out!r}, train=12, val=4, test=4, sample_rate=2205
 
 
 def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(event_clips: Path, tmp_path: Path) -> None:
-    def start(out: str, pause: float) -> subprocess.Popen[bytes]:
-        code = KILLED.format(root=str(event_clips), out=str(tmp_path / out), pause=pause)
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    def start(out: str, stop: int) -> subprocess.Popen[bytes]:
+        """A run that waits once it has so many shards."""
+        code = KILLED.format(root=str(event_clips), out=str(tmp_path / out), stop=stop)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    assert start("undisturbed", 0).wait() == 0
+    start("undisturbed", 1000).communicate()
     for shards in (1, 3):
-        run = start("killed", 0.1)
-        while len(list((tmp_path / "killed").glob("store/shard-*.h5"))) < shards and run.poll() is None:
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
+        with start("killed", shards) as run:
+            assert run.stdout is not None
+            assert b"stopped\n" in iter(run.stdout.readline, b"")
+            run.kill()
+        assert len(list((tmp_path / "killed").glob("store/shard-*.h5"))) == shards
         assert not (tmp_path / "killed" / "manifest.csv").exists()
-    assert start("killed", 0).wait() == 0
+    start("killed", 1000).communicate()
     assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
 
 

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weakaudio.audio.geometry import timeline
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference.detector import Detector
+from weakaudio.inference.embedder import Embedder
 from weakaudio.inference.streaming import StreamingDetector
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
@@ -43,16 +45,16 @@ def sounds(n_samples: int, seed: int) -> np.ndarray:
 @settings(max_examples=8)
 @given(data=st.data())
 def test_events_of_a_stream_are_those_of_the_recording(
-    name: str, data: st.DataObject, randomise: Callable[[Network], Network]
+    name: str, data: st.DataObject, randomise: Callable[[Network], Network], clear_threshold: Callable[..., float]
 ) -> None:
     model = model_of(name, randomise)
     rate = data.draw(st.sampled_from([RATE, 22050]))
     audio = sounds(data.draw(st.integers(1, 12 * rate)), data.draw(st.integers(0, 99)))
-    with torch.no_grad():
-        middle = Detector(model, 0.0).detect_array(audio, rate).tags["score"].median()
+    scored = Embedder(model, "f2").embed_array(audio, rate)
+    hysteresis = data.draw(st.sampled_from([1.0, 0.9]))
     rules = {
-        "threshold": float(middle),
-        "hysteresis": data.draw(st.sampled_from([1.0, 0.9])),
+        "threshold": clear_threshold(timeline(scored.segments, scored.times)[0], hysteresis),
+        "hysteresis": hysteresis,
         "median": data.draw(st.sampled_from([0.0, 2.0])),
         "merge_gap": data.draw(st.sampled_from([0.0, 1.0])),
         "min_length": data.draw(st.sampled_from([0.0, 0.7])),

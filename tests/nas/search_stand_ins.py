@@ -65,7 +65,7 @@ class Uneven:
         (self.folder / "pids").mkdir(exist_ok=True)
         (self.folder / "pids" / str(os.getpid())).touch()
         if self.stop is not None and (self.folder / "search.jsonl").read_bytes().count(b"\n") >= self.stop:
-            time.sleep(600)
+            time.sleep(3600)
         time.sleep(zlib.crc32(repr(config).encode()) % 7 / 1000)
         return picky_score(config)
 

@@ -76,7 +76,7 @@ def test_a_forked_process_has_lanes_of_its_own() -> None:
     answers = context.SimpleQueue()
     child = context.Process(target=_in_child, args=(answers,))
     child.start()
-    child.join(60)
+    child.join(600)
     alive = child.is_alive()
     child.kill()
     assert not alive

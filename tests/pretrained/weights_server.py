@@ -66,7 +66,7 @@ class WeightsServer:
 
     def _answer(self, request: BaseHTTPRequestHandler, fault: str, number: int) -> None:
         if fault == "nothing":
-            self._released.wait(20)
+            self._released.wait(600)
         elif fault in ("redirect", "circle"):
             self.faults[:0] = ["circle"] if fault == "circle" else []
             _head(request, 302, {"Location": "/elsewhere/blob?signature=1", "Content-Length": "0"})
@@ -104,7 +104,7 @@ class WeightsServer:
         request.wfile.flush()
         self.sent[number] = len(body)
         if fault == "stall":
-            self._released.wait(20)
+            self._released.wait(600)
 
 
 def _head(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:

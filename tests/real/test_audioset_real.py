@@ -158,32 +158,34 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(real_data: Path,
         assert run.stdout.readline() == b"ready\n"
         return run
 
-    def finish(workers: int) -> tuple[float, dict[str, bytes]]:
-        """Seconds it takes, and the corpus."""
-        run, began = start(workers), time.monotonic()
+    def finish(workers: int) -> dict[str, bytes]:
+        """The corpus."""
+        run = start(workers)
         run.communicate()
         assert run.returncode == 0
-        seconds = time.monotonic() - began
         files = (path for path in out.rglob("*") if path.is_file())
-        return seconds, {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
-    seconds, undisturbed = finish(1)
+    undisturbed = finish(1)
     assert len([name for name in undisturbed if name.endswith(".h5")]) > 20
     shutil.rmtree(out)
     rng, kills, while_packing = np.random.default_rng(1), 0, 0
     while kills < 20:
         shards = len(list(out.glob("store/*.h5")))
         run = start(1 + kills % 2)
-        time.sleep(rng.uniform(0, seconds))
+        wanted = shards + rng.integers(0, 5)
+        while len(list(out.glob("store/*.h5"))) < wanted and run.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.02))
         run.send_signal(signal.SIGKILL)
         run.communicate()
         kills += run.returncode == -signal.SIGKILL
         while_packing += len(list(out.glob("store/*.h5"))) > shards and not (out / "manifest.csv").exists()
         if run.returncode == 0:  # it was done before the kill: begin again
-            assert finish(2)[1] == undisturbed
+            assert finish(2) == undisturbed
             shutil.rmtree(out)
     assert while_packing >= 3
-    assert finish(2)[1] == undisturbed
+    assert finish(2) == undisturbed
     corpus = Corpus(out)
     assert corpus.store.keys == list(made.sound)
     assert len(set(corpus.store.keys)) == len(corpus.store) == len(made.sound)

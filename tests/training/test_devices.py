@@ -27,7 +27,7 @@ def command(count: int, corpus: Path, out: Path, *more: str) -> list[str]:
 
 def devices(*args: Any) -> subprocess.CompletedProcess[str]:
     """What `command` with these arguments leaves."""
-    return subprocess.run(command(*args), text=True, capture_output=True, env=ALONE, timeout=300)
+    return subprocess.run(command(*args), text=True, capture_output=True, env=ALONE, timeout=1800)
 
 
 def test_two_devices_train_and_measure_as_they_should(tones: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from weakaudio.data.corpus import Corpus
 from weakaudio.data.datamodule import Batch, ClipDataModule
 from weakaudio.errors import ProtocolError
 from weakaudio.evaluation.corpus import evaluate
+from weakaudio.networks import Network
 from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.losses import LOSSES
 
@@ -43,9 +45,12 @@ class Rates(lightning.Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def test_validation_measures_all_clips_together(tones: Path, tmp_path: Path) -> None:
+def test_validation_measures_all_clips_together(
+    tones: Path, tmp_path: Path, randomise: Callable[[Network], Network]
+) -> None:
     """Not batch by batch: mean average precision is no mean of batches."""
     tagger = TaggingModule(LABELS, **TINY)
+    randomise(tagger.model.network)
     data = ClipDataModule(str(tones), batch_seconds=8, workers=0)
     logged = trainer(tmp_path).validate(tagger, data, verbose=False)[0]
     clip = evaluate(tagger.model, Corpus(tones), {"split": "val"}, None).clip

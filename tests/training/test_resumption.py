@@ -41,9 +41,9 @@ TRAINING_STEP = TaggingModule.training_step
 SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
 
 
-def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
+def _disturbed(moment: str, epoch: int, args: list[str], threads: int) -> None:
     """Train in this process, which is killed at a moment of an epoch (from 0)."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     timers = [threading.Timer(float(seconds), _kill) for seconds in re.findall(r"after ([0-9.e-]+)$", moment)]
     step, validate = TaggingModule.training_step, TaggingModule.on_validation_epoch_end
 
@@ -81,7 +81,7 @@ def start(moment: str, epoch: int, args: list[str]) -> int:
     """Exit code of a process that trains until it is killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["weakaudio.training.fit", __name__])
-    process = context.Process(target=_disturbed, args=(moment, epoch, args))
+    process = context.Process(target=_disturbed, args=(moment, epoch, args, torch.get_num_threads()))
     process.start()
     process.join()
     assert process.exitcode is not None

@@ -69,23 +69,32 @@ def test_the_loss_is_shared_by_labels_and_teacher(dataset: ClipDataset, tmp_path
 
 
 def test_a_student_alone_with_its_teacher_becomes_like_it(tones: Path, tmp_path: Path) -> None:
+    """The teacher is sure of one class and of the other's absence, whatever the labels, which are half and half."""
     path = teacher(tmp_path)
-    write_soft_targets(load_model(path), Corpus(tones), tmp_path / "soft.h5", {"split": "train"})
+    model = load_model(path)
+    with torch.no_grad():
+        model.network.classifier.weight.zero_()
+        model.network.classifier.bias.copy_(torch.tensor([6.0, -6.0]))
+    save_model(model, path)
+    write_soft_targets(model, Corpus(tones), tmp_path / "soft.h5", {"split": "train"})
     options = [
-        *("--model.front_end=16k", "--model.network_config={width: 0.0625}", "--model.learning_rate=0.01"),
+        *("--model.front_end=16k", "--model.network_config={width: 0.0625}", "--model.learning_rate=0.02"),
         *(f"--data.root={tones}", "--data.workers=0", "--data.batch_seconds=8", "--trainer.accelerator=cpu"),
-        *("--trainer.max_epochs=3", "--model.teacher_weight=1.0"),
+        *("--trainer.max_epochs=8", "--model.teacher_weight=1.0"),
     ]
     dataset = ClipDataset(Corpus(tones), {"split": "train"})
     distance = {}
     for name in (str(path), str(tmp_path / "soft.h5"), None):
         out = tmp_path / f"{Path(name or 'none').stem}"
         model = load_model(train([*options, f"--out={out}", *([f"--teacher={name}"] if name else [])]))
+        # Newest, as the best of them on labels means nothing here.
+        newest = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        model.load_state_dict({key: newest[f"model.{key}"] for key in model.state_dict()})
         batch = next(iter(clip_loader(dataset, 60.0)))
         answers = open_teacher(path, dataset, LABELS)(batch)
         with torch.no_grad():
             distance[name] = float((model(batch.waveform, batch.lengths).clip_probs - answers).abs().mean())
-    assert max(distance[str(path)], distance[str(tmp_path / "soft.h5")]) < distance[None]
+    assert max(distance[str(path)], distance[str(tmp_path / "soft.h5")]) < distance[None] / 2
 
 
 @pytest.mark.parametrize("labels", [LABELS[::-1], ["onset"], ["onset", "macro_average", "third"]])
