@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weakaudio.cli import main
-from weakaudio.networks import Network
+from weakaudio.networks import Network, WeakCNN
+from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import Pooling
 
 settings.register_profile(
@@ -79,6 +80,16 @@ def randomise() -> Callable[[Network], Network]:
         return network.eval()
 
     return apply
+
+
+@pytest.fixture(scope="module")
+def scored_model(randomise: Callable[[Network], Network]) -> Model:
+    """A small N_S of three classes whose scores follow its input, and lie around 0.5."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
+    network.classifier.bias.data.zero_()
+    return Model(network, "16k", ["dog", "rain", "saw"]).eval()
 
 
 @pytest.fixture

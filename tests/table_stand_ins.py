@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from weakaudio.latency.device import Device
-from weakaudio.latency.pieces import PIECES, Key
-from weakaudio.latency.profile import complete
-from weakaudio.latency.table import LatencyTable
+from weakaudio.deploy.timing import Device
+from weakaudio.nas.components import PIECES, Key
+from weakaudio.nas.latency_table import LatencyTable
+from weakaudio.nas.profile import complete
 
 CPU = torch.device("cpu")
 HERE = Device("cpu", "Toaster, AVX2", 2, 1, "2.11.0")

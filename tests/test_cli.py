@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from weakaudio.inference.embedding_file import read_embeddings
+from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model

@@ -15,8 +15,8 @@ import soundfile as sf
 import torch
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding_file import read_embeddings
-from weakaudio.inference.thresholds import read_thresholds
+from weakaudio.formats.embeddings import read_embeddings
+from weakaudio.formats.thresholds import read_thresholds
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on(run: Run, model: Path, clips: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("weakaudio.inference.folder.write_rows", interrupt)
+        patched.setattr("weakaudio.batch.embed.write_rows", interrupt)
         code, _, err = run("embed", clips, "-o", "e.h5", "--model", model)
         assert code != 0
         assert "Traceback" not in err

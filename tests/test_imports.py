@@ -19,17 +19,21 @@ FLOORS = {  # a room may import rooms of lower floors, and itself
     "errors": 0,
     "memory": 0,
     "progress": 0,
-    "audio": 1,
-    "data": 2,
-    "networks": 2,
-    "pretrained": 3,
-    "training": 4,
-    "inference": 5,
-    "transfer": 6,
-    "deploy": 6,
-    "latency": 7,
-    "search": 8,
-    "cli": 9,
+    "files": 1,
+    "audio": 2,
+    "data": 3,
+    "networks": 3,
+    "formats": 4,
+    "pretrained": 4,
+    "evaluation": 5,
+    "training": 6,
+    "inference": 7,
+    "batch": 8,
+    "reports": 9,
+    "transfer": 10,
+    "deploy": 10,
+    "nas": 11,
+    "cli": 12,
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -70,15 +74,16 @@ def test_rooms_import_only_rooms_below_them(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_the_library_imports_neither_recipes_nor_data_prep_nor_tests(path: Path) -> None:
-    assert {name.split(".")[0] for name in imports_of(path)} & {"data_prep", "recipes", "tests"} == set()
+    assert {name.split(".")[0] for name in imports_of(path)} & {"weakaudio_data_prep", "recipes", "tests"} == set()
 
 
 def test_imports_are_found_wherever_they_hide() -> None:
-    source = "def f():\n    from weakaudio.cli import main\n    import data_prep.esc50\nfrom ..data import store\n"
+    source = "def f():\n    from weakaudio.cli import main\n    import weakaudio_data_prep.esc50\n"
+    source += "from ..data import store\n"
     names = imported(source, "weakaudio.audio")
-    assert names == {"weakaudio.cli.main", "data_prep.esc50", "weakaudio.data.store"}
+    assert names == {"weakaudio.cli.main", "weakaudio_data_prep.esc50", "weakaudio.data.store"}
     assert room("weakaudio.cli.main") == "cli"
-    assert room("weakaudio.Tagger") == "training"
+    assert room("weakaudio.TaggingModule") == "training"
     assert room("weakaudio.__version__") is None
 
 
@@ -108,7 +113,7 @@ def test_embedding_and_detection_do_not_wait_for_what_only_training_needs() -> N
     heavy = {"lightning", "torchmetrics", "sed_scores_eval", "sklearn", "matplotlib", "audiomentations"}
     heavy |= {"torchaudio", "librosa", "numba"}
     code = (
-        "import sys, weakaudio.inference.detection, weakaudio.inference.folder\n"
+        "import sys, weakaudio.inference.detector, weakaudio.batch.embed\n"
         f"sys.exit(' '.join({heavy} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

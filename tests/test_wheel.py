@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from weakaudio.audio.io import write_wav
+from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedding_file import read_embeddings
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "pretrained" / f"{DEFAULT_MODEL}.safetensors"
@@ -96,7 +96,7 @@ def test_the_wheel_is_small_and_holds_the_library_and_the_weights(wheel: Path) -
         names = archive.namelist()
     assert f"weakaudio/_shipped/{WEIGHTS.name}" in names
     folders = {name.split("/")[0] for name in names}
-    assert {name for name in folders if not name.endswith(".dist-info")} == {"weakaudio", "data_prep"}
+    assert {name for name in folders if not name.endswith(".dist-info")} == {"weakaudio", "weakaudio_data_prep"}
 
 
 def test_detect_runs_offline_with_the_shipped_model(installed: Run, sounds: Path, tmp_path: Path) -> None:

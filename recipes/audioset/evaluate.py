@@ -16,16 +16,16 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from weakaudio_data_prep.audioset import SPLITS
 
-from data_prep.audioset import SPLITS
 from recipes.audioset.figure import per_class_figure
 from weakaudio.data.corpus import Corpus
-from weakaudio.data.manifest import whole_file
 from weakaudio.errors import ManifestError, StoreError, WeakAudioError
+from weakaudio.evaluation.corpus import evaluate
+from weakaudio.evaluation.tagging import TaggingMetrics
+from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.training.evaluation import evaluate
-from weakaudio.training.metrics import TaggingMetrics
 
 FIGURE = "per_class.png"
 
@@ -82,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> int:
         found = evaluate(model, corpus, where, thresholds_from=None, device=device)
         found.save(options.out)
         figure = per_class_figure(found.per_class, training_positives(model, corpus))
-        with whole_file(options.out / FIGURE) as beside:
+        with atomic_write(options.out / FIGURE) as beside:
             figure.savefig(beside, format="png", dpi=150)
     except WeakAudioError as error:
         print(f"evaluate: {error}", file=sys.stderr)

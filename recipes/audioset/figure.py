@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from weakaudio.inference.report import COLOURS
+from weakaudio.reports.html import COLOURS
 
 NAMED = 10  # classes at either end
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.training.command import train
+from weakaudio.training.fit import train
 
 
 def main(args: Sequence[str] | None = None) -> int:

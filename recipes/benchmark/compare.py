@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from data_prep.synthetic import background
+from weakaudio_data_prep.synthetic import background
 
 Job = Callable[[], object]
 

@@ -14,10 +14,10 @@ import torch
 
 from recipes.benchmark.compare import Comparison, Scale, compare
 from weakaudio.audio.io import find_audio
+from weakaudio.batch.detect import detect_folder
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.detect_folder import detect_folder
-from weakaudio.inference.detection import Detector
-from weakaudio.inference.events import EventRules, find_events
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.postprocess import PostProcessing, find_events
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 
@@ -74,7 +74,7 @@ def _forget(out: Path) -> bool:
 def _plain(model: Model, files: Sequence[Path], out: Path) -> None:
     """What one would write without this package, around the same weights."""
     fe = model.front_end
-    rules = EventRules(np.full(len(model.labels), _THRESHOLD))
+    rules = PostProcessing(np.full(len(model.labels), _THRESHOLD))
     tables = []
     for path in files:
         audio, rate = librosa.load(path, sr=fe.sample_rate)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from recipes.benchmark.compare import Comparison, Scale, compare, waveforms
-from weakaudio.audio.logmel import FrontEnd, LogMel, get_front_end
+from weakaudio.audio.frontend import FrontEnd, LogMel, get_front_end
 
 
 def measure(scale: Scale) -> list[Comparison]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recipes.benchmark.compare import Comparison, Job, Scale, compare, waveforms
 from recipes.benchmark.reference import PlainNS, plain_copy
-from weakaudio.audio.logmel import LogMel
+from weakaudio.audio.frontend import LogMel
 from weakaudio.networks import Network, WeakCNN, WindowedCNN
 
 _CLASSES = 527  # of AudioSet

@@ -11,12 +11,12 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
+from weakaudio_data_prep import folder
 
-from data_prep import folder
 from recipes.benchmark.compare import Comparison, Job, Scale, compare, noise
 from weakaudio.audio.io import from_int16, write_wav
 from weakaudio.data.corpus import STORE, Corpus
-from weakaudio.data.dataset import Batch, ClipDataset, clip_loader
+from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
 from weakaudio.data.store import ClipStore
 
 _RATES = {"16 kHz": 16000, "44.1 kHz": 44100}

@@ -11,12 +11,12 @@ import librosa
 import numpy as np
 import soundfile as sf
 import torch
+from weakaudio_data_prep import folder
 
-from data_prep import folder
 from recipes.benchmark.compare import Comparison, Scale, compare, noise
 from weakaudio.audio.io import find_audio, to_int16, write_wav
 from weakaudio.data.corpus import Corpus
-from weakaudio.data.dataset import ClipDataset, clip_loader
+from weakaudio.data.datamodule import ClipDataset, clip_loader
 
 _FILE_RATE = 44100  # Hz
 _STORE_RATE = 32000  # Hz
@@ -53,7 +53,11 @@ def _packing(sounds: Path, base: Path, scale: Scale) -> Comparison:
         "packing",
         scale,
         ("librosa.load + h5py, file by file", plain),
-        {"data_prep.folder": lambda: folder.prepare(str(sounds), str(base / f"{next(number)}"), _STORE_RATE)},
+        {
+            "weakaudio_data_prep.folder": lambda: folder.prepare(
+                str(sounds), str(base / f"{next(number)}"), _STORE_RATE
+            )
+        },
         _TIMES * scale.audio_seconds,
     )
 

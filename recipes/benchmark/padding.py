@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from weakaudio_data_prep.soundscapes import clip_seconds
 
-from data_prep.soundscapes import clip_seconds
 from recipes.results import Row
 from weakaudio.data.sampling import bucket
 

@@ -11,7 +11,7 @@ from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
 from recipes.benchmark.compare import QUICK, Comparison, Job, Scale, compare, waveforms
 from recipes.benchmark.reference import PlainNS
-from weakaudio.audio.logmel import get_front_end
+from weakaudio.audio.frontend import get_front_end
 from weakaudio.networks import Network, WeakCNN, WindowedCNN
 from weakaudio.networks.model import Model
 from weakaudio.training.losses import LOSSES

@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 
 from weakaudio import Corpus, Model, __version__
-from weakaudio.inference import report
-from weakaudio.training.evaluation import Evaluation
-from weakaudio.training.localisation import SEGMENT_SECONDS
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.evaluation.corpus import Evaluation
+from weakaudio.evaluation.localisation import SEGMENT_SECONDS
+from weakaudio.reports import html as report
+from weakaudio.transfer.cross_validation import FoldScores
 
 _CLIPS = 3  # to look at and listen to
 _SECONDS = 8.0  # those of at least this length

@@ -20,19 +20,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from weakaudio_data_prep import soundscapes, synthetic
 
-from data_prep import soundscapes, synthetic
 from recipes.demo.page import Result, build, results_table
-from weakaudio import Corpus, Embedder, WeakAudioError, cross_validate_folds, load_model
+from weakaudio import Corpus, Embedder, WeakAudioError, cross_validate, load_model
+from weakaudio.batch.embed import embed_folder
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
-from weakaudio.inference.embedding_file import read_embeddings
-from weakaudio.inference.folder import embed_folder
-from weakaudio.inference.report import write_page
-from weakaudio.training.command import METRICS, MODEL, train
-from weakaudio.training.evaluation import evaluate
+from weakaudio.evaluation.corpus import evaluate
+from weakaudio.formats.embeddings import read_embeddings
+from weakaudio.reports.html import write_page
+from weakaudio.training.fit import METRICS, MODEL, train
 from weakaudio.transfer.classifiers import CLASSIFIERS
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.transfer.cross_validation import FoldScores
 
 SYSTEMS = {"N_S": "weak", "SLAT": "slat"}  # name on the page: name of its folder, and of its YAML here
 REPORT = "report.html"
@@ -96,7 +96,7 @@ def transfer(out: Path, embeddings: NDArray[np.float32]) -> FoldScores:
     """A linear SVM on the embeddings, tested on each of five folds in turn."""
     clips = read_manifest(out / "recordings" / MANIFEST).table
     classes = [labels[0] for labels in clips["labels"]]
-    return cross_validate_folds(CLASSIFIERS["linear-svm"](), embeddings, classes, clips["fold"])
+    return cross_validate(CLASSIFIERS["linear-svm"](), embeddings, classes, clips["fold"])
 
 
 def show(console: Console, results: Mapping[str, Result], folds: FoldScores) -> None:

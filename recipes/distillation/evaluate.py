@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from recipes.distillation.lag import Course, courses, lag
 from recipes.distillation.train import MODEL
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import ProtocolError, WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.contract import StagedNetwork
 from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.pretrained.measure import measure
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.folds import cross_validate_folds
+from weakaudio.transfer.cross_validation import cross_validate
 
 _THRESHOLD = 0.2  # from which on the teacher says that a class is there
 _FEWEST = 5  # clips of a class, for its average precision to count
@@ -80,7 +80,7 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     """Rows for `recipes.results`, but for the command."""
     path = Path(model)
     name = path.parent.name if path.name == MODEL else path.stem  # a run is known by its folder
-    scores = cross_validate_folds(build_classifier("linear-svm"), heard.embeddings, y, folds, None, True)
+    scores = cross_validate(build_classifier("linear-svm"), heard.embeddings, y, folds, None, True)
     opened = load_model(model)
     note = f"{name}: SHA-256 of the model {model_checksum(opened)[:12]}"  # other weights, other figures
     facts = {"what": "ESC-50", "system": name, "data": "ESC-50 at 16 kHz", "note": note}

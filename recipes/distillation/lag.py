@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weakaudio.audio.io import read_audio
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 
 _RECORDINGS, _CLIPS = 20, 12  # recordings of so many clips, one after the other
 _STEP, _REACH = 0.02, 1.0  # seconds: shifts that are tried

@@ -20,9 +20,9 @@ from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgressBar
 
 from weakaudio import __version__
-from weakaudio.data.lock import FolderLock
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.files import FolderLock
 from weakaudio.pretrained import load_model, model_checksum, save_model
 from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
 from weakaudio.training.distillation import Distiller

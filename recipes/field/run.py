@@ -25,7 +25,7 @@ from rich.console import Console
 from recipes.field.broken import KINDS, plant
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import find_audio, read_audio
-from weakaudio.inference.embedding_file import read_embeddings
+from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.progress import progress
 
 _RATE = 48000

@@ -25,14 +25,14 @@ from sklearn.preprocessing import StandardScaler
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import resample
 from weakaudio.data.corpus import Corpus
+from weakaudio.evaluation.events import evaluate_events
+from weakaudio.evaluation.localisation import StrongClips, f1_scores, psds_scores, score_frames, strong_truth
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.detection import Detector
-from weakaudio.inference.embedding import Audio, Embedder
-from weakaudio.inference.event_metrics import evaluate_events
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
 from weakaudio.progress import progress
-from weakaudio.training.localisation import StrongClips, f1_scores, psds_scores, score_frames, strong_truth
 
 _C = 0.03  # of the logistic regression; chosen on the validation clips' mAP among 0.01, 0.03, 0.1 and 0.3
 

@@ -21,7 +21,7 @@ from weakaudio.data.manifest import read_manifest
 from weakaudio.data.store import ClipStore, StoreWriter
 from weakaudio.data.verify import verify_corpus
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding_file import EmbeddingTable, read_embeddings
+from weakaudio.formats.embeddings import EmbeddingTable, read_embeddings
 from weakaudio.pretrained import model_checksum
 from weakaudio.pretrained.checkpoint import open_model
 

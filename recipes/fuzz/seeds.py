@@ -14,9 +14,10 @@ import torch
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import EVENTS, MANIFEST, STORE, write_labels
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, write_manifest, write_table
+from weakaudio.data.manifest import Manifest, write_manifest
 from weakaudio.data.store import StoreWriter
-from weakaudio.inference.embedding_file import SUFFIXES, EmbeddingTable, write_embeddings
+from weakaudio.files import write_table
+from weakaudio.formats.embeddings import SUFFIXES, EmbeddingTable, write_embeddings
 from weakaudio.networks import build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained.checkpoint import read_header, save_model

@@ -20,14 +20,13 @@ import torch
 from rich.console import Console
 
 from recipes.results import ROOT, Row, record
-from weakaudio.audio.logmel import get_front_end
+from weakaudio.audio.frontend import decimated, get_front_end
+from weakaudio.deploy.timing import describe, use_threads
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.clip_latency import ClipLatency
-from weakaudio.latency.device import describe, use_threads
-from weakaudio.latency.genome import Space
-from weakaudio.latency.predict import Validation, random_configs, validate
-from weakaudio.latency.table import LatencyTable
-from weakaudio.training.thinned import thinned
+from weakaudio.nas.clip_latency import ClipLatency
+from weakaudio.nas.latency_model import Validation, random_configs, validate
+from weakaudio.nas.latency_table import LatencyTable
+from weakaudio.nas.search_space import SearchSpace
 
 BATCHES = (1, 8)
 FRONT_END = "efficientat-32k"
@@ -45,7 +44,7 @@ def rows(found: Validation, system: str, batch: int, data: str, note: str | None
     yield {**facts, "metric": "slowest (ms a clip)", "value": 1000 * high}
 
 
-def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space | None = None) -> None:
+def main(args: Sequence[str] | None = None, root: Path = ROOT, space: SearchSpace | None = None) -> None:
     """The command; figures are recorded below `root`."""
     parser = argparse.ArgumentParser("python -m recipes.latency.foretold", description="Error of foretold latency.")
     parser.add_argument("--table", type=Path, required=True, help="latency table, made or completed: .json")
@@ -56,10 +55,10 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space | No
     parser.add_argument("--every", type=int, default=1, help="networks that hear every k-th frame")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.foretold", *(sys.argv[1:] if args is None else args)])
-    space = space or Space()
+    space = space or SearchSpace()
     with use_threads(given.threads):
         here = describe(torch.device("cpu"), int8=given.int8)
-    front_end = thinned(get_front_end(FRONT_END), given.every)
+    front_end = decimated(get_front_end(FRONT_END), given.every)
     way = ("in 8 bits, " if given.int8 else "") + (f"every {given.every} frames, " if given.every > 1 else "")
     data = f"random networks of the search space, clips of {given.seconds:g} s, {replace(here, onnxruntime=None)}"
     table = LatencyTable.load(given.table, here) if given.table.exists() else LatencyTable(here)

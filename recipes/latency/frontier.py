@@ -23,25 +23,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from recipes.benchmark.compare import Scale, waveforms
 from recipes.latency import published
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.deploy.benchmark import PathTimes, fastest, time_path
 from weakaudio.deploy.onnx_tagger import OnnxTagger
-from weakaudio.deploy.quantise import export_int8
+from weakaudio.deploy.quantize import export_int8
+from weakaudio.deploy.timing import Job, time_rounds
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.device import Job, time_rounds
-from weakaudio.latency.fastest import PathTimes, fastest, time_path
 from weakaudio.memory import keep_memory
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
+from weakaudio.transfer.cross_validation import cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer
-from weakaudio.transfer.folds import cross_validate_folds
 
 BATCHES = (1, 8)
 MN04 = "efficientat-mn04"
@@ -147,7 +147,7 @@ def quality(X: NDArray[np.float32], clips: Manifest) -> dict[str, float]:
     """Accuracy in percent of a linear SVM on embeddings (n, D) of ESC-50, its spread over folds, and their number."""
     y = [labels[0] for labels in clips.table["labels"]]
     svm, folds = build_classifier("linear-svm"), clips.table["fold"]
-    scores = cross_validate_folds(svm, X, y, folds, clips.table["source"], allow_shared_sources=True)
+    scores = cross_validate(svm, X, y, folds, clips.table["source"], allow_shared_sources=True)
     return {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": len(scores.accuracies)}
 
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from recipes.benchmark.compare import Scale, waveforms
 from recipes.latency.frontier import MN04, SHIPPED
 from recipes.results import ROOT, Row, record
+from weakaudio.deploy.cuda_graphs import GraphedModel
+from weakaudio.deploy.timing import describe, time_rounds
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding import find_device, fused_copy
-from weakaudio.latency.device import describe, time_rounds
-from weakaudio.latency.graphs import GraphedModel
+from weakaudio.inference.embedder import find_device, fused_copy
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 

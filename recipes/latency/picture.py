@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from recipes.results import ROOT, Row, load
-from weakaudio.inference.figures import QUIET, STYLE, WIDTH, cycle
+from weakaudio.reports.figures import QUIET, STYLE, WIDTH, cycle
 
 PICTURE = "frontier.svg"
 QUALITY, SPEED = "ESC-50 (%)", "times real time, batch 8"

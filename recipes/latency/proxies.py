@@ -23,35 +23,35 @@ from scipy.stats import spearmanr
 
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.clip_latency import ClipLatency
-from weakaudio.latency.genome import Genome, Space
-from weakaudio.latency.predict import random_configs
-from weakaudio.latency.table import LatencyTable
+from weakaudio.nas.blockwise import BlockwiseDistillation
+from weakaudio.nas.clip_latency import ClipLatency
+from weakaudio.nas.latency_model import random_configs
+from weakaudio.nas.latency_table import LatencyTable
+from weakaudio.nas.proxies import read_corpora
+from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
+from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.stage_store import StageStore
+from weakaudio.nas.workers import scoring
 from weakaudio.progress import progress
-from weakaudio.search.blockwise import BlockwiseDistillation
-from weakaudio.search.proxy import read_corpora
-from weakaudio.search.short_training import ShortTraining
-from weakaudio.search.stage_store import StageStore
-from weakaudio.search.workers import scoring
 
 Judge = BlockwiseDistillation | ShortTraining
 
-SPACE = replace(Space(), features=(768,))  # stages do not score the embedding
+SPACE = replace(SearchSpace(), features=(768,))  # stages do not score the embedding
 FRONT_END, CLIPS = "efficientat-32k", (10.0, 8)  # the teacher's; seconds and how many at once
 TRUTH = "long training"
 _FEWEST = 3  # networks of which a rank correlation says anything
 
 
 def draw(
-    n: int, seed: int, space: Space, latency: Callable[[Mapping[str, Any]], float], budget: float
-) -> list[Genome]:
+    n: int, seed: int, space: SearchSpace, latency: Callable[[Mapping[str, Any]], float], budget: float
+) -> list[ArchitectureConfig]:
     """Different networks of a space that take no longer than a budget of seconds."""
     configs = random_configs(n, seed, space=space, runs=lambda config: latency(config) <= budget)
-    return [Genome.from_config(config) for config in configs]
+    return [ArchitectureConfig.from_config(config) for config in configs]
 
 
 def score(
-    genomes: Sequence[Genome], judges: Mapping[str, Judge], store: StageStore, workers: int = 1
+    genomes: Sequence[ArchitectureConfig], judges: Mapping[str, Judge], store: StageStore, workers: int = 1
 ) -> pd.DataFrame:
     """(networks, judges) scores, NaN of networks that could not be scored; the store keeps what is known."""
     for name, judge in judges.items():
@@ -81,7 +81,7 @@ def rows(table: pd.DataFrame, data: str) -> Iterator[Row]:
         yield {**facts, "metric": "rank correlation with long training", "value": float(rank)}
 
 
-def main(args: Sequence[str] | None = None, root: Path = ROOT, space: Space = SPACE) -> None:
+def main(args: Sequence[str] | None = None, root: Path = ROOT, space: SearchSpace = SPACE) -> None:
     """The command; figures are recorded below `root`."""
     parser = argparse.ArgumentParser("python -m recipes.latency.proxies", description="What cheap scores foretell.")
     parser.add_argument("--teacher", required=True, help="name or path of a model")

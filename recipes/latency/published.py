@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recipes.benchmark.inference import give_statistics
 from recipes.benchmark.reference import plain_copy
-from weakaudio.audio.logmel import LogMel, kaldi_filters
+from weakaudio.audio.frontend import LogMel, kaldi_filters
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model

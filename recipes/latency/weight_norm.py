@@ -19,9 +19,9 @@ import pandas as pd
 
 from recipes.results import Row, record
 from weakaudio.data.corpus import Corpus
+from weakaudio.evaluation.corpus import Evaluation, evaluate
 from weakaudio.pretrained import load_model
-from weakaudio.training.command import METRICS, MODEL, train
-from weakaudio.training.evaluation import Evaluation, evaluate
+from weakaudio.training.fit import METRICS, MODEL, train
 
 RUNS = Path("runs/latency/weight_norm")
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list
 
 from weakaudio import __version__
-from weakaudio.inference import report
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.reports import html as report
+from weakaudio.transfer.cross_validation import FoldScores
 
 _MOST = 15  # rows of a table on the page; the whole is in its CSV
 _SPOKEN = {"taken_for": "taken for", "in_class": "in class", "over_classes": "over classes"}

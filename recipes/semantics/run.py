@@ -18,22 +18,23 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from recipes.semantics.page import Meaning, build, figures
 from weakaudio import WeakAudioError, load_model
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
-from weakaudio.data.manifest import Manifest, read_manifest, write_table
+from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
-from weakaudio.inference.embedding import fused_copy
-from weakaudio.inference.report import save_figure, write_page
+from weakaudio.files import write_table
+from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import model_checksum
 from weakaudio.progress import progress
+from weakaudio.reports.html import save_figure, write_page
 from weakaudio.transfer import semantics
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.folds import cross_validate_folds
+from weakaudio.transfer.cross_validation import cross_validate
 
 CORPUS, REPORT = "esc50-16k", "report.html"
 GROUPS = ("animals", "nature, water", "human", "domestic", "urban")  # classes 0 to 9, 10 to 19, ...
@@ -81,7 +82,7 @@ def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0
     table = clips.table
     y = [_spoken(labels[0]) for labels in table["labels"]]
     classifier = build_classifier("linear-svm")
-    scores = cross_validate_folds(classifier, X, y, table["fold"], table["source"], allow_shared_sources=True)
+    scores = cross_validate(classifier, X, y, table["fold"], table["source"], allow_shared_sources=True)
     similarities = semantics.class_similarities(semantics.class_embeddings(X, y))
     places = semantics.clip_map(X, seed)
     return Meaning(
@@ -90,7 +91,7 @@ def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0
         similarities=similarities,
         tree=semantics.class_tree(similarities),
         nearest=semantics.nearest_classes(similarities),
-        events=semantics.lean_on(probs, y, model.labels),
+        events=semantics.event_importance(probs, y, model.labels),
         n_events=len(model.labels),
         scores=scores,
         confused=semantics.confused_pairs(scores),

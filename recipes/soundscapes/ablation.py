@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
+from weakaudio_data_prep.soundscapes import SETTINGS
 
-from data_prep.soundscapes import SETTINGS
 from recipes.results import Row, record
 from recipes.soundscapes.corpus import prepare_small
 from recipes.soundscapes.run import RUNS
 from weakaudio.audio.io import find_audio
 from weakaudio.data.corpus import Corpus
+from weakaudio.evaluation.corpus import Evaluation, evaluate
 from weakaudio.pretrained import load_model
-from weakaudio.training.command import MODEL, train
-from weakaudio.training.evaluation import Evaluation, evaluate
+from weakaudio.training.fit import MODEL, train
 
 _HERE = Path(__file__).parent
 _COMMAND = "python -m recipes.soundscapes.ablation --data ../shared/data --seeds 1 2"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from weakaudio_data_prep import esc50, soundscapes, urbansound8k
 
-from data_prep import esc50, soundscapes, urbansound8k
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest, write_manifest
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import esc50, scenes_synthetic, urbansound8k
+from weakaudio_data_prep import esc50, scenes_synthetic, urbansound8k
+
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
 

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.transfer.adapt_command import AdaptSummary, adapt_folder
+from weakaudio.transfer.own_classes import AdaptSummary, adapt_folder
 
 WHAT = "learning curve of adapt"
 

@@ -21,9 +21,9 @@ from recipes.results import ROOT, Row, record
 from recipes.transfer.corpora import CORPORA, Corpus
 from recipes.transfer.systems import Subject, adapted, frozen, references
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding import DTYPES
-from weakaudio.transfer.adapt import PRESETS, Practice
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.inference.embedder import DTYPES
+from weakaudio.transfer.cross_validation import FoldScores
+from weakaudio.transfer.fine_tune import PRESETS, FineTuneConfig
 
 ALL = "all folds (%)"
 
@@ -39,7 +39,7 @@ def rows(corpus: Corpus, system: str, scores: FoldScores, note: str | None) -> I
 
 
 def measure(
-    corpus: Corpus, model: str | None, presets: Sequence[str], practice: Practice, data: Path, work: Path
+    corpus: Corpus, model: str | None, presets: Sequence[str], practice: FineTuneConfig, data: Path, work: Path
 ) -> Iterator[list[Row]]:
     """The rows of each system, as they are measured."""
     manifest = corpus.read(data, work)
@@ -66,12 +66,12 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     )
     names = [corpus.name for corpus in CORPORA]
     parser.add_argument("--corpus", nargs="+", default=names, choices=names, help="all if not given")
-    parser.add_argument("--epochs", type=int, default=Practice.epochs, help="at most, of each adaptation")
-    parser.add_argument("--dtype", default=Practice.dtype, choices=DTYPES, help="of each adaptation")
+    parser.add_argument("--epochs", type=int, default=FineTuneConfig.epochs, help="at most, of each adaptation")
+    parser.add_argument("--dtype", default=FineTuneConfig.dtype, choices=DTYPES, help="of each adaptation")
     parser.add_argument("--work", default="runs/transfer", help="folder for the manifests and the scenes")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.transfer.run", *(sys.argv[1:] if args is None else args)])
-    practice = replace(Practice(), epochs=given.epochs, dtype=given.dtype)
+    practice = replace(FineTuneConfig(), epochs=given.epochs, dtype=given.dtype)
     for corpus in (corpus for corpus in CORPORA if corpus.name in given.corpus):
         for measured in measure(corpus, given.model, given.preset, practice, Path(given.data), Path(given.work)):
             record("transfer", [{**row, "command": command} for row in measured], root)

@@ -14,15 +14,15 @@ from recipes.transfer.corpora import Corpus
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Audio, Embedder
+from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.transfer.adapt import Practice
 from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import cross_validate_manifest
+from weakaudio.transfer.cross_validation import FoldScores, Protocol, cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
-from weakaudio.transfer.folds import FoldScores, Protocol, cross_validate_folds
+from weakaudio.transfer.fine_tune import FineTuneConfig
 from weakaudio.transfer.transductive import spread_labels, train_self
 
 Found = Iterator[tuple[str, FoldScores]]
@@ -66,7 +66,7 @@ class Subject:
     model: Model
     clips: list[Audio]
     facts: dict[str, Any]
-    """y, folds and sources, as `cross_validate_folds` takes them"""
+    """y, folds and sources, as `cross_validate` takes them"""
 
     @classmethod
     def open(cls, model: str, manifest: Manifest) -> Subject:
@@ -94,14 +94,14 @@ def frozen(subject: Subject) -> Found:
         "F1 mean and logits": np.hstack([mean[:, :n], logits]),
     }
     for name, X in features.items():
-        yield f"{subject.name}, {name}", cross_validate_folds(build_classifier("linear-svm"), X, **subject.facts)
+        yield f"{subject.name}, {name}", cross_validate(build_classifier("linear-svm"), X, **subject.facts)
     protocol = Protocol(**subject.facts)
     for judge, predict in JUDGES.items():
         predicted = {fold.name: predict(mean[fold.train, :n], fold.y, mean[fold.test, :n]) for fold in protocol}
         yield f"{subject.name}, F1 mean, {judge} (transductive)", protocol.score(predicted)
 
 
-def adapted(subject: Subject, presets: Sequence[str], practice: Practice) -> Found:
+def adapted(subject: Subject, presets: Sequence[str], practice: FineTuneConfig) -> Found:
     """The network adapted on the other folds: its embedding under a linear SVM, as the paper, and its own head.
 
     Of preset II, which trains all layers, transductive uses of the fold's audio as well.

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weakaudio.audio.segments import COVERAGES, Coverage, SegmentGeometry, frame_count
-from weakaudio.audio.timeline import timeline
+from weakaudio.audio.geometry import COVERAGES, Coverage, SegmentGeometry, frame_count, timeline
 
 
 @given(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, read_manifest, write_manifest, write_table
+from weakaudio.data.manifest import Manifest, read_manifest, write_manifest
 from weakaudio.errors import LabelError, ManifestError, WeakAudioError
+from weakaudio.files import write_table
 
 WELL_FORMED = "path,labels,fold\na.wav,dog;rain,1\nsub/b.wav,saw,2\nc.wav,,2\n"
 

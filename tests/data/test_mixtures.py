@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from weakaudio_data_prep.unlabelled import prepare
 
-from data_prep.unlabelled import prepare
 from weakaudio.data.mixtures import Mixtures, _filter, mixture_loader
 from weakaudio.errors import ManifestError, ProtocolError
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
+from weakaudio_data_prep.audioset import prepare
+from weakaudio_data_prep.audioset_audio import Segment, SegmentSound, parse_stem
 
-from data_prep.audioset import prepare
-from data_prep.audioset_audio import Segment, SegmentSound, parse_stem
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.store import StoreWriter

@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile as sf
+from weakaudio_data_prep.dcase_scenes import prepare
 
-from data_prep.dcase_scenes import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import DataPrepError
-from weakaudio.transfer.folds import check_split
+from weakaudio.transfer.cross_validation import check_split
 
 RATE = 8000
 SCENES = ("beach", "cafe/restaurant")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import DataPrepError

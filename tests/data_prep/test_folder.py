@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from weakaudio_data_prep.folder import prepare
 
-from data_prep.folder import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import DataPrepError, ManifestError
@@ -118,7 +118,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 KILLED = """
 import sys, time
-import data_prep.summary as summary
+import weakaudio_data_prep.summary as summary
 
 class Slow(summary.StoreWriter):
     def __init__(self, folder, sample_rate):
@@ -129,7 +129,7 @@ class Slow(summary.StoreWriter):
         time.sleep({pause})
 
 summary.StoreWriter = Slow
-from data_prep.folder import prepare
+from weakaudio_data_prep.folder import prepare
 prepare({root!r}, {out!r}, sample_rate=8000)
 """
 

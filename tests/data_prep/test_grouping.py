@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from weakaudio_data_prep.grouping import grouped_folds, refuse_copies, refuse_rare_classes
 
-from data_prep.grouping import grouped_folds, refuse_copies, refuse_rare_classes
 from weakaudio.errors import DataPrepError
 
 CLIPS = st.lists(st.tuples(st.lists(st.sampled_from("abc"), max_size=3, unique=True), st.integers(0, 8)), min_size=9)

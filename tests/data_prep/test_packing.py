@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from weakaudio_data_prep.packing import Clip, SoundFile, pack
 
-from data_prep.packing import Clip, SoundFile, pack
 from weakaudio.data.store import ClipStore, StoreWriter, check_clips
 from weakaudio.errors import AudioError, DataPrepError, StoreError
 

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import soundfile as sf
 from jsonargparse import auto_cli
+from weakaudio_data_prep import scenes_synthetic
+from weakaudio_data_prep.scenes_synthetic import AMBIENCES, SCENES, Scene, prepare
+from weakaudio_data_prep.summary import Summary
 
-from data_prep import scenes_synthetic
-from data_prep.scenes_synthetic import AMBIENCES, SCENES, Scene, prepare
-from data_prep.summary import Summary
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
@@ -210,7 +210,7 @@ def test_clips_can_be_packed_for_training(event_clips: Path, urban: Path, beds: 
 
 KILLED = """
 import json, time
-import data_prep.scenes_synthetic as scenes
+import weakaudio_data_prep.scenes_synthetic as scenes
 
 scenes.SCENES = {{name: scenes.Scene(**scene) for name, scene in json.loads({scenes!r}).items()}}
 scenes.AMBIENCES = json.loads({ambiences!r})

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from weakaudio_data_prep.soundscapes import prepare
 
-from data_prep.soundscapes import prepare
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import Corpus
 from weakaudio.errors import DataPrepError, WeakAudioError
@@ -149,7 +149,7 @@ def test_wav_files_are_the_clips_of_the_store(event_clips: Path, tmp_path: Path)
 
 KILLED = """
 import sys, time
-import data_prep.soundscapes as soundscapes
+import weakaudio_data_prep.soundscapes as soundscapes
 
 class Slow(soundscapes.StoreWriter):
     def __init__(self, folder, sample_rate):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from weakaudio_data_prep.synthetic import KINDS, background, prepare, synthesise
 
-from data_prep.synthetic import KINDS, background, prepare, synthesise
 from weakaudio.audio.io import audio_info
 from weakaudio.data.manifest import read_manifest
 

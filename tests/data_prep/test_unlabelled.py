@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from weakaudio_data_prep.unlabelled import prepare
 
-from data_prep.unlabelled import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.errors import AudioError, DataPrepError
 

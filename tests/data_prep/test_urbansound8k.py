@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from weakaudio_data_prep.urbansound8k import prepare
 
-from data_prep.urbansound8k import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import DataPrepError, ManifestError

@@ -15,7 +15,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from weakaudio.audio.logmel import FRONT_ENDS, FrontEnd, LogMel
+from weakaudio.audio.frontend import FRONT_ENDS, FrontEnd, LogMel, get_front_end
 from weakaudio.deploy.export import export_onnx
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.product_logmel import ProductLogMel
@@ -26,7 +26,6 @@ from weakaudio.networks.contract import Network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
 from weakaudio.networks.operators.recurrence import gated_linear_attention
-from weakaudio.training.thinned import find_front_end
 
 Randomise = Callable[[Network], Network]
 
@@ -52,9 +51,9 @@ FRAMES = (1, 31, 32, 63, 64, 127, 128, 700)
 def random_model(randomise: Randomise, name: str, front_end: str = "16k") -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mels = {} if name == "stacked" else {"n_mels": find_front_end(front_end).n_mels}
+        mels = {} if name == "stacked" else {"n_mels": get_front_end(front_end).n_mels}
         network = randomise(build_network(name.split("-")[0], n_classes=5, **mels, **SMALL[name]))
-    return Model(network, find_front_end(front_end), list("abcde")).eval()
+    return Model(network, get_front_end(front_end), list("abcde")).eval()
 
 
 def noise(n_samples: int, n_clips: int = 1) -> torch.Tensor:
@@ -118,7 +117,7 @@ def test_a_file_without_a_front_end_takes_log_mels(randomise: Randomise, tmp_pat
 @example(n_samples=1)
 @given(n_samples=st.one_of(st.integers(1, 3000), st.integers(1, 30).map(lambda n: 320 * n)))
 def test_a_product_is_the_transform(name: str, n_samples: int) -> None:
-    logmel = LogMel(find_front_end(name))
+    logmel = LogMel(get_front_end(name))
     clips = noise(n_samples, 2)
     expected, found = logmel(clips)[0], ProductLogMel(logmel)(clips)
     torch.testing.assert_close(found / logmel.front_end.gain, expected / logmel.front_end.gain, rtol=0, atol=5e-3)

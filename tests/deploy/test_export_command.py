@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from weakaudio_data_prep.synthetic import KINDS, synthesise
 
 import weakaudio.cli.export  # noqa: F401
-from data_prep.synthetic import KINDS, synthesise
 from weakaudio.audio.io import write_wav
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.networks import FlashCNN, Network, WindowedCNN

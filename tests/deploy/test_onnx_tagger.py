@@ -14,13 +14,13 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from weakaudio_data_prep.synthetic import synthesise
 
-from data_prep.synthetic import synthesise
 from weakaudio.audio.io import read_audio, resample, write_wav
 from weakaudio.deploy.export import export_onnx
 from weakaudio.deploy.onnx_tagger import KEY, OnnxTagger
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum

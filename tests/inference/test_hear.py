@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weakaudio.audio.logmel import FrontEnd
+from weakaudio.audio.frontend import FrontEnd
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL, hear
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.inference.hear import HearModel, get_scene_embeddings, get_timestamp_embeddings
 from weakaudio.networks import FlashCNN, MobileNet, Network, WeakCNN
 from weakaudio.networks.model import Model

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.detection import Detector
-from weakaudio.inference.events import EventJoiner, EventRules, Run, find_runs, join_runs
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.postprocess import EventJoiner, PostProcessing, Run, find_runs, join_runs
 from weakaudio.inference.streaming import StreamingDetector
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
@@ -128,7 +128,7 @@ scores = st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.9]), min_size=1, max_size=40
 def test_joined_runs_are_those_of_a_plain_loop_however_they_are_cut(
     values: list[float], gap: int, shortest: int, hysteresis: float, cuts: list[int]
 ) -> None:
-    rules = EventRules(np.array([0.5]), hysteresis, 0.0, gap, shortest)
+    rules = PostProcessing(np.array([0.5]), hysteresis, 0.0, gap, shortest)
     edges = np.arange(len(values) + 1.0)
     times, probs = np.stack([edges[:-1], edges[1:]], 1), np.array(values)[:, None]
     joiner, found = EventJoiner(rules), []
@@ -144,7 +144,7 @@ def test_the_median_filter_takes_out_single_segments() -> None:
     values = np.array([0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0.0])
     edges = np.arange(len(values) + 1.0)
     times = np.stack([edges[:-1], edges[1:]], 1)
-    rules = EventRules(np.array([0.5]), median=3.5)
+    rules = PostProcessing(np.array([0.5]), median=3.5)
     assert rules.filter_size(1.0) == 3
     assert [rules.filter_size(hop) for hop in (0.5, 3.5, 4.0)] == [7, 1, 1]
     spans = [(run.start, run.end) for run in join_runs(find_runs(values[:, None], times, rules, 1.0), rules)]
@@ -152,7 +152,7 @@ def test_the_median_filter_takes_out_single_segments() -> None:
 
 
 def test_an_event_is_handed_out_before_a_later_run_that_never_reaches_its_threshold() -> None:
-    joiner = EventJoiner(EventRules(np.array([0.8]), hysteresis=0.5, merge_gap=1.0))
+    joiner = EventJoiner(PostProcessing(np.array([0.8]), hysteresis=0.5, merge_gap=1.0))
     assert joiner.push([Run(0, 0.0, 1.0, 0.9), Run(0, 1.5, 2.0, 0.5)], 2.0) == []  # it may still reach it
     assert joiner.push([], 3.0) == [Run(0, 0.0, 1.0, 0.9)]
     assert joiner.push([], np.inf) == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.inference.parts import Pooled, join
 from weakaudio.inference.windows import Window, Windower, cut, find_loudest
 from weakaudio.networks import Network, build_network

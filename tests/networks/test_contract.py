@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from weakaudio.audio.logmel import LogMel
-from weakaudio.audio.segments import COVERAGES
+from weakaudio.audio.frontend import LogMel
+from weakaudio.audio.geometry import COVERAGES
 from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks import NETWORKS, Network, Output, build_network
 from weakaudio.networks.model import Model

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from weakaudio.audio.segments import COVERAGES
+from weakaudio.audio.geometry import COVERAGES
 from weakaudio.networks import Network, WeakCNN
 
 Randomise = Callable[..., Network]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weakaudio.audio.segments import COVERAGES
+from weakaudio.audio.geometry import COVERAGES
 from weakaudio.networks import Network, WeakCNN, WindowedCNN
 
 

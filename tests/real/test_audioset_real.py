@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from weakaudio_data_prep.audioset import prepare
 
-from data_prep.audioset import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.ontology import read_ontology
 from weakaudio.data.verify import verify_corpus
@@ -131,8 +131,8 @@ def test_audioset_fits_its_ontology(real_data: Path) -> None:
 RUN = """
 import sys
 sys.path.insert(0, {repository!r})
-import data_prep.summary as summary
-from data_prep.audioset import prepare
+import weakaudio_data_prep.summary as summary
+from weakaudio_data_prep.audioset import prepare
 
 class Small(summary.StoreWriter):
     def __init__(self, folder, sample_rate):

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from weakaudio_data_prep.esc50 import prepare
 
-from data_prep.esc50 import prepare
 from weakaudio.data.labels import read_audioset_labels
 from weakaudio.data.manifest import read_manifest
 

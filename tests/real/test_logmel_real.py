@@ -8,8 +8,8 @@ import pytest
 import soundfile as sf
 import torch
 
+from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.io import find_audio, read_audio
-from weakaudio.audio.logmel import LogMel
 
 pytestmark = pytest.mark.real
 

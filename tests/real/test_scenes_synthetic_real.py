@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from weakaudio_data_prep import esc50, urbansound8k
+from weakaudio_data_prep.scenes_synthetic import SCENES, prepare
 
-from data_prep import esc50, urbansound8k
-from data_prep.scenes_synthetic import SCENES, prepare
 from weakaudio.data.manifest import read_manifest
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.features import LogMelStatistics

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from weakaudio_data_prep import soundscapes
 
-from data_prep import soundscapes
 from recipes.soundscapes import corpus
 from weakaudio.data.manifest import read_manifest
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from weakaudio_data_prep import esc50
+from weakaudio_data_prep.urbansound8k import prepare
 
-from data_prep import esc50
-from data_prep.urbansound8k import prepare
 from weakaudio.data.manifest import read_manifest
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*official ten-fold protocol")]

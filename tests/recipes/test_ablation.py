@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import weakaudio_data_prep.soundscapes
 from tiny import TINY as TINIEST
 
-import data_prep.soundscapes
 from recipes import results
 from recipes.soundscapes import ablation
 from weakaudio.data.corpus import Corpus
+from weakaudio.evaluation.corpus import evaluate
 from weakaudio.pretrained import load_model, read_header
-from weakaudio.training.evaluation import evaluate
 
 TINY = ["--model.network_config.width=0.0625", *TINIEST[1:]]  # the width alone: variants set the pooling beside it
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(event_clips: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
-    data_prep.soundscapes.prepare(str(event_clips), str(out), str(data / "backgrounds"), 16, 8, 8)
+    weakaudio_data_prep.soundscapes.prepare(str(event_clips), str(out), str(data / "backgrounds"), 16, 8, 8)
     return out
 
 
@@ -44,7 +44,7 @@ def given(data: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_ambiences_of_the_test_are_not_trained_with(given: dict[str, Path], corpus: Path) -> None:
-    used = json.loads((corpus / data_prep.soundscapes.SETTINGS).read_text())["backgrounds"]
+    used = json.loads((corpus / weakaudio_data_prep.soundscapes.SETTINGS).read_text())["backgrounds"]
     assert {path.name for path in given["ambiences"].iterdir()} == set(used["train"])
     assert not set(used["train"]) & {*used["val"], *used["test"]}
 

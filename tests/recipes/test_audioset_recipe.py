@@ -17,8 +17,8 @@ import yaml
 from matplotlib.image import imread
 from tiny import TINY
 from typer.testing import CliRunner
+from weakaudio_data_prep.audioset import prepare
 
-from data_prep.audioset import prepare
 from recipes.audioset import evaluate, train
 from recipes.audioset.figure import per_class_figure
 from weakaudio.cli import app

@@ -14,7 +14,7 @@ import torch
 from recipes.benchmark import loading, padding, run, start
 from recipes.benchmark.compare import QUICK, Comparison
 from recipes.results import Row
-from weakaudio.audio.logmel import FRONT_ENDS
+from weakaudio.audio.frontend import FRONT_ENDS
 
 WHATS = {
     "front end paper-44k",

@@ -10,9 +10,9 @@ import yaml
 from recipes.demo import run
 from weakaudio.data.corpus import MANIFEST, Corpus
 from weakaudio.data.manifest import read_manifest
-from weakaudio.inference.embedding_file import read_embeddings
+from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.pretrained import load_model
-from weakaudio.training.command import MODEL
+from weakaudio.training.fit import MODEL
 
 CONFIGS = {name: Path(run.__file__).parent / f"demo_{name}.yaml" for name in run.SYSTEMS.values()}
 

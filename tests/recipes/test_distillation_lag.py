@@ -12,7 +12,7 @@ import soundfile as sf
 from recipes.distillation import lag as lag_module
 from recipes.distillation.lag import Course, lag
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Embedding
+from weakaudio.inference.embedder import Embedding
 
 
 def course(rng: np.random.Generator, hop: float, late: float, blur: float) -> Course:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from weakaudio_data_prep.unlabelled import prepare
 
-from data_prep.unlabelled import prepare
 from recipes.distillation.ship import ship
 from recipes.distillation.train import train
 from weakaudio.errors import ProtocolError

@@ -14,8 +14,8 @@ import torch
 from recipes import results
 from recipes.benchmark.compare import Scale
 from recipes.latency import frontier, published
-from weakaudio.audio.logmel import LogMel
-from weakaudio.latency.fastest import PathTimes
+from weakaudio.audio.frontend import LogMel
+from weakaudio.deploy.benchmark import PathTimes
 from weakaudio.networks import FlashCNN, MobileNet, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -81,7 +81,7 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
     stages = [("dense", 1, 4), ("dense", 0, 8), ("dense", 0, 8), ("dense", 1, 16)]
     save_model(Model(randomise(FlashCNN(5, 64, stages, 8)), "16k", labels), student)
     monkeypatch.setattr(frontier, "SHIPPED", ())
-    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
     monkeypatch.setattr(frontier, "_REST", 0.0)
     monkeypatch.setattr(frontier.published, "ast", lambda: None)
     monkeypatch.setattr(frontier.published, "mobilenet_v3", lambda: None)

@@ -14,13 +14,13 @@ from scipy.stats import spearmanr
 from recipes import results
 from recipes.latency import foretold, law, proxies
 from weakaudio.errors import WeakAudioError
-from weakaudio.latency.genome import Genome, Space
-from weakaudio.latency.predict import Validation, random_configs
-from weakaudio.latency.table import LatencyTable
-from weakaudio.search.law import Law
-from weakaudio.search.stage_store import StageStore
+from weakaudio.nas.latency_model import Validation, random_configs
+from weakaudio.nas.latency_table import LatencyTable
+from weakaudio.nas.scaling_law import Law
+from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
+from weakaudio.nas.stage_store import StageStore
 
-TINY = Space(
+TINY = SearchSpace(
     operators=(("dense",),) * 4,
     blocks=((1, 2),) * 4,
     channels=((4, 8),) * 4,
@@ -80,7 +80,7 @@ def test_errors_are_percent_and_times_are_of_a_clip() -> None:
 
 
 def test_a_network_that_cannot_be_scored_is_left_out_and_not_tried_again(root: Path) -> None:
-    genomes = [Genome.from_config(config) for config in random_configs(5, space=TINY)]
+    genomes = [ArchitectureConfig.from_config(config) for config in random_configs(5, space=TINY)]
     tried = []
 
     def diverges(config: dict[str, Any]) -> float:
@@ -110,8 +110,8 @@ def test_the_error_of_foretold_latency_is_recorded(root: Path) -> None:
 
 
 def test_latency_in_8_bits_stands_in_lines_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
-    monkeypatch.setattr("weakaudio.latency.int8_profile._SECONDS", 0.0)
+    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     args = ["--table", str(root / "table.json"), "--networks", "2", "--seconds", "0.3", "--threads", "1"]
     foretold.main([*args, "--int8", "--every", "2"], root, TINY)
     rows = results.load("latency", root)

@@ -15,7 +15,7 @@ from recipes.semantics.page import figures
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model

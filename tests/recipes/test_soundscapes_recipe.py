@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import weakaudio_data_prep.soundscapes
 from tiny import TINY
 
-import data_prep.soundscapes
 from recipes import results
 from recipes.soundscapes import corpus as corpus_recipe
 from recipes.soundscapes import run
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.pretrained import load_model, read_header
-from weakaudio.training.command import train
+from weakaudio.training.fit import train
 
 CONFIGS = sorted(Path(run.__file__).parent.glob("*.yaml"))
 SIZES = {"train": 16, "val": 8, "test": 8}
@@ -31,7 +31,7 @@ URBAN = ("dog_bark", "drilling", "engine_idling", "jackhammer", "street_music")
 @pytest.fixture(scope="module")
 def corpus(event_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
-    data_prep.soundscapes.prepare(str(event_clips), str(out), **SIZES)
+    weakaudio_data_prep.soundscapes.prepare(str(event_clips), str(out), **SIZES)
     return out
 
 

@@ -20,8 +20,8 @@ from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
 from weakaudio.transfer.classifiers import linear_svm
 from weakaudio.transfer.command import cross_validate_manifest
+from weakaudio.transfer.cross_validation import cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
-from weakaudio.transfer.folds import cross_validate_folds
 from weakaudio.transfer.transductive import spread_labels
 
 
@@ -93,7 +93,7 @@ def test_a_model_is_measured_frozen_and_adapted(data: Path, model: Path, monkeyp
     for layer in ("f1", "f2"):
         for pooling in ("mean", "max"):
             X = EmbeddingTransformer(model, layer, pooling).fit_transform(table.paths)
-            own = cross_validate_folds(linear_svm(), X, y, table.table["fold"])
+            own = cross_validate(linear_svm(), X, y, table.table["fold"])
             assert value[f"weak-20, {layer.upper()} {pooling}"] == pytest.approx(100 * own.mean)
 
 
@@ -102,13 +102,13 @@ def test_logits_are_those_of_the_probabilities_of_clips(data: Path, model: Path)
 
     def keep(estimator: object, X: np.ndarray, **facts: object) -> object:
         seen.append(X)
-        return cross_validate_folds(estimator, X, **facts)  # type: ignore[arg-type]
+        return cross_validate(estimator, X, **facts)  # type: ignore[arg-type]
 
     corpus = next(corpus for corpus in CORPORA if corpus.name == "ESC-10")
     clips = corpus.read(data, data.parent / "work")
     subject = systems.Subject.open(str(model), clips)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(systems, "cross_validate_folds", keep)
+        patch.setattr(systems, "cross_validate", keep)
         found = systems.frozen(subject)
         for _ in range(5):
             next(found)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import weakaudio_data_prep.soundscapes
 import yaml
 
-import data_prep.soundscapes
 from recipes import code, results
 from recipes.latency import weight_norm as recipe
 from weakaudio.networks.layers import ConvNorm
@@ -29,7 +29,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def corpus(event_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
-    data_prep.soundscapes.prepare(str(event_clips), str(out), None, 16, 8, 8)
+    weakaudio_data_prep.soundscapes.prepare(str(event_clips), str(out), None, 16, 8, 8)
     return out
 
 

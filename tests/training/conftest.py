@@ -9,7 +9,7 @@ from training_runs import SEEDS, arguments, epochs
 
 from weakaudio.data.corpus import EVENTS, LABELS, MANIFEST, STORE
 from weakaudio.data.store import StoreWriter
-from weakaudio.training.command import train
+from weakaudio.training.fit import train
 
 RATE = 16000
 # Names that a library for scores might take for something else.

@@ -14,8 +14,8 @@ import pytest
 from training_runs import arguments, epochs, same
 
 from weakaudio.data.corpus import Corpus
+from weakaudio.evaluation.corpus import evaluate
 from weakaudio.pretrained import load_model
-from weakaudio.training.evaluation import evaluate
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would wait for each other
 

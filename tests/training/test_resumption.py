@@ -18,9 +18,10 @@ import torch
 from training_runs import EVERYTHING, arguments, epochs, same
 
 from weakaudio.pretrained import load_model
-from weakaudio.training import callbacks, command
-from weakaudio.training.command import train
-from weakaudio.training.tagger import Tagger
+from weakaudio.training import callbacks
+from weakaudio.training import fit as command
+from weakaudio.training.fit import train
+from weakaudio.training.lightning_module import TaggingModule
 
 
 def _kill(*_: object, **__: object) -> None:
@@ -34,7 +35,7 @@ def _half(checkpoint: Any, path: Path) -> None:
     _kill()
 
 
-TRAINING_STEP = Tagger.training_step
+TRAINING_STEP = TaggingModule.training_step
 
 
 SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
@@ -44,16 +45,16 @@ def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
     """Train in this process, which is killed at a moment of an epoch (from 0)."""
     torch.set_num_threads(1)
     timers = [threading.Timer(float(seconds), _kill) for seconds in re.findall(r"after ([0-9.e-]+)$", moment)]
-    step, validate = Tagger.training_step, Tagger.on_validation_epoch_end
+    step, validate = TaggingModule.training_step, TaggingModule.on_validation_epoch_end
 
-    def training_step(self: Tagger, batch: Any, number: int) -> torch.Tensor:
+    def training_step(self: TaggingModule, batch: Any, number: int) -> torch.Tensor:
         while timers:
             timers.pop().start()
         if (self.current_epoch, number) == (epoch, {"training": 1, f"step {number}": number}.get(moment)):
             _kill()
         return step(self, batch, number)
 
-    def on_validation_epoch_end(self: Tagger) -> None:
+    def on_validation_epoch_end(self: TaggingModule) -> None:
         if moment == "validation" and self.current_epoch == epoch:
             _kill()
         validate(self)
@@ -68,8 +69,8 @@ def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
         if here and moment == "after last" and Path(path).stem == "last":
             _kill()
 
-    Tagger.training_step = training_step  # type: ignore[method-assign]
-    Tagger.on_validation_epoch_end = on_validation_epoch_end  # type: ignore[method-assign]
+    TaggingModule.training_step = training_step  # type: ignore[method-assign]
+    TaggingModule.on_validation_epoch_end = on_validation_epoch_end  # type: ignore[method-assign]
     callbacks.WholeFiles.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
     if moment == "export":
         command.export = _kill
@@ -79,7 +80,7 @@ def _disturbed(moment: str, epoch: int, args: list[str]) -> None:
 def start(moment: str, epoch: int, args: list[str]) -> int:
     """Exit code of a process that trains until it is killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["weakaudio.training.command", __name__])
+    context.set_forkserver_preload(["weakaudio.training.fit", __name__])
     process = context.Process(target=_disturbed, args=(moment, epoch, args))
     process.start()
     process.join()
@@ -163,7 +164,7 @@ def test_runs_killed_at_random_moments_end_as_the_undisturbed_one(tones: Path, t
 def test_a_run_that_was_told_to_stop_early_goes_on_with_the_next_epoch(tones: Path, tmp_path: Path) -> None:
     batches: list[tuple[int, int]] = []
 
-    def step(self: Tagger, batch: Any, number: int) -> torch.Tensor:
+    def step(self: TaggingModule, batch: Any, number: int) -> torch.Tensor:
         batches.append((self.current_epoch, number))
         if stopping and batches[-1] == (1, 2):
             self.trainer.should_stop = True
@@ -171,7 +172,7 @@ def test_a_run_that_was_told_to_stop_early_goes_on_with_the_next_epoch(tones: Pa
 
     stopping = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tagger, "training_step", step)
+        patch.setattr(TaggingModule, "training_step", step)
         train(arguments(tones, tmp_path))
         last = max(batches)
         stopping = False

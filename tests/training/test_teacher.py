@@ -12,14 +12,14 @@ import torch
 
 from weakaudio.cli import app
 from weakaudio.data.corpus import Corpus
-from weakaudio.data.dataset import ClipDataset, clip_loader
+from weakaudio.data.datamodule import ClipDataset, clip_loader
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError, WeakAudioError
 from weakaudio.networks import build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
-from weakaudio.training.command import train
+from weakaudio.training.fit import train
+from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.losses import weak_loss
-from weakaudio.training.tagger import Tagger
 from weakaudio.training.teacher import open_teacher, write_soft_targets
 
 LABELS = ["onset", "macro_average"]
@@ -58,7 +58,7 @@ def test_asked_and_stored_answers_are_those_of_the_model(tones: Path, dataset: C
 
 def test_the_loss_is_shared_by_labels_and_teacher(dataset: ClipDataset, tmp_path: Path) -> None:
     batch = next(iter(clip_loader(dataset, 8.0, seed=0)))
-    tagger = Tagger(LABELS, **TINY, teacher_weight=0.3)
+    tagger = TaggingModule(LABELS, **TINY, teacher_weight=0.3)
     tagger._ask = open_teacher(teacher(tmp_path), dataset, LABELS)
     output = tagger.model(batch.waveform, batch.lengths)
     taught = load_model(tmp_path / "teacher.safetensors")(batch.waveform, batch.lengths).clip_probs.detach()

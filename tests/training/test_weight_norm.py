@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from training_runs import EVERYTHING, arguments, same
 
-from weakaudio.data.dataset import ClipDataModule
+from weakaudio.data.datamodule import ClipDataModule
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.layers import ConvNorm, fold_norms
 from weakaudio.training import weight_norm
 from weakaudio.training.callbacks import Averaging
-from weakaudio.training.command import train
-from weakaudio.training.tagger import Tagger
+from weakaudio.training.fit import train
+from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.weight_norm import WeightNormalisation, project, unit_weights
 
 LABELS = ["onset", "macro_average"]
@@ -46,14 +46,18 @@ def filters(network: nn.Module) -> list[float]:
     return [x for m in network.modules() if isinstance(m, ConvNorm) for x in lengths(m.conv.weight)]
 
 
-def tagger(network: str = "weakcnn", **options: Any) -> Tagger:
+def tagger(network: str = "weakcnn", **options: Any) -> TaggingModule:
     lightning.seed_everything(0, verbose=False)
     options = {"network_config": NETWORKS[network], "front_end": "16k", "learning_rate": 0.02, **options}
-    return Tagger(LABELS, network, **options)
+    return TaggingModule(LABELS, network, **options)
 
 
 def fit(
-    model: Tagger, corpus: Path, callbacks: Sequence[lightning.Callback], resumed: Path | None = None, **options: Any
+    model: TaggingModule,
+    corpus: Path,
+    callbacks: Sequence[lightning.Callback],
+    resumed: Path | None = None,
+    **options: Any,
 ) -> lightning.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     options = {"max_epochs": 1, "num_sanity_val_steps": 0, "limit_val_batches": 0, **quiet, **options}
@@ -196,15 +200,15 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(
 ) -> None:
     more = [*EVERYTHING, CALLBACK, "--trainer.max_epochs=2"]
     train(arguments(tones, tmp_path / "undisturbed", *more))
-    step = Tagger.training_step
+    step = TaggingModule.training_step
 
-    def stop(self: Tagger, batch: Any, number: int) -> Tensor:
+    def stop(self: TaggingModule, batch: Any, number: int) -> Tensor:
         if (self.current_epoch, number) in moments:
             moments.clear()
             raise RuntimeError("stopped")
         return step(self, batch, number)
 
-    monkeypatch.setattr(Tagger, "training_step", stop)
+    monkeypatch.setattr(TaggingModule, "training_step", stop)
     for moment in ((0, 3), (1, 2)):
         moments = {moment}
         with pytest.raises(RuntimeError, match="stopped"):
@@ -257,5 +261,5 @@ def test_a_callback_serves_one_training_after_the_other(tones: Path) -> None:
 def test_a_network_without_such_weights_is_refused(tones: Path) -> None:
     net = tagger()
     fold_norms(net.model.network)
-    with pytest.raises(ProtocolError, match="Tagger has no weight for it"):
+    with pytest.raises(ProtocolError, match="TaggingModule has no weight for it"):
         fit(net, tones, [WeightNormalisation()])

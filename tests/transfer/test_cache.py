@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from weakaudio.errors import ProtocolError
 from weakaudio.transfer.compare import paired_bootstrap
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.transfer.cross_validation import FoldScores
 
 
 def scores(predictions: NDArray[Any]) -> FoldScores:

@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model

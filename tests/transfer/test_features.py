@@ -21,8 +21,8 @@ from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum, save_model
+from weakaudio.transfer.cross_validation import cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
-from weakaudio.transfer.folds import cross_validate_folds
 
 Transformer = EmbeddingTransformer | LogMelStatistics
 LABELS = ["bell", "dog", "rain"]
@@ -134,10 +134,10 @@ def test_pickling_changes_nothing(transformer: Transformer, paths: list[Path], f
 def test_a_pipeline_equals_vectors_computed_once(transformer: Transformer, paths: list[Path]) -> None:
     y, folds = ["noise", "tone"] * 6, np.arange(12) // 2 % 3
     classifier = make_pipeline(StandardScaler(), LinearSVC(dual=False))
-    from_paths = cross_validate_folds(make_pipeline(transformer, classifier), paths, y, folds)
-    once = cross_validate_folds(classifier, transformer.fit_transform(paths), y, folds)
+    from_paths = cross_validate(make_pipeline(transformer, classifier), paths, y, folds)
+    once = cross_validate(classifier, transformer.fit_transform(paths), y, folds)
     assert from_paths.accuracies == once.accuracies
-    as_text = cross_validate_folds(make_pipeline(transformer, classifier), [str(p) for p in paths], y, folds)
+    as_text = cross_validate(make_pipeline(transformer, classifier), [str(p) for p in paths], y, folds)
     assert as_text.accuracies == once.accuracies
 
 

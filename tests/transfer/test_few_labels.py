@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import FlashCNN, MobileNet, Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.transfer.adapted import clip_probs

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list
 
 from weakaudio.errors import ProtocolError
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.transfer.cross_validation import FoldScores
 from weakaudio.transfer.semantics import (
     class_embeddings,
     class_similarities,
     class_tree,
     clip_map,
     confused_pairs,
-    lean_on,
+    event_importance,
     nearest_classes,
 )
 
@@ -125,7 +125,7 @@ def test_a_planted_relation_is_found(rng: np.random.Generator) -> None:
     probs[y == "street", 2] += 0.3
     probs[y == "office", 3] *= 1.5
     probs[:, 3] *= 1e-3  # what is always quiet can still tell
-    table = lean_on(probs, y, events, most=2)
+    table = event_importance(probs, y, events, most=2)
     assert table["class"].tolist() == ["office", "office", "park", "park", "street", "street"]
     assert table["rank"].tolist() == [1, 2] * 3
     first = table[table["rank"] == 1].set_index("class")
@@ -137,7 +137,7 @@ def test_a_planted_relation_is_found(rng: np.random.Generator) -> None:
 def test_effects_are_those_of_a_plain_loop_with_classes_weighing_the_same(clips: tuple[Array, list[str]]) -> None:
     X, y = clips
     probs = 1 / (1 + np.exp(50 - X))
-    table = lean_on(probs, y, [str(n) for n in range(16)], most=16).set_index(["class", "event"])
+    table = event_importance(probs, y, [str(n) for n in range(16)], most=16).set_index(["class", "event"])
     for event in range(16):
         own = {name: [p for p, true in zip(probs[:, event], y, strict=True) if true == name] for name in CLASSES}
         mean = np.mean([np.mean(values) for values in own.values()])
@@ -150,13 +150,13 @@ def test_more_clips_of_one_class_change_no_effect(rng: np.random.Generator) -> N
     probs, y = rng.random((12, 5)), np.repeat(["a", "b", "c"], 4)
     again = np.concatenate([probs, probs[y == "a"], probs[y == "a"]])
     events = list("vwxyz")
-    many = lean_on(again, [*y, *["a"] * 8], events)
-    pd.testing.assert_frame_equal(many, lean_on(probs, y, events))
+    many = event_importance(again, [*y, *["a"] * 8], events)
+    pd.testing.assert_frame_equal(many, event_importance(probs, y, events))
 
 
 def test_an_event_of_one_class_alone_has_the_greatest_effect() -> None:
     y = np.repeat(CLASSES, 3)
-    table = lean_on(np.stack([y == "dog", np.ones(12)], 1), y, ["bark", "hum"], most=1).set_index("class")
+    table = event_importance(np.stack([y == "dog", np.ones(12)], 1), y, ["bark", "hum"], most=1).set_index("class")
     assert table.loc["dog", "event"] == "bark"
     assert table.loc["dog", "effect"] == pytest.approx(np.sqrt(3))
     assert table.loc["car", "event"] == "hum"  # never varies: nobody leans on it, nor away
@@ -165,7 +165,7 @@ def test_an_event_of_one_class_alone_has_the_greatest_effect() -> None:
 
 def test_fewer_events_than_asked_for_are_all_listed(clips: tuple[Array, list[str]]) -> None:
     X, y = clips
-    assert len(lean_on(X[:, :2], y, ["a", "b"], most=5)) == 4 * 2
+    assert len(event_importance(X[:, :2], y, ["a", "b"], most=5)) == 4 * 2
 
 
 def test_the_order_of_clips_does_not_matter(clips: tuple[Array, list[str]], rng: np.random.Generator) -> None:
@@ -174,7 +174,7 @@ def test_the_order_of_clips_does_not_matter(clips: tuple[Array, list[str]], rng:
     shuffled = [y[n] for n in order]
     pd.testing.assert_frame_equal(class_embeddings(X[order], shuffled), class_embeddings(X, y))
     events = [str(n) for n in range(16)]
-    pd.testing.assert_frame_equal(lean_on(X[order], shuffled, events), lean_on(X, y, events))
+    pd.testing.assert_frame_equal(event_importance(X[order], shuffled, events), event_importance(X, y, events))
 
 
 def test_confused_pairs_are_what_happened() -> None:
@@ -213,11 +213,11 @@ SAME, NAN = [[1.0, 2]] * 4, [[0.0, 1], [1, 0], [np.nan, 1], [0, 0]]
         (clip_map, (NAN,), "first in row 2: mend or drop"),
         (clip_map, (X4[:3],), "four or more clips"),
         (clip_map, ([[1.0], [2], [3], [4]],), "two or more features"),
-        (lean_on, (X4, ["a"] * 4, E2), "at least two classes"),
-        (lean_on, (NAN, Y4, E2), "probs holds NaN or infinite values, first in row 2"),
-        (lean_on, (X4, Y4[:3], E2), "probs has 4 rows, y 3"),
-        (lean_on, (X4, Y4, ["x"]), "2 columns and there are 1 names of events: give the model's own labels"),
-        (lean_on, (X4, Y4, E2, 0), "list one or more events"),
+        (event_importance, (X4, ["a"] * 4, E2), "at least two classes"),
+        (event_importance, (NAN, Y4, E2), "probs holds NaN or infinite values, first in row 2"),
+        (event_importance, (X4, Y4[:3], E2), "probs has 4 rows, y 3"),
+        (event_importance, (X4, Y4, ["x"]), "2 columns and there are 1 names of events: give the model's own labels"),
+        (event_importance, (X4, Y4, E2, 0), "list one or more events"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(call: Callable[..., Any], arguments: tuple[Any, ...], says: str) -> None:

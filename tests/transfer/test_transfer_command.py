@@ -14,8 +14,8 @@ from weakaudio.errors import AudioError, ManifestError, ProtocolError, WeakAudio
 from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import PREDICTIONS, SCORES, cross_validate_manifest, transfer
+from weakaudio.transfer.cross_validation import cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
-from weakaudio.transfer.folds import cross_validate_folds
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_scores_are_those_of_the_parts(manifest: Path, tmp_path: Path, model: st
     network = model == "untrained-16k"
     features = EmbeddingTransformer(model, "f2", "max") if network else LogMelStatistics()
     X, y = features.fit_transform(clips.paths), [labels[0] for labels in clips.table["labels"]]
-    expected = cross_validate_folds(build_classifier(classifier), X, y, clips.table["fold"])
+    expected = cross_validate(build_classifier(classifier), X, y, clips.table["fold"])
     assert scores.accuracies == expected.accuracies
 
     found = json.loads((tmp_path / "out" / SCORES).read_text())

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weakaudio.audio.geometry import length_mask
 from weakaudio.audio.io import find_audio
-from weakaudio.audio.segments import length_mask
 
 _CHANCE = 0.5  # of each effect, for each clip
 _SNR_DB = (5.0, 30.0)  # of a clip over the background that is added, drawn uniformly

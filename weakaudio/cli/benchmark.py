@@ -12,7 +12,7 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.memory import keep_memory
 
 if TYPE_CHECKING:
-    from weakaudio.latency.fastest import Choice, PathTimes
+    from weakaudio.deploy.benchmark import Choice, PathTimes
 
 Row = dict[str, str | int | float]
 
@@ -37,9 +37,9 @@ def benchmark(
     out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
 ) -> None:
     """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
-    from weakaudio.inference.embedding import find_device
-    from weakaudio.latency.device import describe, use_threads
-    from weakaudio.latency.fastest import fastest, time_path
+    from weakaudio.deploy.benchmark import fastest, time_path
+    from weakaudio.deploy.timing import describe, use_threads
+    from weakaudio.inference.embedder import find_device
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
 
@@ -69,7 +69,7 @@ def benchmark(
     if out is not None:
         import pandas as pd
 
-        from weakaudio.data.manifest import write_table
+        from weakaudio.files import write_table
 
         write_table(pd.DataFrame([_row(name, taken, about) for name, taken in times]), out)
 
@@ -102,7 +102,7 @@ def _show(times: list[tuple[str, PathTimes]], about: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from weakaudio.latency.fastest import FILE_RATE
+    from weakaudio.deploy.benchmark import FILE_RATE
 
     on_gpu = any(taken.peak_memory is not None for _, taken in times)
     columns = ("x real time", "ms", "decode", "resample", "log-mel", "network", *(["peak MB"] if on_gpu else []))

@@ -48,6 +48,6 @@ def export(
             f"the model's to {exported.difference:.0e} -> {out}"
         )
     else:
-        from weakaudio.deploy.quantise import export_int8
+        from weakaudio.deploy.quantize import export_int8
 
         typer.echo(f"{export_int8(opened, out, calibrate, front_end.value)} -> {out}")

@@ -19,9 +19,9 @@ from weakaudio.inference import DEFAULT_MODEL
 if TYPE_CHECKING:
     import pandas as pd
 
-    from weakaudio.inference.detection import Detector
-    from weakaudio.inference.recordings import Recording
-    from weakaudio.inference.run import Engine, RunSummary
+    from weakaudio.batch.recordings import Recording
+    from weakaudio.batch.run import Engine, RunSummary
+    from weakaudio.inference.detector import Detector
 
 
 class EngineName(str, Enum):
@@ -82,8 +82,8 @@ def embed(
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Embed a recording or a folder; a run that was killed goes on where it was, a later one does what is new."""
-    from weakaudio.inference.embedding import Embedder
-    from weakaudio.inference.folder import embed_folder
+    from weakaudio.batch.embed import embed_folder
+    from weakaudio.inference.embedder import Embedder
 
     embedder = Embedder.from_pretrained(model, layer, pooling, device, dtype)
     summary = embed_folder(
@@ -137,7 +137,7 @@ def detect(
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Find events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
-    from weakaudio.inference.detect_folder import detect_folder
+    from weakaudio.batch.detect import detect_folder
 
     if out is None and (report or format or overwrite or engine != EngineName.local):
         raise WeakAudioError("--report, --format, --overwrite and --engine need -o: say where the events are to go")
@@ -229,8 +229,8 @@ def similar(
     device: Device = "auto",
 ) -> None:
     """Find what is most alike: `weakaudio similar STORE dog.wav --at 12.5 --folder FOLDER -o page.html`."""
-    from weakaudio.data.manifest import write_table
-    from weakaudio.inference.similar import EmbeddingIndex, choose_example
+    from weakaudio.batch.similarity import EmbeddingIndex, choose_example
+    from weakaudio.files import write_table
 
     if out is not None and out.suffix not in (".html", ".csv"):
         raise WeakAudioError(f"{out}: the name must end in .html or .csv")
@@ -243,7 +243,7 @@ def similar(
         typer.echo(found.to_string(index=False, float_format="{:.3f}".format))
         return
     if folder is not None and out.suffix == ".html":
-        from weakaudio.inference.similar_page import write_similar_page
+        from weakaudio.reports.similarity_page import write_similar_page
 
         write_similar_page(out, found, chosen, folder)
     else:
@@ -261,8 +261,8 @@ def evaluate_events(
     ] = None,
 ) -> None:
     """Measure events against strong truth: F1 of segments and of events. PSDS: `weakaudio evaluate MODEL CORPUS`."""
-    from weakaudio.inference.event_files import read_events
-    from weakaudio.inference.event_metrics import evaluate_events as run
+    from weakaudio.evaluation.events import evaluate_events as run
+    from weakaudio.formats.events import read_events
 
     found = run(read_events(events), read_events(truth))
     typer.echo(str(found))
@@ -273,17 +273,17 @@ def evaluate_events(
 
 def _recordings(source: str) -> Path | list[Recording]:
     """What `embed_folder` and `detect_folder` take."""
-    from weakaudio.inference.recordings import listed_recordings
+    from weakaudio.batch.recordings import listed_recordings
 
     return listed_recordings(map(os.fsdecode, sys.stdin.buffer)) if source == "-" else Path(source)
 
 
 def _engine(engine: EngineName) -> Engine:
     if engine == EngineName.ray:
-        from weakaudio.inference.cluster import analyse_on_ray
+        from weakaudio.batch.ray import analyse_on_ray
 
         return analyse_on_ray
-    from weakaudio.inference.analysis import analyse_groups
+    from weakaudio.batch.runner import analyse_groups
 
     return analyse_groups
 
@@ -297,8 +297,8 @@ def _detector(
     device: str,
     **rules: Any,
 ) -> Detector:
-    from weakaudio.inference.detection import Detector
-    from weakaudio.inference.thresholds import read_thresholds
+    from weakaudio.formats.thresholds import read_thresholds
+    from weakaudio.inference.detector import Detector
 
     if threshold is not None and thresholds is not None:
         raise WeakAudioError("--threshold and --thresholds: give one of them")

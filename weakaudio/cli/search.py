@@ -15,10 +15,10 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from weakaudio.audio.logmel import FrontEnd
-    from weakaudio.latency.predict import Validation
-    from weakaudio.search.blockwise import BlockwiseDistillation
-    from weakaudio.search.short_training import ShortTraining
+    from weakaudio.audio.frontend import FrontEnd
+    from weakaudio.nas.blockwise import BlockwiseDistillation
+    from weakaudio.nas.latency_model import Validation
+    from weakaudio.nas.short_training import ShortTraining
 
 LOG, PAGE, LAW_PAGE, GRID, STAGES = "search.jsonl", "search.html", "law.html", "grid.csv", "stages.json"
 
@@ -82,18 +82,18 @@ def profile(
     ] = None,
 ) -> None:
     """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
-    from weakaudio.inference.embedding import find_device
-    from weakaudio.latency.clip_latency import ClipLatency
-    from weakaudio.latency.device import describe, use_threads
-    from weakaudio.latency.genome import Space
-    from weakaudio.latency.predict import random_configs
-    from weakaudio.latency.predict import validate as compare
-    from weakaudio.latency.table import LatencyTable
-    from weakaudio.training.thinned import find_front_end
+    from weakaudio.audio.frontend import get_front_end
+    from weakaudio.deploy.timing import describe, use_threads
+    from weakaudio.inference.embedder import find_device
+    from weakaudio.nas.clip_latency import ClipLatency
+    from weakaudio.nas.latency_model import random_configs
+    from weakaudio.nas.latency_model import validate as compare
+    from weakaudio.nas.latency_table import LatencyTable
+    from weakaudio.nas.search_space import SearchSpace
 
     if csv is not None and not validate:
         raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")
-    where, space = find_device(device), Space()
+    where, space = find_device(device), SearchSpace()
     with use_threads(threads):
         here = describe(where, graphs, int8)
     table = LatencyTable.load(out, here) if out.exists() else LatencyTable(here)
@@ -103,7 +103,7 @@ def profile(
     for operator, reason in latency.failed(space).items():
         typer.echo(f"left out: {operator} ({reason})")
     if validate:
-        n_mels = find_front_end(front_end).n_mels
+        n_mels = get_front_end(front_end).n_mels
         configs = random_configs(validate, n_mels=n_mels, space=latency.runnable(space), runs=latency.runs)
         found = compare(table, configs, front_end, seconds, batch)
         typer.echo(str(found))
@@ -139,13 +139,13 @@ def law(
 ) -> None:
     """Train networks of several depths and widths for a while, fit the law of their loss, and name the best for a
     budget; a run that was killed goes on where it was."""
-    from weakaudio.latency.clip_latency import ClipLatency
-    from weakaudio.latency.table import LatencyTable
-    from weakaudio.search.law import Law, best_ratio, fit_law, held_out_error
-    from weakaudio.search.law_grid import measure_grid, network_config
-    from weakaudio.search.law_page import write_law_page
-    from weakaudio.search.proxy import read_corpora
-    from weakaudio.search.short_training import ShortTraining
+    from weakaudio.nas.clip_latency import ClipLatency
+    from weakaudio.nas.latency_table import LatencyTable
+    from weakaudio.nas.proxies import read_corpora
+    from weakaudio.nas.scaling_grid import measure_grid, network_config
+    from weakaudio.nas.scaling_law import Law, best_ratio, fit_law, held_out_error
+    from weakaudio.nas.scaling_report import write_law_page
+    from weakaudio.nas.short_training import ShortTraining
 
     depths, widths = sorted(set(depth or [1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
     if min(len(depths), len(widths)) < 3:
@@ -213,20 +213,20 @@ def run(
     goes on where it was."""
     from dataclasses import replace
 
-    from weakaudio.latency.clip_latency import ClipLatency
-    from weakaudio.latency.genome import Space
-    from weakaudio.latency.table import LatencyTable
-    from weakaudio.search.evolution import Evolution
-    from weakaudio.search.evolution import search as evolve
-    from weakaudio.search.proxy import read_corpora
+    from weakaudio.nas.clip_latency import ClipLatency
+    from weakaudio.nas.evolution import Evolution
+    from weakaudio.nas.evolution import search as evolve
+    from weakaudio.nas.latency_table import LatencyTable
+    from weakaudio.nas.proxies import read_corpora
+    from weakaudio.nas.search_space import SearchSpace
 
     latency = ClipLatency(
         LatencyTable.load(table, allow_other_device=allow_other_device), _front_end(teacher, every), seconds, batch
     )
-    space = latency.runnable(Space())
+    space = latency.runnable(SearchSpace())
     if proxy == Proxy.blockwise:
         space = replace(space, features=(768,))  # it does not score them
-    for operator, reason in latency.failed(Space()).items():
+    for operator, reason in latency.failed(SearchSpace()).items():
         typer.echo(f"left out: {operator} ({reason})")
     evolution = Evolution(budget_ms / 1000, space, population, sample, children, seed)
     score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, every, seed, device)
@@ -252,9 +252,9 @@ def page(
 
 
 def _write_page(out: Path, full: Path | None) -> None:
-    from weakaudio.search.evolution import best
-    from weakaudio.search.log import read_log
-    from weakaudio.search.page import rank_correlation, read_full, write_search_page
+    from weakaudio.nas.evolution import best
+    from weakaudio.nas.search_log import read_log
+    from weakaudio.nas.search_report import rank_correlation, read_full, write_search_page
 
     settings, evaluations = read_log(out / LOG)
     known = None if full is None else read_full(full)
@@ -270,17 +270,17 @@ def _write_page(out: Path, full: Path | None) -> None:
 
 
 def _front_end(teacher: str, every: int) -> FrontEnd:
+    from weakaudio.audio.frontend import decimated
     from weakaudio.pretrained import load_model
-    from weakaudio.training.thinned import thinned
 
-    return thinned(load_model(teacher).front_end, every)
+    return decimated(load_model(teacher).front_end, every)
 
 
 def _proxy(
     proxy: Proxy, teacher: str, corpora: dict[str, float], out: Path, steps: int, every: int, seed: int, device: str
 ) -> BlockwiseDistillation | ShortTraining:
-    from weakaudio.search.blockwise import BlockwiseDistillation
-    from weakaudio.search.short_training import ShortTraining
+    from weakaudio.nas.blockwise import BlockwiseDistillation
+    from weakaudio.nas.short_training import ShortTraining
 
     if proxy == Proxy.training:
         return ShortTraining(teacher, corpora, steps, every=every, seed=seed, device=device)
@@ -290,9 +290,9 @@ def _proxy(
 def _write_validation(path: Path, found: Validation) -> None:
     import pandas as pd
 
-    from weakaudio.data.manifest import write_table
-    from weakaudio.latency.genome import Genome
+    from weakaudio.files import write_table
+    from weakaudio.nas.search_space import ArchitectureConfig
 
-    keys = [Genome.from_config(config).key for config in found.configs]
+    keys = [ArchitectureConfig.from_config(config).key for config in found.configs]
     write_table(pd.DataFrame({"network": keys, "predicted": found.predicted, "measured": found.measured}), path)
     typer.echo(f"-> {path}")

@@ -15,7 +15,7 @@ def train(context: typer.Context) -> None:
     """Train a network: `weakaudio train --config recipes/soundscapes/weak.yaml`; --help shows all settings."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from weakaudio.training.command import train as run
+    from weakaudio.training.fit import train as run
 
     path = run(context.args)
     if not getattr(rank_zero_only, "rank", 0):  # with several devices, each is a process
@@ -54,8 +54,8 @@ def evaluate(
 ) -> None:
     """Measure a model on clips of a corpus: mAP, mAUC, d-prime, lwlrap and, where onsets are known, PSDS and F1."""
     from weakaudio.data.corpus import Corpus
+    from weakaudio.evaluation.corpus import evaluate as run
     from weakaudio.pretrained import load_model
-    from weakaudio.training.evaluation import evaluate as run
 
     chosen_on = None if thresholds_from == split else {"split": thresholds_from}
     found = run(load_model(model), Corpus(corpus), {"split": split}, chosen_on, device=device)

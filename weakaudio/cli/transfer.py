@@ -59,7 +59,7 @@ def adapt(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Make a model of own classes from a few clips of each, and say how good it is; exit code 3 if some failed."""
-    from weakaudio.transfer.adapt_command import adapt_folder
+    from weakaudio.transfer.own_classes import adapt_folder
 
     summary = adapt_folder(source, out, model, preset, device)
     typer.echo(str(summary))

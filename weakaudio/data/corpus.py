@@ -16,9 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import Manifest, read_manifest, read_table, whole_file
+from weakaudio.data.manifest import Manifest, read_manifest, read_table
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import LabelError, ManifestError, StoreError
+from weakaudio.files import atomic_write
 
 LABELS, MANIFEST, EVENTS, STORE, FAILURES = (
     "labels.txt",
@@ -130,5 +131,5 @@ def write_labels(label_set: LabelSet, root: str | Path) -> None:
     ManifestError
         It cannot be written, as on a full disk.
     """
-    with whole_file(Path(root) / LABELS) as beside:
+    with atomic_write(Path(root) / LABELS) as beside:
         beside.write_text("".join(f"{name}\n" for name in label_set.names), encoding="utf-8")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from weakaudio.audio.io import find_audio
 from weakaudio.data.labels import LabelSet
-from weakaudio.errors import LabelError, ManifestError
+from weakaudio.errors import DataPrepError, LabelError, ManifestError
+from weakaudio.files import write_table
 
 SEPARATOR = ";"  # between the labels of a clip
 
@@ -119,39 +118,26 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     write_table(table, path)
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV without its index; beside first and then renamed into place.
+def read_class_folders(folder: str | Path) -> pd.DataFrame:
+    """Clips below a folder that has a folder of audio, nested as you like, for each class.
+
+    Returns
+    -------
+    One row a clip, sorted by path: path, labels (a list of the one class).
 
     Raises
     ------
-    ManifestError
-        It cannot be written, as on a full disk.
+    AudioError
+        The folder does not exist or holds no audio.
+    DataPrepError
+        Audio lies in no class folder.
     """
-    with whole_file(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n")
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Where to write a file, which is renamed into place when the block ends without an error.
-
-    Raises
-    ------
-    ManifestError
-        It cannot be written, as on a full disk; what was there stays.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):  # where a file is in the place of a folder
-            beside.unlink(missing_ok=True)
-        raise ManifestError(
-            f"{path}: cannot be written ({error.strerror or error}); mend that and run again"
-        ) from error
+    folder = Path(folder)
+    paths = find_audio(folder)
+    loose = [path for path in paths if path.parent == folder]
+    if loose:
+        raise DataPrepError(f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/...")
+    return pd.DataFrame({"path": paths, "labels": [[path.relative_to(folder).parts[0]] for path in paths]})
 
 
 def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_files: bool) -> None:

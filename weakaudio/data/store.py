@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import from_int16, to_int16
-from weakaudio.data.lock import FolderLock
 from weakaudio.errors import StoreError
+from weakaudio.files import FolderLock
 
 FORMAT_VERSION = 1
 _SHARD_NAME = "shard-{:05d}.h5"

@@ -143,7 +143,7 @@ class OnnxTagger:
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
         """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
-        # As `weakaudio.audio.segments`, which needs torch.
+        # As `weakaudio.audio.geometry`, which needs torch.
         fe, geometry = self.front_end, self._geometry
         span, hop, clip = geometry["span"], geometry["hop"], n_samples / self.sample_rate
         n_frames = 1 + max(n_samples - (fe["pre_emphasis"] != 0), 0) // fe["hop_length"]

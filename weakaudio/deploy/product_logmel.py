@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakaudio.audio.logmel import _AMIN, LogMel
+from weakaudio.audio.frontend import _AMIN, LogMel
 
 
 class ProductLogMel(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import weakaudio.pretrained
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedding import fused_copy
+from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
 

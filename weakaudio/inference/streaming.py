@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from weakaudio.audio.resampling import Resampler
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.detection import Detector
-from weakaudio.inference.embedding import mono_floats
-from weakaudio.inference.events import EventJoiner, Run, event_table, sort_events
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.embedder import mono_floats
+from weakaudio.inference.postprocess import EventJoiner, Run, event_table, sort_events
 from weakaudio.inference.windows import Window, Windower
 
 

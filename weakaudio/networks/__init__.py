@@ -10,8 +10,7 @@ from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.mobilenet import MobileNet
 from weakaudio.networks.panns import Cnn14
 from weakaudio.networks.stacked import StackedNetwork
-from weakaudio.networks.weakcnn import WeakCNN
-from weakaudio.networks.windowed import WindowedCNN
+from weakaudio.networks.weakcnn import WeakCNN, WindowedCNN
 
 NETWORKS: dict[str, type[Network]] = {
     "weakcnn": WeakCNN,

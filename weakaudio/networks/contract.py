@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weakaudio.audio.segments import SegmentGeometry
+from weakaudio.audio.geometry import SegmentGeometry
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.pooling import build_pooling
 

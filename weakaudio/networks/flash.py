@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor, nn
 
-from weakaudio.audio.segments import SegmentGeometry, halves, length_mask
+from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network, StagedNetwork
 from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from weakaudio.audio.segments import length_mask
+from weakaudio.audio.geometry import length_mask
 
 
 class ConvNorm(nn.Module):

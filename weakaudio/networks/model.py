@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weakaudio.audio.logmel import FrontEnd, LogMel
+from weakaudio.audio.frontend import FrontEnd, LogMel
 from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks.contract import Network, Output
 

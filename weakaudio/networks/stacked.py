@@ -1,4 +1,4 @@
-"""A network whose classes are judged by the classes of another one (preset III of `weakaudio.transfer.adapt`)."""
+"""A network whose classes are judged by the classes of another one (preset III of `weakaudio.transfer.fine_tune`)."""
 
 from __future__ import annotations
 

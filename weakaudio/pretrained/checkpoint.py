@@ -13,10 +13,10 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from weakaudio.audio.logmel import FrontEnd
+from weakaudio.audio.frontend import FrontEnd
 from weakaudio.data.labels import LabelSet
-from weakaudio.data.manifest import whole_file
 from weakaudio.errors import CheckpointError, LabelError, ManifestError, WeakAudioError
+from weakaudio.files import atomic_write
 from weakaudio.networks import NETWORKS, build_network, network_name
 from weakaudio.networks.model import Model
 
@@ -70,7 +70,7 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         raise CheckpointError(f"{path}: {odd[0]} holds NaN or infinite values, or such as float16 cannot hold")
     header["sha256"] = _checksum(header, tensors)
     try:
-        with whole_file(path) as beside:
+        with atomic_write(path) as beside:
             save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
             beside.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
     except (ManifestError, safetensors.SafetensorError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from weakaudio.audio.logmel import LogMel
+from weakaudio.audio.frontend import LogMel
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import Cnn14
 from weakaudio.networks.model import Model

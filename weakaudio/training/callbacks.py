@@ -15,8 +15,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn, get_swa_avg_fn
 
-from weakaudio.data.manifest import write_table
 from weakaudio.errors import ProtocolError
+from weakaudio.files import write_table
 
 # Arguments of every `ModelCheckpoint` here.
 EVERY_EPOCH: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}

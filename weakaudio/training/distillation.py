@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from weakaudio.audio.logmel import FrontEnd
+from weakaudio.audio.frontend import FrontEnd, decimated
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.training.thinned import thin, thin_features, thinned
+from weakaudio.training.decimation import decimate_features, thin
 
 # Weights of the parts of the loss, which begin at about 5 (scores), 1.5 and 1. The maps are what teaches: after 300
 # steps, ESC-50 (fold 5) off the shelf was at 61 % with 1, 2 and 1, 77 % with 0.3, 2 and 4, 78 % with 0.3, 2 and 16.
@@ -92,10 +92,10 @@ class Distiller(lightning.LightningModule):
             network, n_classes=len(loaded.labels), n_mels=loaded.front_end.n_mels, **network_config
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         nn.init.constant_(net.classifier.bias, _RARE)
-        self.model = Model(net, thinned(loaded.front_end, every), loaded.labels)
+        self.model = Model(net, decimated(loaded.front_end, every), loaded.labels)
         if start is not None:
             _begin_with(self.model, start)
-        ours, theirs = _example(self.model), thin_features(_example(loaded), every)
+        ours, theirs = _example(self.model), decimate_features(_example(loaded), every)
         self.pairs = [
             (a, b)
             for a, mine in enumerate(ours.maps)
@@ -146,7 +146,7 @@ class Distiller(lightning.LightningModule):
             clip_targets = teacher.forward_head(their_clip).sigmoid()
             segment_targets = teacher.score_segments(theirs.embeddings, theirs.mask).sigmoid()
             segment_targets = thin(segment_targets[:, None], self.every)[:, 0]
-            theirs = thin_features(theirs, self.every)
+            theirs = decimate_features(theirs, self.every)
         ours = net.forward_maps(logmel[:, :: self.every])
         clip = mean_embedding(ours.embeddings, ours.mask)
         scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(

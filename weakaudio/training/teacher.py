@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weakaudio.data.corpus import Corpus
-from weakaudio.data.dataset import Batch, ClipDataset, clip_loader
+from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Audio, Embedder, find_device, stack
+from weakaudio.inference.embedder import Audio, Embedder, find_device, stack
 from weakaudio.networks.model import Model
-from weakaudio.transfer.adapt import Practice, Preset, adapt
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.folds import FoldScores, Protocol
+from weakaudio.transfer.cross_validation import FoldScores, Protocol
+from weakaudio.transfer.fine_tune import FineTuneConfig, Preset, adapt
 from weakaudio.transfer.transductive import minimise_entropy, reestimate_norms
 
 # What may be done with the audio of a fold before it is scored.
@@ -32,7 +32,7 @@ def cross_validate_adapted(
     y: ArrayLike,
     folds: ArrayLike,
     preset: str | Preset = "I",
-    practice: Practice | None = None,
+    practice: FineTuneConfig | None = None,
     sources: Sequence[str] | None = None,
     allow_shared_sources: bool = False,
     layer: str = "f1",
@@ -50,7 +50,7 @@ def cross_validate_adapted(
     clips
         n recordings (N,) at its `sample_rate`.
     y, folds, sources, allow_shared_sources
-        As of `cross_validate_folds`.
+        As of `cross_validate`.
     preset, practice, device
         As of `adapt`.
     layer, pooling, classifier
@@ -67,7 +67,7 @@ def cross_validate_adapted(
     Raises
     ------
     ProtocolError
-        As `cross_validate_folds` and `adapt`, or an unknown name in `heard`.
+        As `cross_validate` and `adapt`, or an unknown name in `heard`.
     """
     unknown = [use for use in heard if use not in HEARD]
     if unknown:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 
 _AT_ONCE = 256  # recordings that are embedded before their embeddings are kept: what a kill costs at most
 

@@ -11,13 +11,14 @@ import pandas as pd
 
 from weakaudio import __version__
 from weakaudio.audio.io import read_audio
-from weakaudio.data.manifest import Manifest, read_manifest, write_table
+from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import ProtocolError
+from weakaudio.files import write_table
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
 from weakaudio.transfer.classifiers import build_classifier
+from weakaudio.transfer.cross_validation import FoldScores, check_split, cross_validate
 from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
-from weakaudio.transfer.folds import FoldScores, check_split, cross_validate_folds
 
 STATISTICS = "logmel-statistics"  # the name under which `model` means no network at all
 SCORES, PREDICTIONS = "scores.json", "predictions.csv"
@@ -53,7 +54,7 @@ def transfer(
     classifier
         A name from `weakaudio.transfer.classifiers.CLASSIFIERS`.
     allow_shared_sources
-        As of `cross_validate_folds`.
+        As of `cross_validate`.
     adapt
         A preset: the network is first adapted on the other folds, anew for each fold, and embeds then.
     heard
@@ -104,7 +105,7 @@ def cross_validate_manifest(
     sources = table.get("source")
     check_split(y, table["fold"], sources, allow_shared_sources)
     X = features.fit_transform(clips.paths)
-    return cross_validate_folds(estimator, X, y, table["fold"], sources, allow_shared_sources)
+    return cross_validate(estimator, X, y, table["fold"], sources, allow_shared_sources)
 
 
 def _cross_validate_adapted(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 from weakaudio.errors import ProtocolError
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.transfer.cross_validation import FoldScores
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def paired_bootstrap(
     Parameters
     ----------
     first, second
-        Of `cross_validate_folds`, on the same clips in the same order.
+        Of `cross_validate`, on the same clips in the same order.
     y
         (n,) true class of each clip.
     sources

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedding import split_names
+from weakaudio.inference.embedder import split_names
 from weakaudio.inference.parts import POOLINGS, pool
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.features import EmbeddingTransformer, Paths, TakesPaths

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.io import read_audio
-from weakaudio.audio.logmel import LogMel
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedding import Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.transfer.cache import embed_cached
 
 Paths = Sequence[str | Path]

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from weakaudio.errors import ProtocolError
 from weakaudio.networks.contract import StagedNetwork
 from weakaudio.networks.model import Model
-from weakaudio.transfer.folds import FoldScores, cross_validate_folds
+from weakaudio.transfer.cross_validation import FoldScores, cross_validate
 
 SIZES = (5, 10, 20, 40)  # labelled clips of each class, in the learning curve
 _C = 0.01
@@ -78,11 +78,11 @@ def estimate_quality(
     Raises
     ------
     ProtocolError
-        As `fold_by_recording` and `cross_validate_folds`.
+        As `fold_by_recording` and `cross_validate`.
     """
     X = np.asarray(X, dtype=np.float64)  # in float32 the regression stops early
     truth, folds = np.asarray(y), fold_by_recording(y, sources, seed)
-    scores = cross_validate_folds(_classifier(), X, truth, folds, sources)
+    scores = cross_validate(_classifier(), X, truth, folds, sources)
     rng = np.random.default_rng(seed)
     rows = []
     for size in SIZES:

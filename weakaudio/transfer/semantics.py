@@ -1,6 +1,6 @@
 """What classes mean to a network: which are near each other, and which of its own events they lean on.
 
-Numbers only, as arrays and tables; `weakaudio.inference.report` draws them.
+Numbers only, as arrays and tables; `weakaudio.reports.html` draws them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
 from weakaudio.errors import ProtocolError
-from weakaudio.transfer.folds import FoldScores
+from weakaudio.transfer.cross_validation import FoldScores
 
 _PERPLEXITY = 30.0  # about how many neighbours count: within the 5 to 50 of van der Maaten and Hinton, 2008
 
@@ -119,7 +119,7 @@ def clip_map(X: ArrayLike, seed: int = 0) -> NDArray[np.float32]:
     return np.asarray(places, dtype=np.float32)
 
 
-def lean_on(probs: ArrayLike, y: ArrayLike, events: Sequence[str], most: int = 3) -> pd.DataFrame:
+def event_importance(probs: ArrayLike, y: ArrayLike, events: Sequence[str], most: int = 3) -> pd.DataFrame:
     """Which of the network's own events each target class leans on: the scene-to-event table.
 
     The rule is ours; arXiv 1711.01369 shows such relations without saying how they were found. A target class

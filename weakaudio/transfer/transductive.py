@@ -15,10 +15,10 @@ from torch import nn
 
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedding import Audio, find_device, stack
+from weakaudio.inference.embedder import Audio, find_device, stack
 from weakaudio.networks.model import Model
-from weakaudio.transfer.adapt import has_statistics
 from weakaudio.transfer.classifiers import logistic
+from weakaudio.transfer.fine_tune import has_statistics
 
 _UNKNOWN = -1  # the class of a clip that is to be judged, as scikit-learn has it
 _EDGE = 1e-7

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakaudio.audio.segments import length_mask
+from weakaudio.audio.geometry import length_mask
 from weakaudio.networks.layers import clear
 from weakaudio.networks.operators.operator import Operator
 from weakaudio.networks.operators.tokens import FromTokens, ToTokens, head_shape

@@ -1,0 +1,1 @@
+"""Many recordings become one table; a run can be interrupted and resumed."""

@@ -1,0 +1,148 @@
+"""CUDA graphs: at batch one a GPU waits for Python between its kernels; a graph launches all of them at once.
+
+A graph has fixed shapes and fixed memory, so there is one for each bucket of clip lengths, and a clip is padded to
+the next bucket, which changes none of its results (the contract of `Network`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from weakaudio.errors import WeakAudioError
+from weakaudio.inference.embedder import find_device, fused_copy
+from weakaudio.networks.contract import Output
+from weakaudio.networks.model import Model
+
+_WARM_UP = 3  # runs before capture: kernels are chosen, workspaces are had
+
+
+class GraphedModel:
+    """A model whose network is replayed from CUDA graphs.
+
+    Parameters
+    ----------
+    model
+        Is copied; the copy is fused.
+    seconds
+        Lengths of the buckets.
+    batch
+        Clips that go through together, at most; fewer cost as much.
+    device
+        A GPU.
+
+    Raises
+    ------
+    WeakAudioError
+        No GPU, no buckets or one of no length, a batch of no clips, or a network that cannot be captured: one that
+        asks the GPU for a number on its way.
+    """
+
+    def __init__(
+        self, model: Model, seconds: Iterable[float] = (1.0, 2.0, 5.0, 10.0), batch: int = 1, device: str = "cuda"
+    ) -> None:
+        self.seconds = tuple(sorted(set(seconds)))
+        if not self.seconds or not all(isfinite(length) and length > 0 for length in self.seconds):
+            raise WeakAudioError(f"CUDA graphs for clips of {self.seconds} s: expected some lengths, all above 0")
+        if batch < 1:
+            raise WeakAudioError(f"CUDA graphs for a batch of {batch} clips: expected 1 or more")
+        self.device = find_device(device)
+        _check(self.device)
+        self.batch = batch
+        self.model = fused_copy(model, self.device)
+        self._buckets = [self._capture(length) for length in self.seconds]
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Tensor, lengths: Tensor | None = None) -> Output:
+        """As `Model`, of waveforms (B, N) with B up to `batch`, anywhere; results are on the GPU, and stay.
+
+        Raises
+        ------
+        WeakAudioError
+            More clips than `batch`, none, or longer ones than the longest bucket.
+        """
+        clips, samples = waveform.shape
+        if not 1 <= clips <= self.batch:
+            raise WeakAudioError(f"{clips} clips: these CUDA graphs are for 1 to {self.batch}")
+        logmel, n_frames = self.model.logmel(
+            waveform.to(self.device), None if lengths is None else lengths.to(self.device)
+        )
+        bucket = next((bucket for bucket in self._buckets if bucket.logmel.shape[1] >= logmel.shape[1]), None)
+        if bucket is None:
+            raise WeakAudioError(
+                f"clips of {samples / self.model.sample_rate:g} s: the longest of these CUDA graphs is for "
+                f"{self.seconds[-1]:g} s; cut them, or capture one for longer clips"
+            )
+        segments = self.model.network.geometry.n_segments(logmel.shape[1])
+        return bucket.run(logmel, n_frames, segments)
+
+    def _capture(self, seconds: float) -> _Bucket:
+        fe = self.model.front_end
+        frames = fe.n_frames(max(round(seconds * fe.sample_rate), 1))
+        with torch.inference_mode():
+            logmel = torch.zeros(self.batch, frames, fe.n_mels, device=self.device)
+            lengths = torch.full((self.batch,), frames, dtype=torch.int64, device=self.device)
+            outputs: dict[str, Output] = {}
+            replay = capture(lambda: outputs.update(last=self.model.network(logmel, lengths)), self.device)
+        return _Bucket(logmel, lengths, replay, outputs["last"])
+
+
+@dataclass
+class _Bucket:
+    """A graph with the memory that it reads and writes."""
+
+    logmel: Tensor
+    """(B, T, F)"""
+    lengths: Tensor
+    """(B,) frames"""
+    replay: Callable[[], None]
+    output: Output
+
+    def run(self, logmel: Tensor, lengths: Tensor, segments: int) -> Output:
+        clips, frames, _ = self.logmel.shape
+        self.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, clips - len(logmel))))
+        self.lengths.copy_(pad(lengths, (0, clips - len(lengths)), value=1))
+        self.replay()
+        own = slice(0, len(logmel))
+        out = self.output
+        return Output(  # copies, as the next replay writes over these
+            out.segment_logits[own, :segments].clone(),
+            out.clip_probs[own].clone(),
+            out.embeddings[own, :segments].clone(),
+            out.mask[own, :segments].clone(),
+        )
+
+
+def capture(job: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """Record what a job has a GPU do; the function that is returned has it do so again, on the same memory.
+
+    Raises
+    ------
+    WeakAudioError
+        No GPU, or the job asks the GPU for a number, which cannot be recorded.
+    """
+    _check(device)
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            job()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            job()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise WeakAudioError(f"cannot be captured in a CUDA graph ({reason})") from error
+    return graph.replay
+
+
+def _check(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.benchmark")

@@ -1,0 +1,1 @@
+"""Metrics: tagging, events, and PSDS."""

@@ -1,0 +1,346 @@
+"""The page of a search: the frontier, where the winner comes from, the best networks, how the search went.
+
+One HTML file that needs no server and fetches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import spearmanr
+
+from weakaudio.data.manifest import read_table
+from weakaudio.errors import WeakAudioError
+from weakaudio.nas.evolution import ancestry, best, frontier
+from weakaudio.nas.search_log import Evaluation
+from weakaudio.nas.search_space import STAGES, changes, shown
+from weakaudio.reports.figures import COLOURS, INK, QUIET, STYLE, WIDTH, legend
+from weakaudio.reports.html import Figures, Picture, Section, Table, page, write_page
+
+_BEST = 10  # networks in the table
+_REASONS = 10  # of failures in theirs
+_FEWEST = 3  # networks of which a rank correlation says anything
+
+Block = str | Picture | Table | Figures
+
+
+def write_search_page(
+    path: str | Path,
+    settings: Mapping[str, Any],
+    evaluations: Sequence[Evaluation],
+    full: Mapping[int, float] | None = None,
+) -> None:
+    """Write `search_page`, beside first and then renamed into place.
+
+    Raises
+    ------
+    WeakAudioError
+        As `search_page`, or the page cannot be written.
+    """
+    write_page(search_page(settings, evaluations, full), path)
+
+
+def search_page(
+    settings: Mapping[str, Any], evaluations: Sequence[Evaluation], full: Mapping[int, float] | None = None
+) -> str:
+    """One HTML document.
+
+    Parameters
+    ----------
+    settings, evaluations
+        As `read_log` gives them.
+    full
+        What networks are worth that were trained in full, by the number of their evaluation; lower is better.
+
+    Raises
+    ------
+    WeakAudioError
+        No network has a score yet, or `full` names networks that have none.
+    """
+    winner, budget = best(evaluations), float(settings["budget"])
+    sections = [
+        Section("Result", _result(winner, budget, evaluations)),
+        Section(
+            "The frontier",
+            [
+                Picture(
+                    frontier_figure(evaluations, budget), "Every network that was scored, and those nothing beats."
+                )
+            ],
+        ),
+        Section("Where the winner comes from", _origin(ancestry(evaluations, winner.number))),
+        Section(f"The best {min(_BEST, len(_ranked(evaluations)))}", [_best_table(evaluations)]),
+        Section(
+            "How the search went",
+            [Picture(course_figure(evaluations, int(settings["population"])), "Scores in the order of the search.")],
+        ),
+    ]
+    if full is not None:
+        sections.append(Section("The proxy against full training", _agreement(evaluations, full)))
+    failed = [evaluation for evaluation in evaluations if evaluation.error is not None]
+    if failed:
+        sections.append(Section("What could not be scored", [_failures(failed)]))
+    sections.append(Section("Settings", [_settings(settings)]))
+    return page("Search for a network", sections)
+
+
+def frontier_figure(evaluations: Sequence[Evaluation], budget: float) -> Figure:
+    """Score against latency of every network that has both, and the line of those that none beats.
+
+    Parameters
+    ----------
+    budget
+        Seconds.
+    """
+    scored = _ranked(evaluations)
+    front, winner = frontier(evaluations), best(evaluations)
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 4.2), layout="constrained")
+        axes = figure.subplots()
+        others = axes.scatter(*_points(scored), s=22, color=QUIET, alpha=0.55, linewidths=0, label="network")
+        (line,) = axes.plot(*_points(front), "o-", color=COLOURS[0], markersize=5, label="frontier")
+        line.set_drawstyle("steps-post")
+        star = axes.scatter(
+            *_points([winner]), s=190, marker="*", color=COLOURS[1], edgecolors=INK, zorder=4, label="winner"
+        )
+        limit = axes.axvline(1000 * budget, color=INK, linewidth=1.2, linestyle="--", label="budget")
+        axes.set(xlabel="latency (ms)", ylabel="score, lower is better")
+        axes.margins(0.06)
+        legend(figure, [others, line, star, limit])
+    return figure
+
+
+def course_figure(evaluations: Sequence[Evaluation], population: int) -> Figure:
+    """Score by number of the evaluation, the best so far, and where there were failures.
+
+    Parameters
+    ----------
+    population
+        Size of the first population.
+    """
+    scored = [evaluation for evaluation in evaluations if evaluation.score is not None]
+    numbers = np.array([evaluation.number for evaluation in scored])
+    scores = np.array([evaluation.score for evaluation in scored], dtype=float)
+    last = max(evaluation.number for evaluation in evaluations)
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.4), layout="constrained")
+        axes = figure.subplots()
+        first = axes.axvspan(-0.5, min(population, last + 1) - 0.5, color="#F0F0F0", lw=0, label="first population")
+        dots = axes.scatter(numbers, scores, s=22, color=QUIET, alpha=0.55, linewidths=0, label="network")
+        (line,) = axes.step(
+            [*numbers, last], [*np.minimum.accumulate(scores), scores.min()], where="post", color=COLOURS[0]
+        )
+        line.set_label("best so far")
+        handles: list[Any] = [first, dots, line]
+        failed = [evaluation.number for evaluation in evaluations if evaluation.error is not None]
+        if failed:
+            handles += axes.plot(
+                failed,
+                np.full(len(failed), 0.02),
+                "x",
+                color=COLOURS[5],
+                markersize=6,
+                markeredgewidth=1.6,
+                transform=axes.get_xaxis_transform(),
+                label="failed",
+            )
+        axes.set(xlabel="evaluation", ylabel="score, lower is better", xlim=(-0.5, last + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.1)
+        legend(figure, handles)
+    return figure
+
+
+def agreement_figure(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> Figure:
+    """What a network is worth after full training against its score in the search."""
+    numbers = _known(evaluations, full)
+    scores = [_number(evaluations[n].score) for n in numbers]
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.8), layout="constrained")
+        axes = figure.subplots()
+        axes.scatter(scores, [full[n] for n in numbers], s=36, color=COLOURS[0], linewidths=0)
+        for n, score in zip(numbers, scores, strict=True):
+            axes.annotate(str(n), (score, full[n]), (5, 4), textcoords="offset points", fontsize=9, color=QUIET)
+        axes.set(xlabel="score in the search", ylabel="after full training, lower is better")
+        axes.margins(0.08)
+    return figure
+
+
+def rank_correlation(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> float:
+    """Spearman's, between scores of the search and what networks are worth after full training, in [-1, 1].
+
+    Raises
+    ------
+    WeakAudioError
+        Fewer than three networks, an evaluation without a score, or all worth the same.
+    """
+    numbers = _known(evaluations, full)
+    if len(numbers) < _FEWEST:
+        raise WeakAudioError(f"full training of {len(numbers)} networks: a rank correlation needs {_FEWEST} or more")
+    pairs = [(evaluations[n].score, full[n]) for n in numbers]
+    for values in zip(*pairs, strict=True):
+        if len(set(values)) == 1:
+            raise WeakAudioError("full training: all networks are worth the same, so they have no order")
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+
+
+def read_full(path: str | Path) -> dict[int, float]:
+    """A table of columns `number` (of the evaluation) and `score` (after full training, lower is better).
+
+    Raises
+    ------
+    WeakAudioError
+        It cannot be read, lacks a column, or holds something else, or a number twice.
+    """
+    table = read_table(Path(path))
+    if not {"number", "score"} <= set(table):
+        raise WeakAudioError(f"{path}: expected columns number and score, found {', '.join(map(str, table))}")
+    found: dict[int, float] = {}
+    for row, (number, score) in enumerate(zip(table["number"], table["score"], strict=True), start=2):
+        try:
+            key, value = int(number), float(score)
+        except (TypeError, ValueError, OverflowError):
+            raise WeakAudioError(f"{path}, line {row}: {number!r}, {score!r}: expected numbers") from None
+        if key != number:
+            raise WeakAudioError(f"{path}, line {row}: evaluation {number!r}: expected a whole number")
+        if key in found or not math.isfinite(value):
+            raise WeakAudioError(f"{path}, line {row}: evaluation {key} is there twice or has no finite score")
+        found[key] = value
+    return found
+
+
+def _ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Networks with a score, each once, best first."""
+    scored = [e for e in evaluations if e.score is not None and e.same_as is None]
+    return sorted(scored, key=lambda e: (e.score, e.number))
+
+
+def _points(evaluations: Sequence[Evaluation]) -> tuple[list[float], list[float]]:
+    return [_ms(e) for e in evaluations], [float(e.score or 0.0) for e in evaluations]
+
+
+def _ms(evaluation: Evaluation) -> float:
+    return 1000 * (evaluation.latency or 0.0)
+
+
+def _known(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[int]:
+    for number in full:
+        if not 0 <= number < len(evaluations) or evaluations[number].score is None:
+            raise WeakAudioError(f"full training of evaluation {number}: the search has no score of it")
+    return sorted(full)
+
+
+def _result(winner: Evaluation, budget: float, evaluations: Sequence[Evaluation]) -> list[Block]:
+    seconds = sum(evaluation.seconds for evaluation in evaluations)
+    numbers = Figures(
+        [
+            (f"{winner.score:.4g}", "score of the winner, lower is better"),
+            (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
+            (str(len(evaluations)), "evaluations"),
+            (_duration(seconds), "of scoring, all processes together"),
+        ]
+    )
+    rows = [
+        (name, stage.operators.replace("+", ", "), stage.blocks, stage.channels)
+        for name, stage in zip(STAGES, winner.genome.stages, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["stage", "operators, in turn", "blocks", "channels"])
+    return [
+        numbers,
+        Table(table, f"Evaluation {winner.number}; its embedding has {winner.genome.n_features} numbers."),
+    ]
+
+
+def _origin(line: Sequence[Evaluation]) -> list[Block]:
+    """Each mutation on the way to the winner."""
+    rows: list[dict[str, Any]] = []
+    for before, after in zip([None, *line[:-1]], line, strict=True):
+        change = "first population"
+        if before is not None:
+            steps = changes(before.genome, after.genome)
+            change = "; ".join(f"{step.factor}: {step.before} to {step.after}" for step in steps) or "none"
+        gain = (
+            None if before is None else f"{_number(after.score) - _number(before.score):+.3f}".replace("-", "\u2212")
+        )
+        rows.append(
+            {
+                "evaluation": after.number,
+                "change": change,
+                "latency (ms)": round(_ms(after), 3),
+                "score": _number(after.score),
+                "brought": gain,
+            }
+        )
+    table = pd.DataFrame(rows)
+    return [Table(table, "From a random network to the winner; a change of the score below 0 is an improvement.")]
+
+
+def _best_table(evaluations: Sequence[Evaluation]) -> Table:
+    rows = [
+        {
+            "evaluation": evaluation.number,
+            "score": _number(evaluation.score),
+            "ms": round(_ms(evaluation), 3),
+            "stages": " | ".join(map(shown, evaluation.genome.stages)),
+            "features": evaluation.genome.n_features,
+        }
+        for evaluation in _ranked(evaluations)[:_BEST]
+    ]
+    return Table(pd.DataFrame(rows), "Of each stage: blocks, operators in turn, channels.")
+
+
+def _agreement(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[Block]:
+    rho = rank_correlation(evaluations, full)
+    return [
+        Figures([(f"{rho:.2f}".replace("-", "\u2212"), f"Spearman's rank correlation over {len(full)} networks")]),
+        Picture(
+            agreement_figure(evaluations, full),
+            "Score in the search and after full training; the numbers are those of evaluations.",
+        ),
+    ]
+
+
+def _failures(failed: Sequence[Evaluation]) -> Table:
+    counts = Counter(str(evaluation.error) for evaluation in failed)
+    first = {str(evaluation.error): evaluation.number for evaluation in reversed(failed)}
+    rows = [
+        {"networks": count, "first": first[reason], "reason": reason}
+        for reason, count in counts.most_common(_REASONS)
+    ]
+    return Table(pd.DataFrame(rows), f"{len(failed)} networks were left out; the log names them.")
+
+
+def _settings(settings: Mapping[str, Any]) -> Table:
+    rows = [{"setting": name.removeprefix("about, "), "value": value} for name, value in _flat(settings)]
+    return Table(pd.DataFrame(rows), "What decides the search. The budget is in seconds.")
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}, ")
+        else:
+            yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value).replace('"', "")
+
+
+def _number(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

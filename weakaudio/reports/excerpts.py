@@ -1,0 +1,73 @@
+"""What a page of events shows of them: sound, log-mel and score of those that are worth it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from weakaudio.audio.geometry import timeline
+from weakaudio.audio.io import read_audio
+from weakaudio.errors import AudioError
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.windows import Window
+from weakaudio.progress import progress
+from weakaudio.reports.event_page import Excerpt
+
+N_EXCERPTS = 150
+_AROUND = 2.0  # seconds before and after an event
+_LONGEST = 10.0  # seconds of an excerpt
+
+_CLOCK = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})[_T -]+(\d{2})[:h-]?(\d{2})[:m-]?(\d{2})(?!\d)")
+
+
+def choose_events(events: pd.DataFrame, most: int = N_EXCERPTS) -> list[int]:
+    """Positions of the events that a page shows: the best of each class, then the second best, and so on."""
+    place = events.groupby("label")["score"].rank(method="first", ascending=False)
+    order = pd.DataFrame({"place": place, "score": -events["score"]}).reset_index(drop=True)
+    return order.sort_values(["place", "score"], kind="stable").index[:most].tolist()
+
+
+def cut_excerpts(detector: Detector, events: pd.DataFrame, paths: Mapping[str, Path]) -> dict[int, Excerpt]:
+    """Excerpts of the chosen events of an event table, by their position; those of a file that is gone are left out.
+
+    Scores are those of the excerpt by itself: near its ends, what is beyond is not heard.
+    """
+    chosen = choose_events(events)
+    found = {}
+    for n in progress(chosen, len(chosen), f"cutting {len(chosen)} excerpts"):
+        event = events.iloc[n]
+        start = max(float(event["start"]) - _AROUND, 0.0)
+        seconds = min(float(event["end"]) + _AROUND - start, _LONGEST)
+        try:
+            found[n] = _excerpt(detector, paths[event["file"]], str(event["label"]), start, seconds)
+        except AudioError:
+            continue
+    return found
+
+
+@torch.inference_mode()
+def _excerpt(detector: Detector, path: Path, label: str, start: float, seconds: float) -> Excerpt:
+    model = detector.model
+    audio, rate = read_audio(path, model.sample_rate, start, seconds)
+    (part,) = detector.embed_windows([Window(audio)])
+    column = model.labels.index(label)
+    scores, edges = timeline(part.segments[:, column : column + 1], part.times)
+    logmel = model.logmel(torch.from_numpy(audio)[None].to(detector.device))[0][0].cpu().numpy()
+    return Excerpt(audio, rate, start, logmel, np.clip(scores[:, 0], 0, 1), edges + start)
+
+
+def begin_of(name: str) -> str | None:
+    """When a recording began, ISO 8601, if its name says so as recorders write it, e.g. 20240501_053000.WAV."""
+    found = _CLOCK.search(Path(name).name)
+    if not found:
+        return None
+    try:
+        return datetime(*map(int, found.groups())).isoformat()  # type: ignore[arg-type]
+    except ValueError:  # digits that are no date
+        return None

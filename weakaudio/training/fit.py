@@ -1,0 +1,218 @@
+"""`weakaudio train`: LightningCLI with our model and data, a log, checkpoints, resumption and the export."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from weakaudio import __version__
+from weakaudio.data.datamodule import ClipDataModule
+from weakaudio.errors import ProtocolError
+from weakaudio.files import FolderLock
+from weakaudio.pretrained import save_model
+from weakaudio.training.callbacks import (
+    EVERY_EPOCH,
+    Averaging,
+    BestCheckpoint,
+    EpochLog,
+    MidEpochCheckpoint,
+    WholeFiles,
+)
+from weakaudio.training.lightning_module import TaggingModule
+
+CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
+
+# What decides a run's result; a run cannot be resumed with other values.
+_DECISIVE = (
+    "seed_everything",
+    "model.",
+    "averaging.",
+    "teacher",
+    "data.train.",
+    "data.val.",
+    "data.batch_seconds",
+    "data.seed",
+    "data.balanced",
+    "data.augment",
+    "trainer.callbacks",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.val_check_interval",
+    "trainer.overfit_batches",
+    "trainer.gradient_clip_algorithm",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.precision",
+    "trainer.gradient_clip_val",
+    "trainer.accumulate_grad_batches",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.check_val_every_n_epoch",
+)
+
+
+class TrainCLI(LightningCLI):
+    """`model`, `data`, `trainer`, `seed_everything` as in any LightningCLI, and `out`, the run's folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--out", type=str, required=True, help="folder of the run; a run found there is resumed")
+        parser.add_argument("--averaging", type=Averaging, default=Averaging(), help="averages of weights")
+        parser.add_argument("--teacher", type=str | None, default=None, help="a model, or a file of soft targets")
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=5.0, help="of training that a crash can cost at most"
+        )
+        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
+        parser.link_arguments("teacher", "model.teacher")
+
+    def before_instantiate_classes(self) -> None:
+        self.config["trainer"]["default_root_dir"] = self.config["out"]
+
+
+def train(args: ArgsType = None) -> Path:
+    """Train as the command line says; returns the path of the exported model.
+
+    The run's folder holds `config.yaml`, `log/metrics.csv` (one row an epoch), `tb/` (TensorBoard),
+    `checkpoints/` (`best.ckpt` by validation mAP, `last.ckpt` some minutes old at most) and at the end
+    `model.safetensors`, the best model. If there is a `last.ckpt`, the run goes on from it, also in the middle of
+    an epoch, and ends as if it had never stopped. On several devices each has its share of the clips.
+
+    Raises
+    ------
+    ProtocolError
+        The run found in the folder has another configuration, or the corpus another rate than the front end.
+    """
+    _hush()
+    cli = TrainCLI(
+        TaggingModule,
+        ClipDataModule,
+        args=args,
+        run=False,
+        seed_everything_default=0,
+        parser_kwargs={"allow_abbrev": False},
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={
+            "benchmark": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_checkpointing": False,  # Lightning's own; ours are below
+            "use_distributed_sampler": False,  # ours shares batches out by itself
+        },
+    )
+    out = Path(cli.config["out"])
+    trainer = cli.trainer
+    if cli.config["trainer.logger"] is None:
+        trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
+    trainer.strategy.checkpoint_io = WholeFiles()
+    best = BestCheckpoint(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **EVERY_EPOCH)
+    last = ModelCheckpoint(out / "checkpoints", filename="last", **EVERY_EPOCH)
+    interval = timedelta(minutes=cli.config["checkpoint_minutes"])
+    within = MidEpochCheckpoint(
+        out / "checkpoints", filename="last", train_time_interval=interval, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [LearningRateMonitor("epoch")] if trainer.loggers else []
+    callbacks += cli.config_init["averaging"].callbacks()
+    # `last` comes last, so that it holds the rows of the log and the state of `best`.
+    trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, within, last])  # type: ignore[attr-defined]
+    resumed = out / "checkpoints" / "last.ckpt"
+    if resumed.is_file():
+        _refuse_other_run(cli, out)
+    with _held(out) if trainer.is_global_zero else nullcontext():
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
+        if trainer.is_global_zero:
+            export(trainer, cli.model, best, out / MODEL)
+        trainer.strategy.barrier()
+    return out / MODEL
+
+
+def export(trainer: lightning.Trainer, tagger: TaggingModule, checkpoint: ModelCheckpoint, path: Path) -> Path:
+    """Write the best checkpoint of a finished run as a self-describing model file."""
+    best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+    tagger.load_state_dict(best["state_dict"], strict=True)
+    data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    tagger.model.notes.update(
+        {
+            "weakaudio": __version__,
+            "corpus": data.corpus.root.name,
+            "train": data.train,
+            "val": data.val,
+            "epochs": trainer.current_epoch,
+            "best_epoch": int(best["epoch"]) + 1,
+            "val_mAP": float(checkpoint.best_model_score or 0.0),
+            "hyperparameters": {k: v for k, v in tagger.hparams.items() if k != "labels"},
+        }
+    )
+    save_model(tagger.model, path)
+    return path
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """No other run writes into the folder meanwhile."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _hush() -> None:
+    """Lightning's advertisement, and two warnings about what is meant to be as it is."""
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if not any(isinstance(known, _Tips) for known in said.filters):
+        said.addFilter(_Tips())
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+
+
+class _Tips(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "Tip:" not in record.getMessage()
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the configuration into the run's folder, not into that of a logger."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+
+
+def _refuse_other_run(cli: TrainCLI, out: Path) -> None:
+    if not (out / CONFIG).is_file():
+        return
+    saved = _decisive((out / CONFIG).read_text(encoding="utf-8"))
+    now = _decisive(cli.parser.dump(cli.config, skip_none=False))
+    for name in sorted(saved.keys() | now.keys()):
+        if saved.get(name) != now.get(name):
+            raise ProtocolError(
+                f"{out}: holds a run with {name} {saved.get(name)}, now it is {now.get(name)}; resume it "
+                f"with the configuration it was started with ({out / CONFIG}), or give another folder"
+            )
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    """Dotted names and values of what decides a run's result, from a configuration as YAML."""
+
+    def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from flatten(f"{name}.{key}" if name else key, item)
+        else:
+            yield name, value
+
+    return {name: value for name, value in flatten("", yaml.safe_load(text)) if name.startswith(_DECISIVE)}

@@ -1,0 +1,218 @@
+"""The LightningModule: a shell around a model, a loss, today's practice of training, and the metrics."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from weakaudio.audio.augment import mask_logmel, mixup
+from weakaudio.audio.frontend import get_front_end
+from weakaudio.data.datamodule import Batch, ClipDataModule, ClipDataset
+from weakaudio.errors import ProtocolError
+from weakaudio.evaluation.tagging import tagging_metrics
+from weakaudio.networks import Output, build_network
+from weakaudio.networks.model import Model
+from weakaudio.training.losses import LOSSES, smooth
+from weakaudio.training.teacher import Teacher, open_teacher
+
+
+class TaggingModule(lightning.LightningModule):
+    """Trains a network on weakly labelled clips.
+
+    What is drawn in a step hangs on the run's seed, the epoch, the number of the step in it and the device alone,
+    so a run that was stopped anywhere goes on as if it had not been.
+
+    Parameters
+    ----------
+    labels
+        Class names, in the order of the targets.
+    network
+        Name of the network: "weakcnn" (N_S), "windowed-cnn" (the network of SLAT), "flash", "mobilenet", "cnn14".
+    network_config
+        Its arguments, but for the number of classes and of mels.
+    front_end
+        Name of a log-mel preset.
+    loss
+        "weak" compares clips, "slat" every segment, with the clip's labels.
+    focal_gamma
+        Above 0, terms of the loss count the less the better they are (focal loss).
+    label_smoothing
+        Draws labels towards one half, by up to half of this.
+    mixup
+        What is mixed with another clip of the batch: waveforms, log-mels or nothing.
+    mixup_alpha
+        Weights of the mixture are from Beta(alpha, alpha).
+    time_mask, mel_mask
+        SpecAugment: the longest stretch of frames and of mels that is masked in a clip; 0 for none.
+    teacher
+        Knowledge distillation: a model, or a file of soft targets that `weakaudio teach` wrote. `--teacher` on the
+        command line and `teacher` at the top of a YAML file.
+    teacher_weight
+        Part of the loss, in [0, 1], that is on the teacher's probabilities.
+    learning_rate
+        Of AdamW, at its highest: it rises over the first `warmup` of the steps and falls to 0 along a cosine.
+    warmup
+        Part of all steps, in (0, 1).
+    weight_decay
+        Of AdamW.
+    channels_last
+        Lay the convolutions' weights out channels-last: faster in bf16, on a GPU and on CPUs that have it.
+    compile
+        Have `torch.compile` make kernels for the network, which takes minutes at the start.
+    """
+
+    def __init__(
+        self,
+        labels: list[str],
+        network: str = "weakcnn",
+        network_config: dict[str, Any] = {},  # noqa: B006 (read only, and shown in --help)
+        front_end: str = "paper-44k",
+        loss: Literal["weak", "slat"] = "weak",
+        focal_gamma: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: Literal["none", "waveform", "logmel"] = "none",
+        mixup_alpha: float = 0.4,
+        time_mask: int = 0,
+        mel_mask: int = 0,
+        teacher: str | None = None,
+        teacher_weight: float = 0.5,
+        learning_rate: float = 1e-3,
+        warmup: float = 0.1,
+        weight_decay: float = 0.0,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if focal_gamma < 0 or mixup_alpha <= 0 or min(time_mask, mel_mask) < 0:
+            raise ProtocolError("focal_gamma, time_mask and mel_mask are at least 0, and mixup_alpha above 0")
+        if not (0 <= label_smoothing <= 1 and 0 <= teacher_weight <= 1 and 0 < warmup < 1):
+            raise ProtocolError("label_smoothing and teacher_weight are in [0, 1], and warmup in (0, 1)")
+        fe = get_front_end(front_end)
+        net = build_network(network, n_classes=len(labels), n_mels=fe.n_mels, **network_config)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            net.compile(dynamic=True)
+        self.model = Model(net, fe, labels)
+        self.loss, self.focal_gamma, self.label_smoothing = LOSSES[loss], focal_gamma, label_smoothing
+        self.mixup, self.mixup_alpha, self.masks = mixup, mixup_alpha, (time_mask, mel_mask)
+        self.teacher, self.teacher_weight = teacher, teacher_weight
+        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self._losses = torch.zeros(2)  # of this epoch so far: summed over clips, and clips
+        self._seed = torch.initial_seed()  # what `seed_everything` set
+        self._ask: Teacher | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ClipDataModule):
+            return
+        if data.sample_rate != self.model.sample_rate:
+            raise ProtocolError(
+                f"{data.corpus.root}: clips at {data.sample_rate} Hz, front end "
+                f"{self.model.front_end.name!r} takes {self.model.sample_rate} Hz; prepare the corpus at "
+                "that rate or choose another front end"
+            )
+        if self.teacher and stage == "fit":
+            self._ask = open_teacher(self.teacher, ClipDataset(data.corpus, data.train), self.model.labels)
+
+    def on_train_epoch_start(self) -> None:
+        self._losses.zero_()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self._of_all_devices(self._losses)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The mean loss of an epoch survives a stop in its middle."""
+        self._losses = checkpoint["losses"] if self.global_rank == 0 else torch.zeros(2)
+
+    def _of_all_devices(self, values: Tensor) -> Tensor:
+        summed = self.trainer.strategy.reduce(values.to(self.device).clone(), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        # A single segment has no statistics to normalise with: such a batch goes with those of the others.
+        alone = len(batch.lengths) == 1 and len(self.model.segment_times(int(batch.lengths[0]))) == 1
+        self.model.train(not alone)
+        targets = smooth(batch.targets, self.label_smoothing) if self.label_smoothing else batch.targets
+        if self._ask is not None:  # taught and true labels are mixed alike
+            targets = torch.cat([targets, self._ask(batch)], 1)
+        output, targets = self._hear(batch.waveform, batch.lengths, targets, self._rng(step))
+        loss = self._compare(output, targets)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        counted = len(batch.targets) * torch.stack([loss.detach(), loss.new_ones(())])
+        self._losses = self._losses.to(loss.device) + counted
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, step: int) -> None:
+        if self.trainer.is_last_batch:
+            total, count = self._of_all_devices(self._losses)
+            self.log("train_loss", total / count, on_step=False, on_epoch=True, prog_bar=True)
+
+    def _hear(
+        self, waveform: Tensor, lengths: Tensor, targets: Tensor, rng: np.random.Generator
+    ) -> tuple[Output, Tensor]:
+        """The network's output on clips that are mixed and masked, and their targets."""
+        if self.mixup == "waveform":
+            waveform, lengths, targets = mixup(waveform, lengths, targets, self.mixup_alpha, rng)
+        logmel, n_frames = self.model.logmel(waveform, lengths)
+        if self.mixup == "logmel":
+            logmel, n_frames, targets = mixup(logmel, n_frames, targets, self.mixup_alpha, rng)
+        if any(self.masks):
+            logmel = mask_logmel(logmel, n_frames, *self.masks, rng)
+        return self.model.network(logmel, n_frames), targets
+
+    def _compare(self, output: Output, targets: Tensor) -> Tensor:
+        """The loss against labels (B, C), or labels and the teacher's probabilities (B, 2 C)."""
+        if self._ask is None:
+            return self.loss(output, targets, self.focal_gamma)
+        true, taught = targets.chunk(2, 1)
+        weight = self.teacher_weight
+        return (1 - weight) * self.loss(output, true, self.focal_gamma) + weight * self.loss(output, taught, 0.0)
+
+    def _rng(self, step: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, self.current_epoch, step, self.global_rank])
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        output = self.model(batch.waveform, batch.lengths)
+        loss = self.loss(output, batch.targets, 0.0)
+        self.log("val_loss", loss, batch_size=len(batch.targets), sync_dist=True)
+        self._seen.append((batch.clips.cpu(), batch.targets.cpu(), output.clip_probs.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        clips, targets, scores = (np.concatenate([t.numpy() for t in part]) for part in zip(*self._seen, strict=True))
+        self._seen.clear()
+        if self.trainer.sanity_checking:
+            return
+        if self.trainer.world_size > 1:  # each device has seen its own clips; the metrics are of all of them
+            shares: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, (clips, targets, scores))
+            clips, targets, scores = (np.concatenate(part) for part in zip(*shares, strict=True))
+        order = np.argsort(clips)
+        metrics = tagging_metrics(targets[order], scores[order])
+        self.log("val_mAP", metrics.mean_ap, prog_bar=True, sync_dist=True)
+        self.log_dict({"val_mAUC": metrics.mean_auc, "val_lwlrap": metrics.lwlrap}, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=not self.trainer.gradient_clip_val,  # Lightning refuses to clip for a fused one in mixed precision
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            self.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self.warmup,
+            cycle_momentum=False,
+            final_div_factor=1e3,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
