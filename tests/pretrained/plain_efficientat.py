@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weakaudio.audio.logmel import kaldi_filters
+from weakaudio.audio.frontend import kaldi_filters
 
 State = dict[str, Tensor]
 

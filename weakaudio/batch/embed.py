@@ -145,6 +145,7 @@ def _write(
         "layer": embedder.layer,
         "level": level,
         "pooling": str(analysis.settings["pooling"]),
+        "dtype": str(analysis.settings["dtype"]),
         "weakaudio": __version__,
         "command": printable(command),
     }

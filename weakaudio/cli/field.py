@@ -50,7 +50,7 @@ Overwrite = Annotated[
 ]
 EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 where the processor gains by it.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where it is native.")]
 MinLength = Annotated[float | None, typer.Option(help="Leave out shorter events; seconds; else the model's own.")]
 MergeGap = Annotated[float, typer.Option(help="Join events of a class no farther apart; seconds.")]
 Hysteresis = Annotated[
@@ -78,7 +78,7 @@ def embed(
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Embed a recording or a folder; a run that was killed goes on where it was, a later one does what is new."""
@@ -133,7 +133,7 @@ def detect(
     overwrite: Overwrite = False,
     top: Annotated[int, typer.Option(min=0, help="How many tags of the whole recording are shown.")] = 5,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Find events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
@@ -179,13 +179,14 @@ def listen(
     channels: Annotated[int, typer.Option(help="Of raw audio.")] = 1,
     step: Annotated[float, typer.Option(help="Analyse so many seconds at once: less answers sooner.")] = 1.0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Tell events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
     from weakaudio.audio.microphone import microphone
     from weakaudio.audio.pipe import RawFormat, read_pipe
     from weakaudio.inference.streaming import StreamingDetector
 
-    rules = {"hysteresis": hysteresis, "median": median}
+    rules = {"hysteresis": hysteresis, "median": median, "dtype": dtype}
     detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
     if mic:
         rate, blocks = detector.model.sample_rate, microphone(detector.model.sample_rate, step)

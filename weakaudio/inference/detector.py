@@ -81,7 +81,7 @@ class Detector:
         min_length: float | None = None,
         merge_gap: float = 0.0,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
         hysteresis: float = 1.0,
         median: float = 0.0,
         max_events: int | None = None,
