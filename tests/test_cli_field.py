@@ -139,9 +139,19 @@ def test_bfloat16_is_near_float32_and_another_run(run: Run, model: Path, clips: 
     assert run("embed", clips, "-o", "b.npz", "--model", model, "--dtype", "bfloat16")[0] == 0
     a, b = (read_embeddings(name).embeddings for name in ("a.npz", "b.npz"))
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+    assert [read_embeddings(name).metadata["dtype"] for name in ("a.npz", "b.npz")] == ["float32", "bfloat16"]
+    assert run("embed", clips, "-o", "a.npz", "--model", model, "--dtype", "float32")[0] == 0  # as auto had chosen
     code, _, err = run("embed", clips, "-o", "a.npz", "--model", model, "--dtype", "bfloat16")
     assert code == 2
     assert "other settings (dtype)" in err
+
+
+@pytest.mark.parametrize("verb", ["embed", "detect", "listen"])
+def test_a_dtype_that_does_not_exist_is_refused(run: Run, model: Path, clips: Path, verb: str) -> None:
+    arguments = ("listen",) if verb == "listen" else (verb, clips, "-o", f"{verb}.h5" if verb == "embed" else "e.csv")
+    code, _, err = run(*arguments, "--model", model, "--dtype", "float8", given=b"")
+    assert code == 2
+    assert "dtype 'float8': unknown; there are auto, float32, bfloat16" in err
 
 
 def test_an_interrupted_run_goes_on(run: Run, model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

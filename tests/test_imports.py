@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 import weakaudio
 
@@ -86,7 +88,7 @@ def test_imports_are_found_wherever_they_hide() -> None:
 
 
 def test_importing_the_package_loads_little_prints_nothing_and_writes_nothing(tmp_path: Path) -> None:
-    heavy = {"torch", "librosa", "lightning", "pandas", "h5py"}
+    heavy = {"torch", "torchaudio", "numpy", "scipy", "librosa", "lightning", "pandas", "h5py"}
     code = f"import sys, weakaudio; sys.exit(' '.join({heavy} & set(sys.modules)))"
     environment = {
         **os.environ,
@@ -109,12 +111,33 @@ def test_importing_the_package_loads_little_prints_nothing_and_writes_nothing(tm
 
 def test_embedding_and_detection_do_not_wait_for_what_only_training_needs() -> None:
     heavy = {"lightning", "torchmetrics", "sed_scores_eval", "sklearn", "matplotlib", "audiomentations"}
+    heavy |= {"torchaudio", "librosa", "numba"}
     code = (
         "import sys, weakaudio.inference.detector, weakaudio.batch.embed\n"
         f"sys.exit(' '.join({heavy} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stderr.strip() == ""  # the modules that were loaded
+
+
+def test_detect_and_embed_need_no_torchaudio(tmp_path: Path) -> None:
+    """It may be absent, or built for another torch than the one installed."""
+    sf.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(48000), 32000)
+    code = (
+        "import sys\n"
+        "sys.modules['torchaudio'] = None\n"
+        "from weakaudio import load_model\n"
+        "from weakaudio.cli import main\n"
+        "assert load_model('weakaudio-fast').front_end.mel_scale == 'kaldi'\n"
+        "for verb, out in (('detect', 'events.csv'), ('embed', 'embeddings.npz')):\n"
+        "    sys.argv = ['weakaudio', verb, 'noise.wav', '-o', out, '--model', 'weakaudio-fast', '--device', 'cpu']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code, verb\n"
+        "assert sys.modules['torchaudio'] is None\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert {"events.csv", "embeddings.npz"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("name", weakaudio.__all__)

@@ -23,6 +23,7 @@ from weakaudio import __version__
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.files import FolderLock
+from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import load_model, model_checksum, save_model
 from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
 from weakaudio.training.distillation import Distiller
@@ -44,7 +45,7 @@ def train(
     learning_rate: float = 2e-3,
     warmup: int = 500,
     decay: float = 0.999,
-    precision: str = "bf16-mixed",
+    precision: str = "auto",
     every: int = 1,
     start: str | None = None,
     seed: int = 0,
@@ -78,7 +79,7 @@ def train(
     decay
         Of the exponential moving average of the weights.
     precision, accelerator
-        As Lightning's Trainer has them.
+        As Lightning's Trainer has them; precision "auto" is bf16-mixed where bfloat16 is native, else 32-true.
     every
         The student hears every k-th frame of the teacher's log-mel.
     start
@@ -93,6 +94,7 @@ def train(
     WeakAudioError
         The folder holds a run that was begun otherwise, or `Distiller` or `Mixtures` refuses.
     """
+    precision = find_precision(precision, accelerator)
     asked = {
         "teacher": teacher,
         "corpora": corpora,

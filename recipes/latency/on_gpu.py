@@ -25,8 +25,8 @@ from recipes.results import ROOT, Row, record
 from weakaudio.deploy.cuda_graphs import GraphedModel
 from weakaudio.deploy.timing import describe, time_rounds
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import find_device, fused_copy
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, fused_copy
 from weakaudio.pretrained import load_model
 
 Run = Callable[[Tensor], Tensor]

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from recipes.benchmark.inference import give_statistics
 from recipes.benchmark.reference import plain_copy
-from weakaudio.audio.frontend import LogMel
+from weakaudio.audio.frontend import LogMel, kaldi_filters
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
@@ -42,8 +41,7 @@ class EfficientATFrontEnd(nn.Module):
             x, 1024, hop_length=320, win_length=800, window=self.get_buffer("window"), return_complex=True
         )
         power = torch.view_as_real(spectrum).square().sum(-1)  # (B, F, T)
-        filters, _ = get_mel_banks(128, 1024, 32000.0, 0.0, 15000.0, 100.0, -500.0, 1.0)
-        mel = torch.matmul(F.pad(filters, (0, 1)), power)
+        mel = torch.matmul(kaldi_filters(32000, 1024, 128, 0.0, 15000.0).T, power)
         return (((mel + 1e-5).log() + 4.5) / 5.0).transpose(1, 2)
 
 

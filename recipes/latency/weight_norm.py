@@ -41,7 +41,7 @@ _COMMON = [
     "--model.channels_last=true",
     "--data.batch_seconds=80",
     "--trainer.devices=1",
-    "--trainer.precision=bf16-mixed",
+    "--trainer.precision=auto",
 ]
 _CALLBACK = "--trainer.callbacks+=weakaudio.training.weight_norm.WeightNormalisation"
 

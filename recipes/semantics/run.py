@@ -27,8 +27,8 @@ from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
-from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import model_checksum
 from weakaudio.progress import progress
 from weakaudio.reports.html import save_figure, write_page

@@ -35,6 +35,7 @@ BASE = "as it is (mean pooling)"
 # N_S at an eighth of the width, four rounds of 100 batches of the small corpus: the others differ from it in one
 # thing. {rooms}, {ambiences} and {teacher} are filled in.
 BUDGET = ["--model.network_config.width=0.125", "--trainer.max_epochs=4", "--trainer.limit_train_batches=100"]
+BUDGET += ["--trainer.precision=bf16-mixed"]  # on every machine
 TEACHER = ["--trainer.max_epochs=6"]  # at a quarter of the width
 VARIANTS: dict[str, list[str]] = {
     BASE: [],

@@ -21,7 +21,7 @@ from recipes.results import ROOT, Row, record
 from recipes.transfer.corpora import CORPORA, Corpus
 from recipes.transfer.systems import Subject, adapted, frozen, references
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import DTYPES
+from weakaudio.networks.runtime import DTYPES
 from weakaudio.transfer.cross_validation import FoldScores
 from weakaudio.transfer.fine_tune import PRESETS, FineTuneConfig
 
@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     names = [corpus.name for corpus in CORPORA]
     parser.add_argument("--corpus", nargs="+", default=names, choices=names, help="all if not given")
     parser.add_argument("--epochs", type=int, default=FineTuneConfig.epochs, help="at most, of each adaptation")
-    parser.add_argument("--dtype", default=FineTuneConfig.dtype, choices=DTYPES, help="of each adaptation")
+    parser.add_argument("--dtype", default=FineTuneConfig.dtype, choices=("auto", *DTYPES), help="of each adaptation")
     parser.add_argument("--work", default="runs/transfer", help="folder for the manifests and the scenes")
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.transfer.run", *(sys.argv[1:] if args is None else args)])

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from weakaudio.audio.frontend import FRONT_ENDS, LogMel, get_front_end
+from weakaudio.audio.frontend import FRONT_ENDS, LogMel, get_front_end, kaldi_filters
 from weakaudio.errors import WeakAudioError
 
 RATE = 44100
@@ -96,6 +96,44 @@ def test_efficientat_front_end_equals_its_formula(name: str) -> None:
     expected = efficientat_logmel(SIGNALS[name])
     assert n_frames.tolist() == [len(expected)]
     np.testing.assert_allclose(logmel[0].numpy(), expected, rtol=0, atol=1e-3)
+
+
+# First bin and first weights of some filters of `efficientat-32k`, by torchaudio 2.11.0.
+KALDI_GOLDEN = {
+    0: (1, [0.188595250]),
+    1: (1, [0.811404765]),
+    40: (37, [0.447433323, 0.860155225, 0.179107293]),
+    127: (457, [0.0564500205, 0.142872542, 0.229124367, 0.315178514, 0.401070952, 0.486774713, 0.572316766]),
+}
+
+
+def test_kaldi_filters_are_those_of_torchaudio_as_stored() -> None:
+    filters = kaldi_filters(32000, 1024, 128, 0.0, 15000.0)
+    assert filters.shape == (513, 128)
+    assert not filters[481:].any()  # above f_max; bin 480 is at it
+    for band, (first, weights) in KALDI_GOLDEN.items():
+        assert not filters[:first, band].any()
+        # Slopes are differences of logarithms, whose last bit is the processor's.
+        torch.testing.assert_close(
+            filters[first : first + len(weights), band], torch.tensor(weights), rtol=0, atol=5e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "n_fft", "n_mels", "f_min", "f_max"),
+    [(32000, 1024, 128, 0.0, 15000.0), (16000, 512, 64, 20.0, 8000.0), (44100, 2048, 80, 50.0, 22050.0)],
+)
+def test_kaldi_filters_equal_those_of_the_torchaudio_installed(
+    sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float
+) -> None:
+    try:
+        from torchaudio.compliance.kaldi import get_mel_banks
+    except (ImportError, OSError) as error:  # OSError: its binaries are for another torch
+        pytest.skip(f"torchaudio cannot be imported beside torch {torch.__version__}: {error}")
+    expected, _ = get_mel_banks(n_mels, n_fft, float(sample_rate), f_min, f_max, 100.0, -500.0, 1.0)
+    filters = kaldi_filters(sample_rate, n_fft, n_mels, f_min, f_max)
+    torch.testing.assert_close(filters[:-1].T, expected, rtol=0, atol=1e-7)
+    assert not filters[-1].any()
 
 
 def test_ten_seconds_have_1000_frames_at_efficientat_as_in_its_release() -> None:

@@ -12,6 +12,7 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
+from weakaudio.batch.embed import embed_folder
 from weakaudio.batch.similarity import EmbeddingIndex, choose_example
 from weakaudio.errors import AudioError, CheckpointError, StoreError, WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable
@@ -105,6 +106,14 @@ def test_an_excerpt_is_embedded_as_if_it_were_all(recordings: Path, model: Path)
     assert (tail.start, tail.end) == (5.5, 6.0)
     whole = index.excerpt(embedder, recordings / "high.wav")
     np.testing.assert_allclose(whole.embedding, embedder.embed_file(recordings / "high.wav").clip, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_examples_are_embedded_in_the_precision_of_the_index(
+    recordings: Path, model: Path, tmp_path: Path, dtype: str
+) -> None:
+    embed_folder(Embedder.from_pretrained(model, dtype=dtype), recordings, tmp_path / "e.npz", model_name=str(model))
+    assert EmbeddingIndex.from_file(tmp_path / "e.npz").embedder().dtype == dtype
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean+max"])

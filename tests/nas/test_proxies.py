@@ -116,7 +116,7 @@ def test_a_short_training_that_diverges_gives_no_number(root: Path) -> None:
 
 @pytest.mark.parametrize("make", [short, lambda root, **more: blockwise(root, root / "unused", **more)])
 def test_what_cannot_be_trained_is_refused(root: Path, make: Callable[..., Any]) -> None:
-    with pytest.raises(WeakAudioError, match="precision 'half', expected bf16-mixed or 32-true"):
+    with pytest.raises(WeakAudioError, match="precision 'half', expected auto, bf16-mixed or 32-true"):
         make(root, precision="half")
     for wrong in ({"steps": 0}, {"batch_size": 0}, {"seconds": 0.0}, {"seconds": float("nan")}):
         with pytest.raises(WeakAudioError, match="expected 1 or more"):
@@ -127,7 +127,7 @@ def test_what_cannot_be_trained_is_refused(root: Path, make: Callable[..., Any])
         replace(make(root), teacher=str(root / "weak.safetensors"))(CONFIG)
     with pytest.raises(WeakAudioError, match="'sparse': unknown"):
         make(root)(with_stage(2, "sparse", 1, 16))
-    with pytest.raises(WeakAudioError, match="'nowhere': not to be had here"):
+    with pytest.raises(WeakAudioError, match="'nowhere': not available"):
         make(root, device="nowhere")(CONFIG)
     assert not (root / "unused" / "stages.json").exists()
 

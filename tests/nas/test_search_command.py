@@ -108,7 +108,7 @@ def test_an_interrupted_search_goes_on_and_its_page_can_be_had_meanwhile(
         (("--teacher", "nobody"), "nobody"),
         (("--teacher", "{root}/closed.safetensors"), "does not show its stages"),
         (("--proxy", "training", "--teacher", "{root}/closed.safetensors"), "does not show its stages"),
-        (("--device", "abacus"), "device 'abacus': not to be had here"),
+        (("--device", "abacus"), "device 'abacus': not available"),
         (("--corpus", "{root}/none"), "none"),
         (("--corpus", "{root}/slow"), "of one sample rate"),
         (("--corpus", "{root}/corpus"), "is there twice"),

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchaudio.compliance.kaldi import get_mel_banks
+
+from weakaudio.audio.frontend import kaldi_filters
 
 State = dict[str, Tensor]
 
@@ -90,8 +91,7 @@ def logmel(audio: NDArray[np.float32]) -> Tensor:
     wave = wave[1:] - 0.97 * wave[:-1]
     window = torch.hann_window(800, periodic=False, dtype=torch.float64)
     spectrum = torch.stft(wave, 1024, 320, 800, window, center=True, pad_mode="reflect", return_complex=True)
-    banks, _ = get_mel_banks(128, 1024, 32000.0, 0.0, 15000.0, 100.0, -500.0, 1.0)
-    power = F.pad(banks, (0, 1)).double() @ spectrum.abs().square()
+    power = kaldi_filters(32000, 1024, 128, 0.0, 15000.0).T.double() @ spectrum.abs().square()
     return (((power + 0.00001).log() + 4.5) / 5)[None, None]
 
 

@@ -15,6 +15,7 @@ from training_runs import EPOCHS, EVERYTHING, SEEDS, arguments, epochs
 
 from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
 from weakaudio.files import FolderLock
+from weakaudio.networks import runtime
 from weakaudio.pretrained import load_model, read_header
 from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
@@ -168,6 +169,26 @@ def test_before_a_plain_average_begins_the_newest_weights_are_validated(tones: P
     one, other = (epochs(out)["val_loss"] for out in (plain, averaged))
     assert list(one[:2]) == list(other[:2])  # the first half of four epochs
     assert one[3] != other[3]
+
+
+def test_precision_is_chosen_by_the_processor_and_kept_when_a_run_is_resumed(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train_on(native: bool, *more: str) -> str:
+        monkeypatch.setattr(runtime, "has_native_bfloat16", lambda device: native)
+        train(arguments(tones, tmp_path / "run", "--trainer.max_epochs=1", *more))
+        return str(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["precision"])
+
+    assert train_on(True) == "bf16-mixed"
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        assert train_on(False, "--trainer.precision=auto") == "bf16-mixed"
+    assert "resumes in bf16-mixed, as it began; a new run would be in 32-true here" in caplog.text
+    with pytest.raises(ProtocolError, match=r"trainer.precision bf16-mixed, now it is 32-true"):
+        train_on(True, "--trainer.precision=32-true")
+
+
+def test_auto_is_float32_without_native_bfloat16(run: Path) -> None:
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
 
 
 def test_gradients_are_clipped_in_mixed_precision_as_well(tones: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from weakaudio.audio.geometry import frame_count, frame_counts, length_mask
 from weakaudio.errors import WeakAudioError
@@ -267,12 +266,28 @@ def _window(fe: FrontEnd) -> Tensor:
     return F.pad(window, (left, fe.n_fft - fe.win_length - left))
 
 
+def kaldi_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
+    """Mel filters as Kaldi computes them: (n_fft // 2 + 1, F) float32.
+
+    Triangles of height 1 whose corners are equally spaced on the mel scale, `1127 * ln(1 + f / 700)`, and whose sides
+    are straight on that scale; the bin at half the sample rate has weight 0. After `MelBanks` in Kaldi's
+    feat/mel-computations.cc, without vocal tract length normalisation; in the order of operations of
+    `torchaudio.compliance.kaldi.get_mel_banks`, to which it is equal bit for bit.
+    """
+    low, high = (1127.0 * log(1.0 + f / 700.0) for f in (f_min, f_max))
+    step, band = (high - low) / (n_mels + 1), torch.arange(n_mels)
+    left, center, right = (low + (band + n) * step for n in (0.0, 1.0, 2.0))
+    frequency = sample_rate / n_fft * torch.arange(n_fft // 2, dtype=torch.float32)
+    mel = 1127.0 * (1.0 + frequency / 700.0).log()[:, None]
+    rise, fall = (mel - left) / (center - left), (right - mel) / (right - center)
+    return F.pad(torch.minimum(rise, fall).clamp(min=0.0), (0, 0, 0, 1))
+
+
 def _filters(fe: FrontEnd) -> Tensor:
     """(n_fft // 2 + 1, F) float32"""
     if fe.mel_scale == "kaldi":
         f_max = fe.sample_rate / 2 if fe.f_max is None else fe.f_max
-        banks, _ = get_mel_banks(fe.n_mels, fe.n_fft, float(fe.sample_rate), fe.f_min, f_max, 100.0, -500.0, 1.0)
-        return F.pad(banks, (0, 1)).T.contiguous()  # Kaldi leaves out the highest bin
+        return kaldi_filters(fe.sample_rate, fe.n_fft, fe.n_mels, fe.f_min, f_max)
     import librosa  # a hundred megabytes, which only these filters need
 
     filters = librosa.filters.mel(  # Slaney's scale and area normalisation

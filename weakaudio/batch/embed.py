@@ -136,6 +136,7 @@ def embed_folder(
             "layer": embedder.layer,
             "level": level,
             "pooling": str(analysis.settings["pooling"]),
+            "dtype": embedder.dtype,
             "weakaudio": __version__,
             "command": printable(command),
         }

@@ -120,7 +120,8 @@ class EmbeddingIndex:
         if not model and not known.get("model"):
             raise StoreError(f"{self.name}: does not say which model made it; name it (--model)")
         pooling = "mean" if self.has_times else known.get("pooling", "mean")
-        embedder = Embedder.from_pretrained(model or known["model"], known.get("layer", "f1"), pooling, device)
+        layer, dtype = known.get("layer", "f1"), known.get("dtype", "float32")
+        embedder = Embedder.from_pretrained(model or known["model"], layer, pooling, device, dtype)
         self._check_embedder(embedder)
         return embedder
 

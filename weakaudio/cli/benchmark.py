@@ -39,7 +39,7 @@ def benchmark(
     """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
     from weakaudio.deploy.benchmark import fastest, time_path
     from weakaudio.deploy.timing import describe, use_threads
-    from weakaudio.inference.embedder import find_device
+    from weakaudio.networks.runtime import find_device
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
 

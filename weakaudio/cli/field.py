@@ -51,7 +51,7 @@ Overwrite = Annotated[
 ]
 EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 where the processor gains by it.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where it is native.")]
 MinLength = Annotated[float | None, typer.Option(help="Drop shorter events; seconds. [default: the model's own]")]
 MergeGap = Annotated[float, typer.Option(help="Merge events of a class that are no farther apart; seconds.")]
 Hysteresis = Annotated[
@@ -81,7 +81,7 @@ def embed(
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Embed a recording or a folder. A killed run resumes; a later one embeds what is new."""
@@ -138,7 +138,7 @@ def detect(
     overwrite: Overwrite = False,
     top: Annotated[int, typer.Option(min=0, help="Number of clip-level tags that are printed.")] = 5,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     engine: EngineOption = EngineName.local,
 ) -> None:
     """Detect events: `weakaudio detect street.wav` prints them; -o writes those of a file or a folder.
@@ -204,6 +204,7 @@ def listen(
     channels: Annotated[int, typer.Option(help="Channels of raw audio.")] = 1,
     step: Annotated[float, typer.Option(help="Seconds analysed at once: shorter steps have less delay.")] = 1.0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Print events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
     from weakaudio.audio.microphone import microphone
@@ -212,7 +213,7 @@ def listen(
     from weakaudio.inference.streaming import StreamingDetector
 
     chosen = _thresholds(threshold, thresholds)
-    detector = Detector.from_pretrained(model, chosen, min_length, merge_gap, hysteresis, median, device=device)
+    detector = Detector.from_pretrained(model, chosen, min_length, merge_gap, hysteresis, median, None, device, dtype)
     if mic:
         rate, blocks = detector.model.sample_rate, microphone(detector.model.sample_rate, step)
     else:

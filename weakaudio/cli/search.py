@@ -84,12 +84,12 @@ def profile(
     """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
     from weakaudio.audio.frontend import get_front_end
     from weakaudio.deploy.timing import describe, use_threads
-    from weakaudio.inference.embedder import find_device
     from weakaudio.nas.clip_latency import ClipLatency
     from weakaudio.nas.latency_model import random_configs
     from weakaudio.nas.latency_model import validate as compare
     from weakaudio.nas.latency_table import LatencyTable
     from weakaudio.nas.search_space import SearchSpace
+    from weakaudio.networks.runtime import find_device
 
     if csv is not None and not validate:
         raise WeakAudioError("--csv goes with --validate N: it has a line for each of these networks")

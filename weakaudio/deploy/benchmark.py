@@ -17,8 +17,8 @@ from torch import Tensor
 from weakaudio.audio.io import read_audio, resample
 from weakaudio.deploy.timing import Clock, Job, time_rounds
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import fused_copy
 
 FILE_RATE = 44100
 """Hz, of the recordings that are decoded: 16-bit WAV"""

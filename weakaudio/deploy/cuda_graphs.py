@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import find_device, fused_copy
 from weakaudio.networks.contract import Output
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, fused_copy
 
 _WARM_UP = 3  # runs before capture: kernels are chosen, workspaces are had
 

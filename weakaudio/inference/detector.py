@@ -84,7 +84,7 @@ class Detector:
         median: float = 0.0,
         max_events: int | None = None,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> None:
         if threshold is None:
             threshold = model.notes.get("threshold", THRESHOLD)
@@ -121,7 +121,7 @@ class Detector:
         median: float = 0.0,
         max_events: int | None = None,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> Detector:
         """Make a detector from a name that `weakaudio models` lists, or from the path of a model file.
 

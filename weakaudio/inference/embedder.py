@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,19 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pad_sequence
 
 from weakaudio.audio.io import check_samples, read_audio, resample
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
-from weakaudio.inference.lanes import share
 from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Audio, Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, share, stack
 from weakaudio.pretrained import load_model, model_checksum
 
 LAYERS = ("f1", "f2")
-DTYPES = ("float32", "bfloat16")
 _BATCH_SECONDS = 20.0  # of audio that go through the network at once: what stays in a processor's cache
 _FILES_AHEAD = 64  # decoded together
 
@@ -58,7 +55,8 @@ class Embedder:
     device
         Where the network runs: "cpu", "cuda", or "auto" for a GPU if there is one.
     dtype
-        "float32", or "bfloat16" for half of the bits in the network, where the processor gains by it.
+        Precision of the network: "float32", "bfloat16", or "auto" for bfloat16 where it is native (a GPU that has it,
+        a CPU with AVX512_BF16 or AMX). The attribute `dtype` is the one chosen.
 
     Raises
     ------
@@ -72,15 +70,13 @@ class Embedder:
         layer: str = "f1",
         pooling: str = "mean",
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> None:
-        if dtype not in DTYPES:
-            raise WeakAudioError(f"dtype {dtype!r}: unknown; there are {', '.join(DTYPES)}")
-        self.dtype = dtype
         self.layer, self.pooling = layer, pooling
         self._layers = split_names(layer, LAYERS, "layer")
         self._poolings = split_names(pooling, POOLINGS, "pooling")
         self.device = find_device(device)
+        self.dtype = find_dtype(dtype, self.device)
         self.checksum = model_checksum(model)
         self.model = fused_copy(model, self.device)
 
@@ -91,7 +87,7 @@ class Embedder:
         layer: str = "f1",
         pooling: str = "mean",
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> Embedder:
         """An embedder by the name that `weakaudio models` lists, or by the path of a model file.
 
@@ -253,37 +249,6 @@ def split_names(value: str, known: Collection[str], what: str) -> tuple[str, ...
     if len(set(names)) < len(names):
         raise WeakAudioError(f"{what} {value!r}: names one of them twice")
     return names
-
-
-def stack(clips: Sequence[Audio], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of shape (N,) to one zero-padded waveform (B, max N) and their lengths (B,), on a device."""
-    waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
-    return waveform.to(device), torch.tensor([len(clip) for clip in clips], device=device)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, e.g. "cpu" or "cuda"; "auto" is a GPU if there is one.
-
-    Raises
-    ------
-    WeakAudioError
-        This machine, or this build of torch, has none of that name.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise WeakAudioError(f"device {name!r}: not to be had here ({str(error).splitlines()[0]})") from error
-    return device
-
-
-def fused_copy(model: Model, device: torch.device) -> Model:
-    """A copy for inference on a device, made faster (`Network.fuse`); the caller's model stays as it is."""
-    model = copy.deepcopy(model).eval().to(device)
-    model.network.fuse()
-    return model
 
 
 def mono_floats(audio: NDArray[np.floating]) -> Audio:

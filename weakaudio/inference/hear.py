@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import weakaudio.pretrained
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import fused_copy
 
 SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # Hz, at which HEAR's recordings are to be had
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from weakaudio.data.mixtures import Mixtures
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import find_device, fused_copy
 from weakaudio.nas.distillation_targets import (
     DistillationTargets,
     check_strides,
@@ -38,6 +37,7 @@ from weakaudio.nas.proxies import (
 from weakaudio.nas.search_space import ArchitectureConfig, Stage, shown
 from weakaudio.nas.stage_store import StageStore
 from weakaudio.networks.flash import FlashCNN
+from weakaudio.networks.runtime import find_device, find_precision, fused_copy
 from weakaudio.pretrained import load_model
 
 _PLACEHOLDER = 8  # channels of the stages that are built but not used
@@ -87,12 +87,13 @@ class BlockwiseDistillation:
     seconds: float = 4.0
     batch_size: int = 32
     learning_rate: float = 2e-3
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     every: int = 1
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", find_precision(self.precision, self.device))
         check_training(self.steps, self.batch_size, self.seconds, self.precision, self.every)
         if self.mixtures < 1:
             raise WeakAudioError(f"proxy: {self.mixtures} mixtures, expected 1 or more")

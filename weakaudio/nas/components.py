@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from weakaudio.audio.frontend import FrontEnd, get_front_end
 from weakaudio.audio.geometry import halve
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import DTYPES
 from weakaudio.networks.operators import OPERATORS
+from weakaudio.networks.runtime import DTYPES
 
 PIECES = ("front end", "stem", "entry", "block", "last", "head")
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import fused_copy
 from weakaudio.nas.proxies import check_rate
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import load_model
 from weakaudio.training.decimation import thin
 

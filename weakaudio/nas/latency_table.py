@@ -15,8 +15,8 @@ from weakaudio import __version__
 from weakaudio.deploy.timing import Device, describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
-from weakaudio.inference.embedder import find_device
 from weakaudio.nas.components import PIECES, Key
+from weakaudio.networks.runtime import find_device
 
 FORMAT_VERSION = 2
 

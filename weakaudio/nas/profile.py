@@ -34,13 +34,13 @@ from weakaudio.audio.frontend import FrontEnd, LogMel, get_front_end
 from weakaudio.deploy.cuda_graphs import capture
 from weakaudio.deploy.timing import Job, time_rounds, use_threads
 from weakaudio.errors import WeakAudioError
-from weakaudio.inference.embedder import find_device
 from weakaudio.memory import keep_memory
 from weakaudio.nas.components import Key, pieces, sample_count
 from weakaudio.nas.int8_profile import Int8Pieces
 from weakaudio.nas.latency_table import LatencyTable, at_hand
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.layers import clear
+from weakaudio.networks.runtime import find_device
 from weakaudio.progress import progress
 
 _CHAIN = 3  # blocks

@@ -113,7 +113,7 @@ def check_training(steps: int, batch_size: int, seconds: float, precision: str, 
     if every < 1:
         raise WeakAudioError(f"proxy: every {every}-th frame, expected 1 or more")
     if precision not in _PRECISIONS:
-        raise WeakAudioError(f"proxy: precision {precision!r}, expected {' or '.join(_PRECISIONS)}")
+        raise WeakAudioError(f"proxy: precision {precision!r}, expected auto, {' or '.join(_PRECISIONS)}")
 
 
 @contextmanager

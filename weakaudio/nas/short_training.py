@@ -13,7 +13,6 @@ import lightning
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from weakaudio.data.mixtures import Mixtures, mixture_loader
-from weakaudio.inference.embedder import find_device
 from weakaudio.nas.proxies import (
     CLIP_NORM,
     COOLDOWN,
@@ -25,6 +24,7 @@ from weakaudio.nas.proxies import (
     settings_of,
 )
 from weakaudio.nas.search_space import ArchitectureConfig
+from weakaudio.networks.runtime import find_device, find_precision
 from weakaudio.training.distillation import Distiller
 
 
@@ -47,7 +47,7 @@ class ShortTraining:
     learning_rate
         Of AdamW, at its highest.
     precision
-        "bf16-mixed" or "32-true".
+        "bf16-mixed", "32-true", or "auto" for the first where bfloat16 is native; the attribute is the one chosen.
     every
         Networks hear every k-th frame of the teacher's log-mel.
     seed
@@ -69,13 +69,14 @@ class ShortTraining:
     seconds: float = 4.0
     batch_size: int = 32
     learning_rate: float = 2e-3
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     every: int = 1
     seed: int = 0
     workers: int = 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", find_precision(self.precision, self.device))
         check_training(self.steps, self.batch_size, self.seconds, self.precision, self.every)
 
     @property

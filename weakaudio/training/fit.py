@@ -8,19 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 import yaml
+from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from weakaudio import __version__
 from weakaudio.data.datamodule import ClipDataModule
 from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
+from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import save_model
 from weakaudio.training.callbacks import (
     EVERY_EPOCH,
@@ -33,6 +36,7 @@ from weakaudio.training.callbacks import (
 from weakaudio.training.lightning_module import TaggingModule
 
 CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
+LAST = "checkpoints/last.ckpt"
 
 # What decides a run's result; a run cannot be resumed with other values.
 _DECISIVE = (
@@ -63,6 +67,15 @@ _DECISIVE = (
 )
 
 
+class _Trainer(lightning.Trainer):
+    """Lightning's Trainer, whose parser also takes the precision "auto"; `TrainCLI` says which one that is."""
+
+    def __init__(
+        self, *args: Any, precision: _PRECISION_INPUT | Literal["auto"] | None = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, precision=precision, **kwargs)  # type: ignore[arg-type]
+
+
 class TrainCLI(LightningCLI):
     """`model`, `data`, `trainer`, `seed_everything` as in any LightningCLI, and `out`, the run's folder."""
 
@@ -77,7 +90,10 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("teacher", "model.teacher")
 
     def before_instantiate_classes(self) -> None:
-        self.config["trainer"]["default_root_dir"] = self.config["out"]
+        trainer, out = self.config["trainer"], Path(self.config["out"])
+        trainer["default_root_dir"] = self.config["out"]
+        if trainer["precision"] == "auto":
+            trainer["precision"] = _find_precision(out, str(trainer["accelerator"]))
 
 
 def train(args: ArgsType = None) -> Path:
@@ -97,6 +113,7 @@ def train(args: ArgsType = None) -> Path:
     cli = TrainCLI(
         TaggingModule,
         ClipDataModule,
+        trainer_class=_Trainer,
         args=args,
         run=False,
         seed_everything_default=0,
@@ -126,7 +143,7 @@ def train(args: ArgsType = None) -> Path:
     callbacks += cli.config_init["averaging"].callbacks()
     # `last` comes last, so that it holds the rows of the log and the state of `best`.
     trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, within, last])  # type: ignore[attr-defined]
-    resumed = out / "checkpoints" / "last.ckpt"
+    resumed = out / LAST
     if resumed.is_file():
         _refuse_other_run(cli, out)
     with _held(out) if trainer.is_global_zero else nullcontext():
@@ -190,6 +207,17 @@ class _SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+
+
+def _find_precision(out: Path, accelerator: str) -> str | None:
+    """What "auto" means for a run: the precision it began in, also if it is resumed on another machine."""
+    here = find_precision("auto", accelerator)
+    if not ((out / CONFIG).is_file() and (out / LAST).is_file()):
+        return here
+    began: str | None = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["trainer"]["precision"]
+    if (began or "32-true") != here:
+        rank_zero_info(f"{out}: resumes in {began or '32-true'}, as it began; a new run would be in {here} here")
+    return began
 
 
 def _refuse_other_run(cli: TrainCLI, out: Path) -> None:

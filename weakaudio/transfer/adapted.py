@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import Audio, Embedder, find_device, stack
+from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validation import FoldScores, Protocol
 from weakaudio.transfer.fine_tune import FineTuneConfig, Preset, adapt

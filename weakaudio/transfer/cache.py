@@ -27,7 +27,7 @@ def embed_cached(embedder: Embedder, paths: Sequence[str | Path], cache: Path) -
     WeakAudioError
         The cache cannot be written.
     """
-    kind = json.dumps([embedder.checksum, embedder.layer, embedder.pooling])
+    kind = json.dumps([embedder.checksum, embedder.layer, embedder.pooling, embedder.dtype])
     folder = cache / hashlib.sha256(kind.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Literal
 
@@ -23,10 +23,11 @@ from torch.nn.utils.rnn import pad_sequence
 from weakaudio.audio.geometry import length_mask
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError, WeakAudioError
-from weakaudio.inference.embedder import DTYPES, Audio, find_device, stack
+from weakaudio.inference.embedder import Audio
 from weakaudio.networks import StackedNetwork, network_name
 from weakaudio.networks.contract import Network
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, find_dtype, stack
 from weakaudio.progress import progress
 from weakaudio.training.losses import weak_loss
 
@@ -75,7 +76,7 @@ class FineTuneConfig:
     freeze_norms
         Leave means and variances of the batch normalisations as they are.
     dtype
-        "float32", or "bfloat16" for half of the bits in the network, where the processor gains by it.
+        Precision of the network, as of `Embedder`: "float32", "bfloat16" or "auto".
     held_out
         Part of the recordings whose clips choose the epoch, in (0, 1); they are taken from those that are given,
         so no test fold is touched.
@@ -90,7 +91,7 @@ class FineTuneConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     freeze_norms: bool = True
-    dtype: str = "float32"
+    dtype: str = "auto"
     held_out: float = 0.15
     batch_seconds: float = 80.0
     seed: int = 0
@@ -136,13 +137,12 @@ def adapt(
         No such preset, dtype or device.
     """
     practice = practice or FineTuneConfig()
-    if practice.dtype not in DTYPES:
-        raise WeakAudioError(f"dtype {practice.dtype!r}: unknown; there are {', '.join(DTYPES)}")
     if isinstance(preset, str) and preset not in PRESETS:
         raise WeakAudioError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
     point = PRESETS[preset] if isinstance(preset, str) else preset
     _check(clips, targets, labels)
     place = find_device(device)
+    practice = replace(practice, dtype=find_dtype(practice.dtype, place))
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(practice.seed)
         adapted = attach(model, labels, point.attach).to(place)

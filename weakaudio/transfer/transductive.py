@@ -15,8 +15,9 @@ from torch import nn
 
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import Audio, find_device, stack
+from weakaudio.inference.embedder import Audio
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import logistic
 from weakaudio.transfer.fine_tune import has_statistics
 

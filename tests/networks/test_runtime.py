@@ -1,15 +1,20 @@
-"""Batches shared by threads of one core each."""
+"""Devices, precision, and batches shared by threads of one core each."""
 
 from __future__ import annotations
 
 import multiprocessing
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from weakaudio.inference.lanes import share
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks import runtime
+from weakaudio.networks.runtime import find_dtype, find_precision, has_native_bfloat16, share
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +86,53 @@ def test_a_forked_process_has_lanes_of_its_own() -> None:
     child.kill()
     assert not alive
     assert answers.get() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ("", True),
+        ("ALL", True),
+        ("AVX512_CORE_AMX", True),
+        ("AVX512_CORE_BF16", True),
+        ("AVX512_CORE_VNNI", False),
+        ("avx2", False),
+        ("SSE41", False),
+    ],
+)
+def test_auto_is_bfloat16_on_a_cpu_only_where_it_is_native(
+    limit: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    for native in (True, False):
+        monkeypatch.setattr(runtime, "_cpu_has_bfloat16", lambda native=native: native)
+        expected = allowed and native
+        assert find_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
+        assert find_precision("auto", "cpu") == ("bf16-mixed" if expected else "32-true")
+    assert find_dtype("bfloat16", CPU) == "bfloat16"  # asked for by name, also where it is emulated
+    assert find_precision("16-mixed", "cpu") == "16-mixed"
+
+
+def test_a_dtype_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(WeakAudioError, match="dtype 'float8': unknown; there are auto, float32, bfloat16"):
+        find_dtype("float8", CPU)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")
+def test_the_processor_is_asked_in_either_way_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says of it is private, and may be gone from a later one."""
+    found = runtime._cpu_has_bfloat16.__wrapped__()
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert runtime._cpu_has_bfloat16.__wrapped__() == found
+
+
+@pytest.mark.gpu
+def test_auto_is_bfloat16_on_a_gpu_that_has_it() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    assert has_native_bfloat16(device) == native
+    assert (
+        find_precision("auto", "gpu") == find_precision("auto", "cuda:0") == ("bf16-mixed" if native else "32-true")
+    )

@@ -1,0 +1,141 @@
+"""Where a network runs, and how: device, precision, a copy made for inference, batches, threads."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from threading import Barrier
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from weakaudio.errors import WeakAudioError
+from weakaudio.networks.model import Model
+
+DTYPES = ("float32", "bfloat16")
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+# Values of ONEDNN_MAX_CPU_ISA under which oneDNN computes in float32 and converts.
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, e.g. "cpu" or "cuda"; "auto" is a GPU if there is one.
+
+    Raises
+    ------
+    WeakAudioError
+        This machine, or this build of torch, has none of that name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise WeakAudioError(f"device {name!r}: not available ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> str:
+    """The precision of that name for networks on a device, one of `DTYPES`; "auto" is bfloat16 where it is native.
+
+    Raises
+    ------
+    WeakAudioError
+        No such name.
+    """
+    if name == "auto":
+        return "bfloat16" if has_native_bfloat16(device) else "float32"
+    if name not in DTYPES:
+        raise WeakAudioError(f"dtype {name!r}: unknown; there are {', '.join(('auto', *DTYPES))}")
+    return name
+
+
+def find_precision(name: str, accelerator: str) -> str:
+    """Lightning's name of the precision to train in; "auto" is "bf16-mixed" where bfloat16 is native, else "32-true".
+
+    `accelerator` is Lightning's name or a device's: on "auto", "gpu" and "cuda" the GPU decides, if there is one.
+    """
+    if name != "auto":
+        return name
+    on_gpu = accelerator.split(":")[0] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return "bf16-mixed" if has_native_bfloat16(device) else "32-true"
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16: a GPU with such units, a CPU with AVX512_BF16 or AMX.
+
+    Elsewhere torch converts to float32 and back, which takes longer than float32 alone. On a CPU the multiplying is
+    oneDNN's, so what ONEDNN_MAX_CPU_ISA does not allow is not there.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return limit.upper() not in _WITHOUT_BFLOAT16 and _cpu_has_bfloat16()
+
+
+@lru_cache(maxsize=1)
+def _cpu_has_bfloat16() -> bool:
+    try:  # private, and in every torch from 2.6 to 2.14
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except AttributeError:
+        try:
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        except OSError:
+            return False
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def fused_copy(model: Model, device: torch.device) -> Model:
+    """A copy for inference on a device, made faster (`Network.fuse`); the caller's model stays as it is."""
+    model = copy.deepcopy(model).eval().to(device)
+    model.network.fuse()
+    return model
+
+
+def stack(clips: Sequence[NDArray[np.float32]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of shape (N,) to one zero-padded waveform (B, max N) and their lengths (B,), on a device."""
+    waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+    return waveform.to(device), torch.tensor([len(clip) for clip in clips], device=device)
+
+
+def share(job: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Result]:
+    """The result of each batch, in their order; as many batches at once as torch has threads.
+
+    Many small operations lose less time on a core of their own than when all cores split each of them and wait for
+    one another. Batches that are left when the others are shared out evenly are taken one by one, by all cores.
+    """
+    n = torch.get_num_threads()
+    even = len(batches) // n * n if n > 1 else 0
+    shared = list(_lanes(n, os.getpid()).map(job, batches[:even])) if even else []
+    return [*shared, *map(job, batches[even:])]
+
+
+@lru_cache(maxsize=1)
+def _lanes(n: int, process: int) -> ThreadPoolExecutor:
+    """`n` threads; a process that was forked has none of its parent's."""
+    started = Barrier(n)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # of this thread, and of those that are new to torch until the last line here
+        torch.ones(1 << 16).sum()  # a thread takes its number of threads at its first parallel operation
+
+    lanes = ThreadPoolExecutor(n, thread_name_prefix="lane", initializer=start)
+    for job in [lanes.submit(started.wait) for _ in range(n)]:
+        job.result()
+    torch.set_num_threads(n)
+    return lanes
