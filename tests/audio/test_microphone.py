@@ -94,7 +94,7 @@ def test_what_waits_is_bounded_and_what_is_lost_is_told(fake: FakeSoundDevice) -
 def test_a_device_that_falls_silent_is_an_error_and_not_a_hang(
     fake: FakeSoundDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.02)
     fake.before_start = lambda: fake.deliver(np.zeros(80))
     blocks = microphone(RATE, 0.01)
     next(blocks)

@@ -44,7 +44,7 @@ def test_abstract_and_unknown_classes_are_refused_and_blacklisted_ones_are_not(d
     ("content", "said"),
     [
         ('[{"id": "a", "child_ids": ["b"]}]', "'a' has child 'b'"),
-        ('[{"id": "a", "child_ids": []}, {"id": "a", "child_ids": []}]', "'a' is there twice"),
+        ('[{"id": "a", "child_ids": []}, {"id": "a", "child_ids": []}]', "'a' is repeated"),
         ('[{"id": "a", "child_ids": ["a"]}]', "cycle.*: a"),
         ('[{"id": "a", "child_ids": ["b"]}, {"id": "b", "child_ids": ["a"]}, {"id": "c", "child_ids": []}]', "a, b$"),
         ('[{"id": "a"}]', "not a list of nodes"),

@@ -291,7 +291,7 @@ def test_material_that_does_not_do_is_refused_with_the_reason(
     ):
         change.to_csv(tmp_path / "events" / "manifest.csv", index=False)
         refused(message, tmp_path / "events")
-    with pytest.raises(ManifestError, match="no such manifest"):
+    with pytest.raises(ManifestError, match="no such file"):
         make(tmp_path / "out", tmp_path, urban, beds)
     shutil.copytree(beds, tmp_path / "beds")
     sf.write(tmp_path / "beds" / "two-air.wav", np.full(7 * RATE, 0.1), RATE)
