@@ -96,7 +96,7 @@ def test_what_is_there_is_packed_and_what_is_not_is_reported(root: Path, tmp_pat
     summary = prepare(str(root), str(tmp_path / "out"), sample_rate=RATE)
     assert (summary.n_clips, summary.missing, summary.failures) == (5, 1, [])
     assert summary.groups == {"split test": 1, "split train": 4}
-    assert "1 listed clips are not there" in str(summary)
+    assert "1 listed clips are missing" in str(summary)
     corpus = Corpus(tmp_path / "out")
     assert corpus.label_set.names == ["Dog", "Pet, small", "Rain"]
     assert corpus.manifest.table["path"].tolist()[0] == "-dash-first_30.000_32.000"
@@ -217,8 +217,8 @@ def test_doubles_and_a_list_cut_short_are_noted(root: Path, tmp_path: Path) -> N
         ["balanced_train_segments.csv", "declares 5 segments, has 8"],
         ["_underscore_0.000_2.000", "listed twice with other labels: it has all of them"],
         ["Ybegin_with_5.000_7.000", "listed twice"],
-        ["evaluation1_0.000_1.000", "listed in split train, left out there: its recording is in split test"],
-        ["Ybegin_with_5.000_7.000", "found twice: Ybegin_with_5.000_7.000.wav is taken, Ybegin_with.wav is not"],
+        ["evaluation1_0.000_1.000", "left out of split train: its recording is in split test"],
+        ["Ybegin_with_5.000_7.000", "found twice: Ybegin_with_5.000_7.000.wav is used, Ybegin_with.wav is not"],
     ]
 
 
@@ -263,7 +263,7 @@ def test_long_files_are_cut_and_short_ones_are_whole(
 
 def test_a_file_that_is_neither_segment_nor_video_is_refused(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", tone("a", 3), RATE)
-    with pytest.raises(AudioError, match=r"a\.wav: lasts 3\.0 s"):
+    with pytest.raises(AudioError, match=r"a\.wav: has 3\.0 s"):
         SegmentSound(tmp_path / "a.wav", Segment("a" * 11, 5, 7), False).read(RATE)
 
 
@@ -332,10 +332,10 @@ def test_shards_are_read_like_files(root: Path, tmp_path: Path, workers: int) ->
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures["path"].str[:11].tolist() == ["Ybegin_with", "evaluation1"]
     assert failures["reason"].str.contains(r"00\.parquet, row 3: ").tolist() == [True, False]
-    assert "01.parquet, row 0: no audio in it" in failures["reason"][1]
+    assert "01.parquet, row 0: has no audio" in failures["reason"][1]
     notes = dict(pd.read_csv(tmp_path / "out" / "notes.csv").to_numpy().tolist())
     assert "cannot be read" in notes["02.parquet"]
-    assert "row 1 is not taken" in notes["-dash-first_30.000_32.000"]
+    assert "row 1 is not used" in notes["-dash-first_30.000_32.000"]
     assert notes["whole_video_1.000_3.000"] == "labels Dog in its shard; those of the list are taken"
 
 
@@ -349,7 +349,7 @@ def test_a_parquet_file_of_another_kind_is_refused_by_name(root: Path, tmp_path:
     ("settings", "said"),
     [
         ({"audio": "nowhere"}, "nowhere"),
-        ({"lists": ["unbalanced_train"]}, r"unbalanced_train_segments\.csv: not there"),
+        ({"lists": ["unbalanced_train"]}, r"unbalanced_train_segments\.csv: missing"),
         ({"workers": 0}, "workers: 0"),
         ({"held_out": 1.0}, r"held_out: 1\.0, must be in"),
         ({"held_out": -0.1}, r"held_out: -0\.1, must be in"),

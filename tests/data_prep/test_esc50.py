@@ -94,7 +94,7 @@ def test_esc50_is_found_in_its_published_layout_and_other_formats(esc50: Callabl
         ),
         (
             lambda t: t.assign(filename=["absent.wav", *t["filename"][1:]]),
-            "1 clips of esc50.csv missing, .* absent",
+            "1 of 2000 clips of esc50.csv missing, .* absent",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_listing_without_audio_is_refused(tmp_path: Path) -> None:
         prepare(str(tmp_path), str(tmp_path / "out"))
 
 
-def test_a_listing_that_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_a_listing_that_is_not_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "esc50.csv").write_bytes(np.random.default_rng(0).bytes(2000))
     with pytest.raises(DataPrepError, match=r"esc50\.csv"):
@@ -145,7 +145,7 @@ def test_an_esc10_clip_in_another_fold_is_refused(esc10: Path, tmp_path: Path) -
         prepare(str(esc10), str(tmp_path / "out"))
 
 
-def test_a_folder_that_is_neither_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_that_is_neither_is_named(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DataPrepError, match=rf"{root.name}: neither"):
             prepare(str(root), str(tmp_path / "out"))

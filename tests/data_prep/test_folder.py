@@ -160,7 +160,7 @@ def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_pat
 
 def test_audio_outside_the_class_folders_is_refused_by_name(class_folders: Path, tmp_path: Path) -> None:
     (class_folders / "loose.wav").write_bytes((class_folders / "dog" / "a.wav").read_bytes())
-    with pytest.raises(DataPrepError, match=r"loose\.wav lies in no class folder"):
+    with pytest.raises(DataPrepError, match=r"loose\.wav is in no class folder"):
         prepare(str(class_folders), str(tmp_path / "out"))
 
 
@@ -262,6 +262,6 @@ def test_folds_that_cannot_be_made_are_refused_with_what_to_do(sessions: Path, t
     clips = [("dog/d0_0.wav", "dog", "1"), ("dog/d1_0.wav", "dog", "2")]
     refused("its column `source` names the recordings", write_csv(sessions, clips), group=rule)
     for column in ("fold", "split"):
-        refused(f"`{column}` already", write_csv(sessions, clips, f"path,labels,{column}"), folds=2)
+        refused(f"already has a column `{column}`", write_csv(sessions, clips, f"path,labels,{column}"), folds=2)
     shutil.copy(sessions / "dog" / "d0_0.wav", sessions / "rain" / "r9_0.wav")
     refused(r"r9_0\.wav is a copy of .*d0_0\.wav", folds=2, group=rule)
