@@ -22,7 +22,7 @@ def written(tmp_path: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_manifest_is_read_as_it_is_written(tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_written(tmp_path: Path) -> None:
     manifest = read_manifest(written(tmp_path, WELL_FORMED), check_files=False)
     assert manifest.table["labels"].tolist() == [["dog", "rain"], ["saw"], []]
     assert manifest.table["fold"].tolist() == [1, 2, 2]
@@ -38,7 +38,7 @@ def test_round_trip_is_byte_equal(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.csv", "clips.csv"]
 
 
-# What a cell of a CSV may make trouble with: commas, quotes, what pandas takes for numbers or for "missing".
+# Difficult cells of a CSV: commas, quotes, and names that pandas would read as numbers or missing values.
 names = st.one_of(
     st.sampled_from(["None", "NA", "nan", "null", "N/A", "007", "1e5", "True", 'Dog "bark"', "a, b", "é ü"]),
     st.text(st.characters(codec="utf-8", exclude_characters=";\r\n", exclude_categories=("C", "Z")), min_size=1),
@@ -73,30 +73,30 @@ def test_any_names_survive_the_round_trip(
         ('path,labels\na.wav,"dog\nb.wav,saw\n', "not a CSV"),
     ],
 )
-def test_malformed_manifest_is_refused_by_name_and_reason(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_a_malformed_manifest_is_refused_with_reason(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=rf"clips\.csv: .*{message}"):
         read_manifest(written(tmp_path, content), check_files=False)
 
 
-def test_missing_manifest_and_folder_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.csv", tmp_path):
         with pytest.raises(ManifestError, match=path.name):
             read_manifest(path)
 
 
-def test_clips_that_do_not_exist_are_counted_and_the_first_named(make_wavs: Callable[..., Path]) -> None:
+def test_missing_clips_are_counted_and_the_first_is_named(make_wavs: Callable[..., Path]) -> None:
     root = make_wavs({"a.wav": np.zeros(8, dtype=np.float32)})
     (root / "clips.csv").write_text(WELL_FORMED)
     with pytest.raises(ManifestError, match=r"2 of 3 clips do not exist, the first: .*sub/b\.wav"):
         read_manifest(root / "clips.csv")
 
 
-def test_a_path_too_long_to_be_a_file_is_one_that_does_not_exist(tmp_path: Path) -> None:
+def test_too_long_a_path_counts_as_missing(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="1 of 1 clips do not exist"):
         read_manifest(written(tmp_path, f"path,labels\n{5000 * 'a'}.wav,dog\n"))
 
 
-def test_label_outside_the_set_is_refused_with_its_clip(tmp_path: Path) -> None:
+def test_an_unknown_label_is_refused_with_its_clip(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"clips\.csv: clip 'sub/b\.wav': unknown label 'saw'"):
         read_manifest(written(tmp_path, WELL_FORMED), LabelSet(["dog", "rain"]), check_files=False)
 
