@@ -23,8 +23,8 @@ from weakaudio.data.ontology import read_ontology
 from weakaudio.data.store import ClipStore
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.audioset_audio import AudioIndex, Segment
-from weakaudio_data_prep.listings import read_listing
 from weakaudio_data_prep.packing import Clip
 from weakaudio_data_prep.summary import NOTES, Summary, finish, write_report
 
@@ -152,7 +152,7 @@ def _read_classes(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise DataPrepError(f"{path}: missing; it is published with AudioSet's segment lists")
     names = read_audioset_labels(path).names
-    table = read_listing(path, ["mid"])
+    table = listings.read_listing(path, ["mid"])
     if table["mid"].duplicated().any():
         raise DataPrepError(f"{path}: a class id in its column mid is repeated")
     return dict(zip(table["mid"], names, strict=True))

@@ -19,13 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from weakaudio.errors import DataPrepError
-from weakaudio_data_prep.listings import (
-    locate_clips,
-    read_listing,
-    refuse_empty_cells,
-    refuse_repeated,
-    relative_paths,
-)
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.summary import NOTES, Summary, finish, write_report
 
 FOLDS = (1, 2, 3, 4)  # of TUT
@@ -69,7 +63,7 @@ def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 
     else:
         raise DataPrepError(f"{folder}: neither meta.txt (TUT Acoustic Scenes) nor meta.csv (TAU) in it")
     _refuse_shared_locations(table, side, folder)
-    paths = relative_paths(locate_clips(table["file"].tolist(), folder / "audio", meta), base)
+    paths = listings.relative_paths(listings.locate_clips(table["file"].tolist(), folder / "audio", meta), base)
     rows = {"path": paths, "labels": [[scene] for scene in table["scene"]], side: table[side]}
     rows |= {"source": table["location"]} | ({"device": table["device"]} if "device" in table else {})
     summary = finish(name, pd.DataFrame(rows), base, sample_rate, workers)
@@ -160,7 +154,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     """Read a list or the metadata with renamed columns; .csv has a header, .txt has none."""
     header = path.suffix == ".csv"
     options = {"dtype": str, "keep_default_na": False, "na_values": [""], "quoting": csv.QUOTE_NONE}
-    table = read_listing(path, sep="\t", header=0 if header else None, **options)
+    table = listings.read_listing(path, sep="\t", header=0 if header else None, **options)
     if header:
         table = table.rename(columns=_TAU_COLUMNS)
         table = table[[column for column in table if column in _TAU_COLUMNS.values()]]
@@ -168,9 +162,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise DataPrepError(f"{path}: {len(table.columns)} columns; expected file, scene and, optionally, recording")
     else:
         table.columns = pd.Index(_TUT_COLUMNS[: len(table.columns)])
-    refuse_empty_cells(table, path, 1 + header)
+    listings.refuse_empty_cells(table, path, 1 + header)
     if "file" in table:
-        refuse_repeated(table["file"], path)
+        listings.refuse_repeated(table["file"], path)
     return table
 
 

@@ -12,14 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from weakaudio.errors import DataPrepError
-from weakaudio_data_prep.listings import (
-    audio_files,
-    find_listing,
-    locate_clips,
-    read_listing,
-    refuse_repeated,
-    relative_paths,
-)
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.summary import Summary, finish
 
 _CLASS_FOLDER = re.compile(r"\d{3} - (.+)")  # ESC-10: "001 - Dog bark"
@@ -46,19 +39,19 @@ def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 
         Clips, classes or folds are not those of the data set.
     """
     folder, base = Path(root), Path(out)
-    listing = find_listing(folder, "esc50.csv", "meta/esc50.csv")
+    listing = listings.find_listing(folder, "esc50.csv", "meta/esc50.csv")
     table, n_classes = (_read_esc50(folder, listing), 50) if listing else (_read_esc10(folder), 10)
     _check_counts(table, folder, n_classes)
-    table["path"] = relative_paths(table["path"], base)
+    table["path"] = listings.relative_paths(table["path"], base)
     return finish(f"ESC-{n_classes}", table, base, sample_rate, workers)
 
 
 def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:
-    rows = read_listing(listing, ("filename", "fold", "category", "src_file"), dtype={"src_file": str})
-    refuse_repeated(rows["filename"], listing)
+    rows = listings.read_listing(listing, ("filename", "fold", "category", "src_file"), dtype={"src_file": str})
+    listings.refuse_repeated(rows["filename"], listing)
     return pd.DataFrame(
         {
-            "path": locate_clips(rows["filename"].tolist(), folder / "audio", listing.name),
+            "path": listings.locate_clips(rows["filename"].tolist(), folder / "audio", listing.name),
             "labels": [[name] for name in rows["category"]],
             "fold": rows["fold"],
             "source": rows["src_file"],
@@ -73,7 +66,7 @@ def _read_esc10(folder: Path) -> pd.DataFrame:
         if not match or not class_folder.is_dir():
             continue
         label = match[1].lower().replace(" ", "_")
-        for path in audio_files(class_folder):
+        for path in listings.audio_files(class_folder):
             parts = path.stem.split("-")
             if len(parts) >= 2 and parts[0].isdigit():
                 rows.append({"path": path, "labels": [label], "fold": int(parts[0]), "source": parts[1]})

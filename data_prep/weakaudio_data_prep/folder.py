@@ -10,8 +10,8 @@ import pandas as pd
 
 from weakaudio.data.manifest import read_class_folders, read_manifest
 from weakaudio.errors import DataPrepError
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.grouping import grouped_folds, refuse_copies, refuse_rare_classes
-from weakaudio_data_prep.listings import relative_paths
 from weakaudio_data_prep.summary import Summary, finish
 
 
@@ -69,7 +69,7 @@ def prepare(
         table["source"] = _recordings(names, group)
     if folds is not None:
         table["fold"] = _folds(table, folds, source)
-    table["path"] = relative_paths(table["path"], base)
+    table["path"] = listings.relative_paths(table["path"], base)
     return finish(source.stem, table, base, sample_rate, workers)
 
 

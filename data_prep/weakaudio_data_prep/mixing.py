@@ -18,7 +18,7 @@ from weakaudio.progress import progress
 Events = dict[str, list[tuple[str, Waveform]]]  # name and trimmed audio of each event, by class
 
 MORE_OF_A_CLASS = 0.3  # probability of another event of the same class
-BACKGROUND_DB = (-45.0, -30.0)  # range of the background's RMS level below full scale
+_BACKGROUND_DB = (-45.0, -30.0)  # range of the background's RMS level below full scale
 SETTINGS = "settings.json"  # settings that a corpus was mixed with
 _FADE = 0.01  # seconds, at the start and end of an event
 _ACTIVE_DB = 40.0  # sources are trimmed where they are this far below their loudest 20 ms
@@ -85,12 +85,18 @@ def place_event(
     return Event(label, Path(name).name, audio, onset, float(rng.uniform(*snr_db)))
 
 
+def scale_background(rng: np.random.Generator, audio: Waveform) -> Waveform:
+    """Scale a background to a random level, drawn uniformly in dB."""
+    level = 10 ** (rng.uniform(*_BACKGROUND_DB) / 20)
+    return audio * np.float32(level / (_rms(audio) + 1e-9))
+
+
 def mix(events: list[Event], bed: Waveform, sample_rate: int) -> Waveform:
     """Mix events over the background at their signal-to-noise ratios; scaled down if the mixture would clip."""
     mixture = bed.copy()
-    level = rms(bed)
+    level = _rms(bed)
     for event in events:
-        gain = level * 10 ** (event.snr_db / 20) / (rms(event.audio) + 1e-9)
+        gain = level * 10 ** (event.snr_db / 20) / (_rms(event.audio) + 1e-9)
         mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
     peak = float(np.abs(mixture).max())
     return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
@@ -105,7 +111,7 @@ def _fade(audio: Waveform, sample_rate: int) -> Waveform:
     return audio * ramp
 
 
-def rms(audio: Waveform) -> float:
+def _rms(audio: Waveform) -> float:
     """Root mean square level."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 

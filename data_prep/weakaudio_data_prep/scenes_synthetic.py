@@ -14,6 +14,7 @@ stretch of every one; folds thus share the place and the microphone of an ambien
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,20 +28,8 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
 from weakaudio.progress import progress
+from weakaudio_data_prep import mixing
 from weakaudio_data_prep.grouping import grouped_folds
-from weakaudio_data_prep.mixing import (
-    BACKGROUND_DB,
-    MORE_OF_A_CLASS,
-    SETTINGS,
-    Event,
-    Events,
-    load_events,
-    mix,
-    place_event,
-    refuse_other_settings,
-    rms,
-    truth,
-)
 from weakaudio_data_prep.summary import NOTES, Summary, finish, write_report
 
 AMBIENCES_CSV = "ambiences.csv"  # path of each clip, and kind, file, start and end (seconds) of its ambience
@@ -51,26 +40,6 @@ _SHORTEST = 1.0  # seconds, of a stretch
 
 # Classes of UrbanSound8K that ESC-50 has under another name; a jackhammer counts as a drill.
 _SAME = {"dog_bark": "dog", "engine_idling": "engine", "jackhammer": "drilling"}
-
-# Files of each kind, without extension, as named in the open collections Blanket and Noisekun. Recordings that are in
-# both are listed once (the wind of Blanket is a part of Noisekun's), and those too short to be divided are not
-# listed.
-AMBIENCES = {
-    "birds": ("blanket-birds", "noisekun-birds-tree"),
-    "city": ("blanket-city",),
-    "drips": ("noisekun-cave-drops", "noisekun-drops"),
-    "fire": ("blanket-fireplace", "noisekun-fire"),
-    "hum": ("noisekun-brown-noise", "noisekun-underwater"),
-    "leaves": ("noisekun-leaves",),
-    "night": ("blanket-summer-night", "noisekun-night"),
-    "people": ("noisekun-coffee", "noisekun-playground"),
-    "rain": ("blanket-rain", "noisekun-rain", "noisekun-rain-on-tent"),
-    "storm": ("blanket-storm", "noisekun-storm"),
-    "stream": ("noisekun-stream-water", "noisekun-waterfall"),
-    "vehicle": ("noisekun-air-plane", "noisekun-boat"),
-    "waves": ("blanket-waves", "noisekun-waves"),
-    "wind": ("noisekun-wind",),
-}
 
 
 @dataclass(frozen=True)
@@ -83,65 +52,12 @@ class Scene:
     """probability that a clip has events of the class"""
 
 
-SCENES = {
-    "beach": Scene(
-        {"waves": 0.4, "wind": 0.25, "people": 0.2, "storm": 0.15},
-        {"sea_waves": 0.4, "children_playing": 0.4, "dog": 0.3, "laughing": 0.3, "crow": 0.2, "footsteps": 0.2}
-        | {"helicopter": 0.15, "street_music": 0.15, "wind": 0.2},
-    ),
-    "construction_site": Scene(
-        {"city": 0.25, "hum": 0.25, "wind": 0.25, "vehicle": 0.25},
-        {"drilling": 0.55, "engine": 0.45, "hand_saw": 0.35, "chainsaw": 0.2, "car_horn": 0.15, "footsteps": 0.2}
-        | {"siren": 0.1, "glass_breaking": 0.15, "air_conditioner": 0.15},
-    ),
-    "farm": Scene(
-        {"birds": 0.3, "wind": 0.25, "leaves": 0.2, "night": 0.15, "rain": 0.1},
-        {"rooster": 0.35, "hen": 0.35, "cow": 0.35, "sheep": 0.3, "pig": 0.3, "dog": 0.3, "crow": 0.2}
-        | {"chirping_birds": 0.3, "engine": 0.25, "insects": 0.15},
-    ),
-    "kitchen": Scene(
-        {"hum": 0.3, "drips": 0.25, "people": 0.25, "fire": 0.2},
-        {"pouring_water": 0.4, "can_opening": 0.3, "water_drops": 0.35, "drinking_sipping": 0.35, "clock_tick": 0.2}
-        | {"glass_breaking": 0.2, "vacuum_cleaner": 0.15, "washing_machine": 0.25}
-        | {"footsteps": 0.2, "laughing": 0.15},
-    ),
-    "night_forest": Scene(
-        {"night": 0.35, "leaves": 0.25, "stream": 0.2, "fire": 0.2},
-        {"crickets": 0.45, "frog": 0.35, "insects": 0.3, "crackling_fire": 0.3, "wind": 0.25, "footsteps": 0.2}
-        | {"dog": 0.1, "water_drops": 0.15, "chirping_birds": 0.1},
-    ),
-    "office": Scene(
-        {"hum": 0.35, "people": 0.3, "city": 0.2, "rain": 0.15},
-        {"keyboard_typing": 0.5, "mouse_click": 0.4, "coughing": 0.25, "clock_tick": 0.25, "air_conditioner": 0.3}
-        | {"door_wood_knock": 0.2, "footsteps": 0.25, "sneezing": 0.15, "laughing": 0.15, "drinking_sipping": 0.15},
-    ),
-    "park": Scene(
-        {"birds": 0.3, "leaves": 0.25, "people": 0.25, "stream": 0.2},
-        {"chirping_birds": 0.45, "children_playing": 0.4, "dog": 0.4, "footsteps": 0.3, "crow": 0.25}
-        | {"street_music": 0.2, "laughing": 0.2, "airplane": 0.15, "church_bells": 0.15},
-    ),
-    "storm": Scene(
-        {"storm": 0.3, "rain": 0.3, "wind": 0.15, "drips": 0.15, "waves": 0.1},
-        {"thunderstorm": 0.5, "rain": 0.4, "wind": 0.4, "water_drops": 0.2, "door_wood_creaks": 0.2, "dog": 0.15}
-        | {"siren": 0.15, "glass_breaking": 0.1},
-    ),
-    "street": Scene(
-        {"city": 0.4, "people": 0.25, "rain": 0.2, "vehicle": 0.15},
-        {"car_horn": 0.4, "engine": 0.4, "siren": 0.3, "footsteps": 0.4, "street_music": 0.25, "dog": 0.2}
-        | {"children_playing": 0.15, "drilling": 0.15, "church_bells": 0.15},
-    ),
-    "train_ride": Scene(
-        {"vehicle": 0.4, "hum": 0.25, "people": 0.2, "storm": 0.15},
-        {"train": 0.55, "coughing": 0.25, "laughing": 0.25, "door_wood_creaks": 0.25, "sneezing": 0.15}
-        | {
-            "snoring": 0.15,
-            "clock_alarm": 0.15,
-            "keyboard_typing": 0.2,
-            "children_playing": 0.15,
-            "mouse_click": 0.1,
-        },
-    ),
-}
+# Ambiences are files of each kind, without extension, as named in the open collections Blanket and Noisekun.
+# Recordings that are in both are listed once (the wind of Blanket is a part of Noisekun's), those too short to be
+# divided not at all.
+_TABLES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+AMBIENCES: dict[str, list[str]] = _TABLES["ambiences"]
+SCENES = {name: Scene(**scene) for name, scene in _TABLES["scenes"].items()}
 
 
 @dataclass(frozen=True)
@@ -168,8 +84,8 @@ def prepare(
     """Mix a corpus of synthetic scenes: WAV files with a manifest (path, labels, fold) and their contents.
 
     events.csv has the strong labels (onset, offset, class and source file of each event), ambiences.csv the stretch
-    of ambience in each clip. Event clips that cannot be read are listed in failures.csv, and recordings left out so
-    that folds share none in notes.csv. A killed run is resumed.
+    of ambience in each clip. Event clips that cannot be read are listed in failures.csv, and recordings left
+    out so that folds share none in notes.csv. A killed run is resumed.
 
     Parameters
     ----------
@@ -217,7 +133,7 @@ def prepare(
         "sample_rate": sample_rate,
         "seed": seed,
     }
-    refuse_other_settings(base / SETTINGS, settings)
+    mixing.refuse_other_settings(base / mixing.SETTINGS, settings)
 
     n_samples = round(seconds * sample_rate)
     rows: list[dict[str, object]] = []
@@ -226,7 +142,7 @@ def prepare(
     failures: list[tuple[str, str]] = []
     for part, fold in enumerate(folds):
         table = events[events["fold"] == fold].reset_index(drop=True)
-        sounds = load_events(Manifest(table, Path()), sample_rate, failures)
+        sounds = mixing.load_events(Manifest(table, Path()), sample_rate, failures)
         _refuse_missing_classes(set(sounds), fold)
         stretches = _cut(ambiences, part, len(folds), sample_rate)
         clips = [(name, n) for name in SCENES for n in range(part, per_scene, len(folds))]
@@ -237,9 +153,9 @@ def prepare(
             placed = _draw_events(rng, SCENES[name], sounds, n_samples)
             rows.append({"path": key, "labels": [name], "fold": fold})
             beds.append({"path": key, **ambience})
-            strong += truth(key, placed, sample_rate)
+            strong += mixing.truth(key, placed, sample_rate)
             if not (base / key).is_file():
-                write_wav(base / key, mix(placed, bed, sample_rate), sample_rate)
+                write_wav(base / key, mixing.mix(placed, bed, sample_rate), sample_rate)
     write_table(_by_path(strong), base / EVENTS)
     write_table(_by_path(beds), base / AMBIENCES_CSV)
     summary = finish("synthetic scenes", _by_path(rows), base, sample_rate if store else None)
@@ -329,19 +245,19 @@ def _draw_bed(
     length = min(n_samples, len(stretch.audio))
     begin = int(rng.integers(len(stretch.audio) - length + 1))
     audio = np.resize(stretch.audio[begin : begin + length], n_samples)
-    level = 10 ** (rng.uniform(*BACKGROUND_DB) / 20)
+    audio = mixing.scale_background(rng, audio)
     start = stretch.start + begin / sample_rate
     row = {"kind": kind, "file": stretch.file, "start": round(start, 3)}
     row["end"] = round(start + length / sample_rate, 3)
-    return row, audio * np.float32(level / (rms(audio) + 1e-9))
+    return row, audio
 
 
-def _draw_events(rng: np.random.Generator, scene: Scene, sounds: Events, n_samples: int) -> list[Event]:
+def _draw_events(rng: np.random.Generator, scene: Scene, sounds: mixing.Events, n_samples: int) -> list[mixing.Event]:
     labels = [label for label, probability in scene.events.items() if rng.random() < probability]
     if rng.random() < STRAY:
         labels.append(str(rng.choice(list(sounds))))
     events = []
     for label in labels:
-        repeats = 1 + int(rng.random() < MORE_OF_A_CLASS)
-        events += [place_event(rng, label, sounds, n_samples, SNR_DB) for _ in range(repeats)]
+        repeats = 1 + int(rng.random() < mixing.MORE_OF_A_CLASS)
+        events += [mixing.place_event(rng, label, sounds, n_samples, SNR_DB) for _ in range(repeats)]
     return events

@@ -22,19 +22,8 @@ from weakaudio.data.store import StoreWriter
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
 from weakaudio.progress import progress
-from weakaudio_data_prep.mixing import (
-    BACKGROUND_DB,
-    MORE_OF_A_CLASS,
-    SETTINGS,
-    Event,
-    Events,
-    load_events,
-    mix,
-    place_event,
-    refuse_other_settings,
-    rms,
-    truth,
-)
+from weakaudio_data_prep import mixing
+from weakaudio_data_prep.mixing import SETTINGS
 from weakaudio_data_prep.summary import NOTES, Summary, write_report
 from weakaudio_data_prep.synthetic import background as synthetic_background
 
@@ -47,7 +36,7 @@ SNR_DB = (0.0, 20.0)  # range of an event's level over the background's
 class _Sources:
     """Events and backgrounds of a split."""
 
-    events: Events
+    events: mixing.Events
     backgrounds: list[Waveform]
 
 
@@ -108,7 +97,7 @@ def prepare(
         "sample_rate": sample_rate,
         "seed": seed,
     }
-    refuse_other_settings(base / SETTINGS, settings)
+    mixing.refuse_other_settings(base / SETTINGS, settings)
     failures: list[tuple[str, str]] = []
     rows: list[dict[str, object]] = []
     strong: list[dict[str, object]] = []
@@ -116,19 +105,19 @@ def prepare(
     with StoreWriter(base / STORE, sample_rate) as writer:
         for number, (split, (count, _)) in enumerate(plan.items()):
             backgrounds_of = [read_audio(path, sample_rate)[0] for path in ambiences[split] or ()]
-            sources = _Sources(load_events(tables[split], sample_rate, failures), backgrounds_of)
+            sources = _Sources(mixing.load_events(tables[split], sample_rate, failures), backgrounds_of)
             for n in progress(range(count), count, f"mixing {split}"):
                 rng = np.random.default_rng([seed, number, n])
                 key = f"audio/{split}/{n:05d}.wav"
                 n_samples, events, bed = _draw(rng, sources, sample_rate)
                 labels = sorted({event.label for event in events})
                 rows.append({"path": key, "labels": labels, "split": split, "seconds": n_samples / sample_rate})
-                strong += truth(key, events, sample_rate)
+                strong += mixing.truth(key, events, sample_rate)
                 seconds += n_samples / sample_rate
                 path = base / key
                 if key in writer.keys and (path.is_file() or not wav):
                     continue
-                audio = mix(events, bed, sample_rate)
+                audio = mixing.mix(events, bed, sample_rate)
                 if wav:
                     write_wav(path, audio, sample_rate)
                 if key not in writer.keys:
@@ -188,20 +177,19 @@ def _divide(folder: str | None, splits: list[str], seed: int) -> dict[str, list[
     return {"val": order[:quarter], "test": order[quarter : 2 * quarter], "train": order[2 * quarter :]}
 
 
-def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tuple[int, list[Event], Waveform]:
+def _draw(rng: np.random.Generator, sources: _Sources, sample_rate: int) -> tuple[int, list[mixing.Event], Waveform]:
     """Draw length, events and background of a clip; the background is scaled already, the events are not."""
     n_samples = int(clip_seconds(rng) * sample_rate)
     names = list(sources.events)
     count = int(rng.choice(list(CLASSES_PER_CLIP), p=list(CLASSES_PER_CLIP.values())))
     events = []
     for label in rng.choice(names, size=min(count, len(names)), replace=False):
-        repeats = 1 + int(rng.random() < MORE_OF_A_CLASS) + int(rng.random() < MORE_OF_A_CLASS**2)
-        events += [place_event(rng, str(label), sources.events, n_samples, SNR_DB) for _ in range(repeats)]
+        repeats = 1 + int(rng.random() < mixing.MORE_OF_A_CLASS) + int(rng.random() < mixing.MORE_OF_A_CLASS**2)
+        events += [mixing.place_event(rng, str(label), sources.events, n_samples, SNR_DB) for _ in range(repeats)]
     if sources.backgrounds:
         ambience = sources.backgrounds[rng.integers(len(sources.backgrounds))]
         begin = rng.integers(len(ambience))
         bed = np.resize(np.roll(ambience, -begin), n_samples)
     else:
         bed = synthetic_background(rng, n_samples, sample_rate)
-    level = 10 ** (rng.uniform(*BACKGROUND_DB) / 20)
-    return n_samples, events, bed * np.float32(level / (rms(bed) + 1e-9))
+    return n_samples, events, mixing.scale_background(rng, bed)

@@ -138,18 +138,8 @@ def _whistle(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
 
 
 KINDS: dict[str, Callable[[Rng, float, int], NDArray[np.float64]]] = {
-    "beep": _beep,
-    "bell": _bell,
-    "bird": _bird,
-    "buzzer": _buzzer,
-    "clapping": _clapping,
-    "drip": _drip,
-    "drum": _drum,
-    "engine": _engine,
-    "knock": _knock,
-    "siren": _siren,
-    "steam": _steam,
-    "whistle": _whistle,
+    function.__name__.removeprefix("_"): function
+    for function in [_beep, _bell, _bird, _buzzer, _clapping, _drip, _drum, _engine, _knock, _siren, _steam, _whistle]
 }
 
 
@@ -168,11 +158,7 @@ def background(rng: Rng, n_samples: int, sample_rate: int) -> Waveform:
 
 
 def prepare(
-    out: str,
-    per_class: int = 40,
-    sample_rate: int = 16000,
-    seconds: tuple[float, float] = (0.8, 2.5),
-    seed: int = 0,
+    out: str, per_class: int = 40, sample_rate: int = 16000, seconds: tuple[float, float] = (0.8, 2.5), seed: int = 0
 ) -> Summary:
     """Write a corpus of synthetic sounds: WAV files in a folder per kind, and a manifest with five folds.
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from weakaudio.audio.io import find_audio
 from weakaudio.errors import DataPrepError
-from weakaudio_data_prep.listings import read_sources, relative_paths
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.summary import Summary, finish
 
 LABEL = "unlabelled"  # of all clips
@@ -50,7 +50,7 @@ def prepare(
     folder, base = Path(root), Path(out)
     paths, name = find_audio(folder), folder.name
     if without is not None:
-        known, n_files = {source.lstrip("0") for source in read_sources(without)}, len(paths)
+        known, n_files = {source.lstrip("0") for source in listings.read_sources(without)}, len(paths)
         paths = [path for path in paths if not known & _numbers(path.relative_to(folder))]
         name = f"{name} without {n_files - len(paths)} files that {without} has"
     if not paths:
@@ -58,7 +58,7 @@ def prepare(
     positions = [zlib.crc32(path.relative_to(folder).as_posix().encode()) / 2**32 for path in paths]
     rows = pd.DataFrame(
         {
-            "path": relative_paths(paths, base),
+            "path": listings.relative_paths(paths, base),
             "labels": [[LABEL]] * len(paths),
             "split": ["val" if position < held_out else "train" for position in positions],
         }

@@ -12,15 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from weakaudio.errors import DataPrepError
-from weakaudio_data_prep.listings import (
-    find_listing,
-    locate_clips,
-    read_listing,
-    read_sources,
-    refuse_empty_cells,
-    refuse_repeated,
-    relative_paths,
-)
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.summary import Summary, finish
 
 _COLUMNS = ["slice_file_name", "fsID", "salience", "fold", "class"]
@@ -66,7 +58,7 @@ def prepare(
     if foreground_only:
         table = table[table["salience"] == _FOREGROUND]
     if without is not None:
-        table = table[~table["fsID"].isin(read_sources(without))]
+        table = table[~table["fsID"].isin(listings.read_sources(without))]
     if table.empty:
         raise DataPrepError(f"{folder}: no slice is left")
     folds = sorted(set(table["fold"]))
@@ -78,7 +70,7 @@ def prepare(
         )
     rows = pd.DataFrame(
         {
-            "path": relative_paths(table["file"], base),
+            "path": listings.relative_paths(table["file"], base),
             "labels": [[name] for name in table["class"]],
             "fold": table["fold"].tolist(),
             "source": table["fsID"].tolist(),
@@ -89,19 +81,19 @@ def prepare(
 
 def _read(folder: Path) -> pd.DataFrame:
     """Slices of the folds that are present, with a column `file`."""
-    listing = find_listing(folder, "UrbanSound8K.csv", "metadata/UrbanSound8K.csv")
+    listing = listings.find_listing(folder, "UrbanSound8K.csv", "metadata/UrbanSound8K.csv")
     if listing is None:
         raise DataPrepError(f"{folder}: no UrbanSound8K.csv in it, nor in metadata/")
-    table = read_listing(listing, dtype={"fsID": str}).rename(columns={"class_name": "class"})
+    table = listings.read_listing(listing, dtype={"fsID": str}).rename(columns={"class_name": "class"})
     missing = [column for column in sorted(_COLUMNS) if column not in table]
     if missing:
         raise DataPrepError(f"{listing}: column {' and '.join(missing)} missing")
-    refuse_empty_cells(table[_COLUMNS], listing)
-    refuse_repeated(table["slice_file_name"], listing)
+    listings.refuse_empty_cells(table[_COLUMNS], listing)
+    listings.refuse_repeated(table["slice_file_name"], listing)
     present = table[[(folder / "audio" / f"fold{fold}").is_dir() for fold in table["fold"]]]
     if present.empty:
         raise DataPrepError(f"{folder / 'audio'}: no folder fold1, fold2, ... in it")
     files = pd.Series(index=present.index, dtype=object)
     for fold, slices in present.groupby("fold")["slice_file_name"]:
-        files[slices.index] = locate_clips(slices.tolist(), folder / "audio" / f"fold{fold}", listing.name)
+        files[slices.index] = listings.locate_clips(slices.tolist(), folder / "audio" / f"fold{fold}", listing.name)
     return present.assign(file=files)

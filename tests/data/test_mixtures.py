@@ -31,9 +31,7 @@ def corpora(make_wavs: MakeWavs, tmp_path: Path) -> dict[str, float]:
     return {str(tmp_path / "short"): 3.0, str(tmp_path / "long"): 1.0}
 
 
-def test_mixtures_have_their_length_stay_within_full_scale_and_differ(
-    corpora: dict[str, float],
-) -> None:
+def test_mixtures_have_their_length_stay_within_full_scale_and_differ(corpora: dict[str, float]) -> None:
     mixtures = Mixtures(corpora, 0.5, 60)
     items = [mixtures[n] for n in range(len(mixtures))]
     assert all(item.shape == (RATE // 2,) and item.dtype == np.float32 for item in items)

@@ -20,11 +20,7 @@ def audioset_lengths(count: int = 5000, rate: int = 16000) -> np.ndarray:
     return (np.where(rng.random(count) < 0.7, 10.0, other) * rate).astype(np.int64)
 
 
-@given(
-    lengths=lengths_of_clips,
-    batch_samples=st.integers(1, 10**6),
-    seed=st.one_of(st.none(), st.integers(0, 9)),
-)
+@given(lengths=lengths_of_clips, batch_samples=st.integers(1, 10**6), seed=st.one_of(st.none(), st.integers(0, 9)))
 def test_each_clip_is_in_one_bucket_within_size_and_padding(
     lengths: list[int], batch_samples: int, seed: int | None
 ) -> None:

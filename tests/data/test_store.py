@@ -57,9 +57,7 @@ def assert_clip(store: ClipStore, n: int) -> None:
     shard_samples=st.integers(1, 500),
 )
 def test_clips_are_read_as_written(
-    tmp_path_factory: pytest.TempPathFactory,
-    clips: list[tuple[NDArray[np.int16], list[str]]],
-    shard_samples: int,
+    tmp_path_factory: pytest.TempPathFactory, clips: list[tuple[NDArray[np.int16], list[str]]], shard_samples: int
 ) -> None:
     folder = tmp_path_factory.mktemp("store")
     with StoreWriter(folder, 22050, shard_samples) as writer:

@@ -88,10 +88,7 @@ def test_esc50_is_found_in_its_published_layout_and_other_formats(esc50: Callabl
         (lambda t: t.assign(category=t["category"].replace("class 1", "class 0")), "'class 0' has 80 clips"),
         (lambda t: t.assign(fold=t["fold"] - 1), "folds 1 to 5"),
         (lambda t: t.assign(fold=[2, *t["fold"][1:]]), "folds 1 to 5"),
-        (
-            lambda t: t.assign(filename=[t["filename"][5], *t["filename"][1:]]),
-            "1-05-A-0|twice|more than once",
-        ),
+        (lambda t: t.assign(filename=[t["filename"][5], *t["filename"][1:]]), "1-05-A-0|twice|more than once"),
         (
             lambda t: t.assign(filename=["absent.wav", *t["filename"][1:]]),
             "1 of 2000 clips of esc50.csv missing, .* absent",

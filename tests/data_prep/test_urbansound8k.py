@@ -147,10 +147,7 @@ def test_slices_are_packed_at_the_given_rate(urban: Callable[..., Path], tmp_pat
         (lambda t: pd.concat([t, t.iloc[[7]]]), "clip 0203-3-0-2.wav is listed more than once"),
         (lambda t: t.assign(fold=t["fold"] + 3), "no folder fold1"),
         (lambda t: t.iloc[:0], "no folder fold1"),
-        (
-            lambda t: t.assign(slice_file_name="x" + t["slice_file_name"]),
-            "fold1: 4 of 4 clips .* missing, .* x0108",
-        ),
+        (lambda t: t.assign(slice_file_name="x" + t["slice_file_name"]), "fold1: 4 of 4 clips .* missing, .* x0108"),
         (lambda t: t.assign(fold=t["fold"].replace(2, 1)), "fold1: 4 of 8 clips .* missing, the first: 0208-8-0-1"),
         (lambda t: t.assign(salience=2), "no slice is left"),
     ],

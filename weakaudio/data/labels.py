@@ -1,13 +1,11 @@
-"""Class lists and multi-hot labels."""
+"""Class lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from weakaudio.errors import LabelError
 
@@ -48,12 +46,6 @@ class LabelSet:
         if unknown:
             raise LabelError(f"unknown label {unknown[0]!r}; the classes are {', '.join(self.names[:10])}, ...")
         return [self._index[label] for label in labels]
-
-    def multi_hot(self, labels: Sequence[str]) -> NDArray[np.float32]:
-        """(C,) float32 with 1 for each of the classes named."""
-        row = np.zeros(len(self), dtype=np.float32)
-        row[self.indices(labels)] = 1.0
-        return row
 
 
 def read_audioset_labels(path: str | Path) -> LabelSet:
