@@ -48,7 +48,7 @@ def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 
 
 def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:
     rows = listings.read_listing(listing, ("filename", "fold", "category", "src_file"), dtype={"src_file": str})
-    listings.refuse_repeated(rows["filename"], listing)
+    listings.refuse_repeated(rows["filename"].map(lambda name: Path(name).stem), listing)
     return pd.DataFrame(
         {
             "path": listings.locate_clips(rows["filename"].tolist(), folder / "audio", listing.name),

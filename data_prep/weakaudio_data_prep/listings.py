@@ -56,7 +56,7 @@ def refuse_repeated(clips: pd.Series, path: Path) -> None:
     ------
     DataPrepError
     """
-    repeated = clips[clips.map(lambda name: Path(name).stem).duplicated()]
+    repeated = clips[clips.duplicated()]
     if len(repeated):
         raise DataPrepError(f"{path}: clip {repeated.iloc[0]} is listed more than once")
 

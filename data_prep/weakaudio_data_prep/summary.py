@@ -76,6 +76,7 @@ def finish(
     DataPrepError
         No clip can be read.
     """
+    out.mkdir(parents=True, exist_ok=True)  # paths relative to it can be opened only if it exists
     manifest = Manifest(table, out)
     seconds, failures = _pack(manifest, sample_rate, workers, sounds) if sample_rate else _check(manifest)
     write_report(failures, ("path", "reason"), out / FAILURES)

@@ -254,10 +254,10 @@ def test_impossible_folds_are_refused_with_what_to_do(sessions: Path, tmp_path: 
         assert not (tmp_path / "out").exists()
 
     rule = r"(.\d)_"
-    refused("class 'dog' has 4 recordings, fewer than the 5 folds: .* ask for 4 folds", folds=5, group=rule)
+    refused("class 'dog' has 4 recordings, fewer than the 5 folds: .* use 4 folds", folds=5, group=rule)
     refused("1 folds; at least 2", folds=1)
     refused("not a regular expression", folds=2, group="(")
-    refused("has no group; put what names the recording in", folds=2, group="d")
+    refused("has no group; put the part that names the recording in", folds=2, group="d")
     refused("names no recording in 10 paths, the first: rain/r0_0.wav", folds=2, group="(d.)_")
     clips = [("dog/d0_0.wav", "dog", "1"), ("dog/d1_0.wav", "dog", "2")]
     refused("its column `source` names the recordings", write_csv(sessions, clips), group=rule)

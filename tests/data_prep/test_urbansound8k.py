@@ -142,7 +142,7 @@ def test_slices_are_packed_at_the_given_rate(urban: Callable[..., Path], tmp_pat
     ("change", "message"),
     [
         (lambda t: t.drop(columns="fsID"), r"UrbanSound8K\.csv: column fsID missing"),
-        (lambda t: t.drop(columns=["salience", "class"]), "column salience and class missing"),
+        (lambda t: t.drop(columns=["salience", "class"]), "column class and salience missing"),
         (lambda t: t.assign(fold=t["fold"].where(t.index != 3)), "line 5 has an empty cell"),
         (lambda t: pd.concat([t, t.iloc[[7]]]), "clip 0203-3-0-2.wav is listed more than once"),
         (lambda t: t.assign(fold=t["fold"] + 3), "no folder fold1"),
