@@ -213,7 +213,7 @@ def test_repeated_clips_and_a_truncated_list_are_noted(root: Path, tmp_path: Pat
     notes = pd.read_csv(tmp_path / "out" / "notes.csv").to_numpy().tolist()
     assert notes == [
         ["balanced_train_segments.csv", "declares 5 segments, has 8"],
-        ["_underscore_0.000_2.000", "listed twice with other labels: it has all of them"],
+        ["_underscore_0.000_2.000", "listed twice with different labels: it has all of them"],
         ["Ybegin_with_5.000_7.000", "listed twice"],
         ["evaluation1_0.000_1.000", "left out of split train: its recording is in split test"],
         ["Ybegin_with_5.000_7.000", "found twice: Ybegin_with_5.000_7.000.wav is used, Ybegin_with.wav is not"],
@@ -279,7 +279,7 @@ def test_two_segments_of_a_video_are_cut_from_it_or_have_their_own_files(root: P
     np.testing.assert_array_equal(found["_underscore_0.000_2.000"], tone("_underscore", 1.5))
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures["path"].tolist() == ["_underscore_60.000_62.000"]
-    assert "too short for the whole video" in failures["reason"][0]
+    assert "too short for the complete video" in failures["reason"][0]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -334,7 +334,7 @@ def test_shards_are_read_like_files(root: Path, tmp_path: Path, workers: int) ->
     notes = dict(pd.read_csv(tmp_path / "out" / "notes.csv").to_numpy().tolist())
     assert "cannot be read" in notes["02.parquet"]
     assert "row 1 is not used" in notes["-dash-first_30.000_32.000"]
-    assert notes["whole_video_1.000_3.000"] == "labels Dog in its shard; those of the list are taken"
+    assert notes["whole_video_1.000_3.000"] == "labels Dog in its shard; those of the list are used"
 
 
 def test_a_parquet_file_without_the_columns_is_named(root: Path, tmp_path: Path) -> None:

@@ -181,9 +181,9 @@ def test_a_recording_in_two_places_is_used_in_one_and_listed(
     summary = make(tmp_path / "out", tmp_path / "events", urban, beds, **SMALL)
     notes = pd.read_csv(tmp_path / "out" / "notes.csv")
     assert notes.to_numpy().tolist() == [
-        ["dog-1-0.wav", "its recording twice is in a later fold, too"],
-        ["14-0.wav", "its recording bell50 is in ESC-50, too"],
-        ["14-1.wav", "its recording bell50 is in ESC-50, too"],
+        ["dog-1-0.wav", "its recording twice is also in a later fold"],
+        ["14-0.wav", "its recording bell50 is also in ESC-50"],
+        ["14-1.wav", "its recording bell50 is also in ESC-50"],
     ]
     assert summary.failures == []
     assert not {"dog-1-0.wav", "14-0.wav", "14-1.wav"} & set(pd.read_csv(tmp_path / "out" / "events.csv")["source"])
@@ -295,9 +295,9 @@ def test_unsuitable_material_is_refused_with_the_reason(
         make(tmp_path / "out", tmp_path, urban, beds)
     shutil.copytree(beds, tmp_path / "beds")
     sf.write(tmp_path / "beds" / "two-air.wav", np.full(7 * RATE, 0.1), RATE)
-    refused(r"two-air\.wav: too short for for 5 folds; 7\.5 s are needed", backgrounds=tmp_path / "beds")
+    refused(r"two-air\.wav: too short for 5 folds; at least 7\.5 s are needed", backgrounds=tmp_path / "beds")
     (tmp_path / "beds" / "two-air.wav").unlink()
-    refused("1 ambiences are not there, the first: two-air", backgrounds=tmp_path / "beds")
+    refused("1 ambiences are missing, the first: two-air", backgrounds=tmp_path / "beds")
 
 
 def test_the_ten_scenes_share_ambiences_and_classes() -> None:

@@ -202,7 +202,7 @@ def test_a_broken_event_is_left_out_and_listed(event_clips: Path, tmp_path: Path
 
 
 def test_a_fold_in_two_splits_is_refused(event_clips: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="one split only"):
+    with pytest.raises(DataPrepError, match="in only one split"):
         prepare(str(event_clips), str(tmp_path), **SMALL, train_folds=(1, 2, 4), val_folds=(4,))
 
 
