@@ -74,7 +74,7 @@ def test_from_sounds_to_soundscapes_to_a_model_to_its_figures(run: Run, sounds: 
 def test_verify_names_an_altered_clip_by_exit_code_3(run: Run, sounds: Path, tmp_path: Path) -> None:
     assert run("prepare", "folder", sounds, "corpus", "--sample_rate", "16000", "--workers", "2")[0] == 0
     code, out, _ = run("verify", "corpus")
-    assert (code, out) == (0, "corpus: every clip is as it was packed\n")
+    assert (code, out) == (0, "corpus: all clips are intact\n")
     with h5py.File(tmp_path / "corpus" / "store" / "shard-00000.h5", "a") as file:
         file["audio"][5] += 1
     code, out, _ = run("verify", "corpus")

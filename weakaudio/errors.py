@@ -1,35 +1,39 @@
-"""The errors weakaudio raises on purpose: each message names the file, what was expected, what came, what to do."""
+"""Errors that a user can fix: each message names the file, what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
 
 class WeakAudioError(Exception):
-    """Base of all errors that a user can mend; the command line prints it in one line."""
+    """Base of all errors that a user can fix; the command line prints it in one line."""
 
 
 class AudioError(WeakAudioError):
-    """A recording that cannot be used: unreadable, truncated, empty, or holding NaN."""
+    """A recording that cannot be used: unreadable, truncated, empty, or with NaN samples."""
 
 
 class LabelError(WeakAudioError):
-    """A class name that is unknown, or a class list that does not fit."""
+    """An unknown class name, or a class list that does not fit."""
 
 
 class ManifestError(WeakAudioError):
-    """A clip table that is malformed or names clips that do not exist."""
+    """A malformed clip table, or one that lists clips that do not exist."""
 
 
 class StoreError(WeakAudioError):
-    """A clip store that is damaged, of another version, or used in a way it does not allow."""
+    """Stored results that are damaged, of another version or of other settings, or that another run is writing."""
+
+
+class WriteError(WeakAudioError):
+    """A file or folder that cannot be written, e.g. because the disk is full."""
 
 
 class CheckpointError(WeakAudioError):
-    """A model file that is not a weakaudio checkpoint of a version this release reads."""
+    """A model file that is not a weakaudio checkpoint of a version that this release reads."""
 
 
 class DataPrepError(WeakAudioError):
-    """A corpus on disk that is not what its preparation expects."""
+    """A data set on disk that differs from what its preparation expects."""
 
 
 class ProtocolError(WeakAudioError):
-    """An evaluation that would not be honest or cannot be done: folds, splits, labels."""
+    """An evaluation protocol (folds, splits, labels) that is impossible or would bias the result."""

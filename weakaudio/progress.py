@@ -1,4 +1,4 @@
-"""How far long work is, on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Pass items on and show a bar with `what` before it; it goes when the work is done or interrupted."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    """Yield the items and show a bar labelled `what`, which disappears at the end or when interrupted."""
+    with _bar(MofNCompleteColumn()) as bar:
         yield from bar.track(items, total=total, description=what)
 
 
 @contextmanager
 def hours_done(seconds: float, what: str) -> Iterator[Callable[[float], None]]:
-    """Show a bar of hours of audio, of `seconds` in all; call what it gives with the seconds done so far."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]:.2f} of {task.fields[hours]:.2f} h"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    """Show a bar in hours of audio, `seconds` in total; yields a function to call with the seconds done so far."""
+    with _bar(TextColumn("{task.fields[done]:.2f} of {task.fields[hours]:.2f} h")) as bar:
         task = bar.add_task(what, total=seconds, done=0.0, hours=seconds / 3600)
 
         def show(done: float) -> None:
             bar.update(task, completed=done, done=done / 3600)
 
         yield show
+
+
+def _bar(count: ProgressColumn) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,8 +1,8 @@
-"""Where the audio of AudioSet's segments lies: files in the usual namings, and Parquet shards.
+"""Index of the audio of AudioSet's segments, in files with the usual names and in Parquet shards.
 
-A file beats a shard, a file whose name has the segment's times beats one without, and otherwise the first by
-name is taken. The name of a video is 11 of A-Z, a-z, 0-9, "-" and "_"; with a "Y" before it, it is 12, so the two
-cannot be taken for one another, even where the name itself begins with "Y" or ends with "_".
+Files take precedence over shards, files whose name has the segment's times over files without, and then the first by
+name. A video id has 11 characters of A-Z, a-z, 0-9, "-" and "_"; with the prefix "Y" the name has 12, so it is
+unambiguous even if the id starts with "Y" or ends with "_".
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import EncodedAudio, audio_info, find_audio, read_audio
 from weakaudio.errors import AudioError, DataPrepError
 from weakaudio_data_prep.packing import Sound
 
-SLACK = 0.5  # seconds by which a cut file may be longer than its segment: cutters and codecs are not exact
+SLACK = 0.5  # seconds by which the file of a segment may be too long, as cutting and codecs are inexact
 _STEM = re.compile(r"Y?([\w-]{11})(?:_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?))?", re.ASCII)
-_BATCH = 16  # rows of a shard that are in memory at a time
+_BATCH = 16  # rows of a shard in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a video; start and end in seconds."""
+    """Part of a video; start and end in seconds."""
 
     ytid: str
     start: float
@@ -39,12 +38,12 @@ class Segment:
         return f"{self.ytid}_{self.start:.3f}_{self.end:.3f}"
 
     def has_times(self, start: float, end: float) -> bool:
-        """Whether times of a file's name are those of the segment, in seconds or in milliseconds."""
+        """Compare with times from a file name, in seconds or in milliseconds."""
         return any(abs(start / k - self.start) < 0.5 and abs(end / k - self.end) < 0.5 for k in (1, 1000))
 
 
 def parse_stem(stem: str) -> tuple[str, float | None, float | None] | None:
-    """Name of the video, start and end from a file's name without its extension; None if it is no such name."""
+    """Parse video id, start and end from a file name without extension; None if it has another form."""
     found = _STEM.fullmatch(stem)
     if not found:
         return None
@@ -53,16 +52,16 @@ def parse_stem(stem: str) -> tuple[str, float | None, float | None] | None:
 
 @dataclass(frozen=True)
 class SegmentSound:
-    """A segment in a file that holds it or the whole video."""
+    """A segment in a file of the segment or of the complete video."""
 
     source: Path | EncodedAudio
     segment: Segment
     begins_there: bool
-    """the file is known to begin where the segment does"""
+    """the file is known to start at the segment"""
     whole_video: bool = False
-    """the file cannot hold this segment alone, as it is that of other segments, too"""
+    """the file must be the complete video, as other segments are read from it as well"""
 
-    def read(self, sample_rate: int) -> NDArray[np.float32]:
+    def read(self, sample_rate: int) -> Waveform:
         length = self.segment.end - self.segment.start
         seconds = audio_info(self.source).seconds
         if seconds <= length + SLACK and (self.begins_there or not self.whole_video):
@@ -70,39 +69,39 @@ class SegmentSound:
         start = 0.0 if self.begins_there else self.segment.start
         if start >= seconds:
             raise AudioError(
-                f"{self.source}: lasts {seconds:.1f} s: not its segment alone ({length:.1f} s), too short for the "
-                f"whole video (the segment begins at {start:.1f} s)"
+                f"{self.source}: has {seconds:.1f} s: longer than its segment ({length:.1f} s), too short for the "
+                f"complete video (the segment starts at {start:.1f} s)"
             )
         return read_audio(self.source, sample_rate, start, length)[0]
 
 
 @dataclass(frozen=True)
 class NoSound:
-    """A clip that is there and cannot be read."""
+    """A clip that is present but cannot be read."""
 
     reason: str
 
-    def read(self, sample_rate: int) -> NDArray[np.float32]:
+    def read(self, sample_rate: int) -> Waveform:
         raise AudioError(self.reason)
 
 
 @dataclass
 class AudioIndex:
-    """Of each segment, where its audio lies."""
+    """Location of each segment's audio."""
 
     files: dict[Segment, tuple[Path, bool]] = field(default_factory=dict)
-    """path, and whether its name has the segment's times"""
+    """path, and whether the name has the segment's times"""
     rows: dict[Segment, tuple[Path, int]] = field(default_factory=dict)
     """shard and row"""
     labels: dict[Segment, list[str]] = field(default_factory=dict)
-    """what the shard says, where it does"""
+    """labels in the shard, if it has any"""
     notes: list[tuple[str, str]] = field(default_factory=list)
     several: set[str] = field(default_factory=set)
-    """videos of which more than one segment is listed"""
+    """videos with more than one listed segment"""
 
     @classmethod
     def of(cls, folder: Path, segments: Iterable[Segment]) -> AudioIndex:
-        """Search a folder for segments.
+        """Search a folder recursively for segments.
 
         Raises
         ------
@@ -125,11 +124,11 @@ class AudioIndex:
         return segment in self.files or segment in self.rows
 
     def shard_labels(self, segment: Segment) -> list[str] | None:
-        """Labels the shard gives a segment that is read from it."""
+        """Labels in the shard of a segment that is read from it."""
         return None if segment in self.files else self.labels.get(segment)
 
     def sounds(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, Sound]]:
-        """Segments with their audio: those in files in the order given, then those in shards in the shards' order."""
+        """Yield segments with their audio: first those in files as ordered, then those in shards in shard order."""
         in_shards: dict[Path, dict[int, list[Segment]]] = {}
         for segment in segments:
             if segment in self.files:
@@ -164,7 +163,7 @@ class AudioIndex:
                 if start is None or end is None or segment.has_times(start, end)
             ]
             if not fit:
-                self.notes.append((str(path.relative_to(folder)), "its times are those of no listed segment"))
+                self.notes.append((str(path.relative_to(folder)), "its times match no listed segment"))
             for segment in fit:
                 self._add_file(segment, path, start is not None)
 
@@ -175,13 +174,13 @@ class AudioIndex:
             return
         taken, other = (path, known[0]) if timed and not known[1] else (known[0], path)
         self.files[segment] = taken, timed or known[1]
-        self.notes.append((segment.key, f"found twice: {taken.name} is taken, {other.name} is not"))
+        self.notes.append((segment.key, f"found twice: {taken.name} is used, {other.name} is not"))
 
     def _search_shard(self, shard: Path, by_ytid: dict[str, list[Segment]]) -> None:
         try:
             file = pq.ParquetFile(shard)
         except (pa.ArrowException, OSError) as error:
-            self.notes.append((shard.name, f"cannot be read, its clips count as missing ({error})"))
+            self.notes.append((shard.name, f"cannot be read; its clips count as missing ({error})"))
             return
         with file:
             schema = file.schema_arrow
@@ -196,7 +195,7 @@ class AudioIndex:
                     row += 1
                     for segment in by_ytid.get(values["video_id"], ()):
                         if segment in self.rows:
-                            self.notes.append((segment.key, f"twice in shards: {shard.name}, row {row} is not taken"))
+                            self.notes.append((segment.key, f"twice in shards: {shard.name}, row {row} is not used"))
                             continue
                         self.rows[segment] = shard, row
                         if isinstance(values.get("labels"), list):
@@ -204,7 +203,7 @@ class AudioIndex:
 
 
 def _read_rows(shard: Path, rows: list[int]) -> Iterator[tuple[int, bytes | str]]:
-    """Content of the rows asked for, in order, or why there is none; reads only the row groups that hold them."""
+    """Content of the given rows in order, or the reason of a failure; reads only the row groups that have them."""
     left = rows[::-1]
     try:
         with pq.ParquetFile(shard) as file:
@@ -216,7 +215,7 @@ def _read_rows(shard: Path, rows: list[int]) -> Iterator[tuple[int, bytes | str]
                     for batch in file.iter_batches(_BATCH, row_groups=[group], columns=["audio.bytes"]):
                         while left and left[-1] < row + len(batch):
                             content = batch["audio"].field("bytes")[left[-1] - row].as_py()
-                            yield left.pop(), content or "no audio in it"
+                            yield left.pop(), content or "has no audio"
                         row += len(batch)
                 first += size
     except (pa.ArrowException, OSError) as error:

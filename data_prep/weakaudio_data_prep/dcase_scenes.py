@@ -1,30 +1,26 @@
 """Acoustic scenes of DCASE as published: TUT Acoustic Scenes 2016, TAU Urban Acoustic Scenes 2019 and 2020 Mobile.
 
 TUT Acoustic Scenes 2016 (DCASE 2016, task 1; 2017 has the same layout): 15 scenes in four folds. `meta.txt` has no
-header: file, scene and, in 2017, recording; in 2016 the file's name begins with the recording (a001_0_30.wav).
-`evaluation_setup/foldN_train.txt`, `foldN_test.txt` and `foldN_evaluate.txt` (the test part with its scenes).
+header: file, scene and, in 2017, recording; in 2016 the file name starts with the recording (a001_0_30.wav). Folds
+are in `evaluation_setup/foldN_train.txt`, `foldN_test.txt` and `foldN_evaluate.txt` (the test part with its scenes).
 
-TAU Urban Acoustic Scenes: ten scenes, one split. `meta.csv` has the columns filename, scene_label, identifier (city
-and location, e.g. lisbon-1000) and source_label (the device); `evaluation_setup/fold1_train.csv` and so on. Clips
-that are in neither part (in 2019 some of Milan) are left out.
+TAU Urban Acoustic Scenes: ten scenes, one split. `meta.csv` has columns filename, scene_label, identifier (city and
+location, e.g. lisbon-1000) and source_label (the device); the split is in `evaluation_setup/fold1_train.csv` etc.
+Clips in neither part (in 2019 some from Milan) are left out.
 
-All tables are separated by tabs. Scenes: A. Mesaros, T. Heittola, T. Virtanen, Tampere University; not for commercial
-use.
+All tables are tab-separated. By A. Mesaros, T. Heittola, T. Virtanen, Tampere University; not for commercial use.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from weakaudio.audio.io import EXTENSIONS
-from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
-from weakaudio.files import write_table
-from weakaudio_data_prep.summary import NOTES, Summary, finish
+from weakaudio_data_prep import listings
+from weakaudio_data_prep.summary import NOTES, Summary, finish, write_report
 
 FOLDS = (1, 2, 3, 4)  # of TUT
 _SETUP = "evaluation_setup"
@@ -35,8 +31,8 @@ _TAU_COLUMNS = {"filename": "file", "scene_label": "scene", "identifier": "locat
 def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 1) -> Summary:
     """Check a data set of acoustic scenes and write its manifest with the official folds or split.
 
-    The manifest has path, labels (the scene), source (the location: no two sides share one), and fold (TUT: the one
-    that tests the clip) or split (TAU: train or test) with the device.
+    The manifest has path, labels (the scene), source (the location, which folds or splits never share), and fold
+    (TUT: the fold in whose test part the clip is) or split (TAU: train or test) with the device.
 
     Parameters
     ----------
@@ -46,42 +42,38 @@ def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 
     out
         Folder of the corpus. Clips in neither part of the split are listed in its notes.csv.
     sample_rate
-        If given, Hz, the clips are also packed into a store at that rate.
+        Hz; if given, also pack the clips into a store at that rate.
     workers
-        Processes that decode while packing.
+        Processes that decode.
 
     Raises
     ------
     DataPrepError
-        A list is missing or malformed, lists contradict each other or the meta data, clips are not there, or two
-        folds or both parts of the split share a location.
+        A list is missing or malformed, lists contradict each other or the metadata, clips are missing, or two folds
+        or both parts of the split share a location.
     """
     folder, base = Path(root), Path(out)
     left_out: list[str] = []
     if (folder / "meta.txt").is_file():
-        name, side = "TUT Acoustic Scenes", "fold"
+        name, side, meta = "TUT Acoustic Scenes", "fold", "meta.txt"
         table = _read_tut(folder)
     elif (folder / "meta.csv").is_file():
-        name, side = "TAU Urban Acoustic Scenes", "split"
+        name, side, meta = "TAU Urban Acoustic Scenes", "split", "meta.csv"
         table, left_out = _read_tau(folder)
     else:
         raise DataPrepError(f"{folder}: neither meta.txt (TUT Acoustic Scenes) nor meta.csv (TAU) in it")
     _refuse_shared_locations(table, side, folder)
-    paths = _find(table["file"].tolist(), folder)
-    rows = {"labels": [[scene] for scene in table["scene"]], side: table[side], "source": table["location"]}
-    rows |= {"device": table["device"]} if "device" in table else {}
-    base.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(pd.DataFrame({"path": [os.path.relpath(path, base) for path in paths], **rows}), base)
-    summary = finish(name, manifest, base, sample_rate, workers)
-    (base / NOTES).unlink(missing_ok=True)
-    if left_out:
-        notes = {"path": left_out, "note": "left out: in neither part of the official split"}
-        write_table(pd.DataFrame(notes), base / NOTES)
+    paths = listings.relative_paths(listings.locate_clips(table["file"].tolist(), folder / "audio", meta), base)
+    rows = {"path": paths, "labels": [[scene] for scene in table["scene"]], side: table[side]}
+    rows |= {"source": table["location"]} | ({"device": table["device"]} if "device" in table else {})
+    summary = finish(name, pd.DataFrame(rows), base, sample_rate, workers)
+    notes = [(file, "left out: in neither part of the official split") for file in left_out]
+    write_report(notes, ("path", "note"), base / NOTES)
     return summary
 
 
 def _read_tut(folder: Path) -> pd.DataFrame:
-    """file, scene, location, fold."""
+    """Table of file, scene, location and fold."""
     meta = _read_meta(folder / "meta.txt")
     if "location" not in meta:
         meta["location"] = [Path(file).stem.partition("_")[0] for file in meta["file"]]
@@ -93,7 +85,7 @@ def _read_tut(folder: Path) -> pd.DataFrame:
         if tested:
             raise DataPrepError(
                 f"{folder / _SETUP}: {tested[0]} is in the test parts of folds {fold_of[tested[0]]} and {fold}; "
-                "every clip is tested once"
+                "expected exactly one"
             )
         rest = sorted(scenes.keys() - test - train)
         if rest:
@@ -108,7 +100,7 @@ def _read_tut(folder: Path) -> pd.DataFrame:
 
 
 def _read_tau(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """file, scene, location, split and perhaps device; and the files that are in neither part."""
+    """Table of file, scene, location, split and optionally device; and the files in neither part."""
     meta = _read_meta(folder / "meta.csv")
     train, test = _parts(folder / _SETUP, 1, ".csv", dict(zip(meta["file"], meta["scene"], strict=True)))
     split = meta["file"].map({**dict.fromkeys(train, "train"), **dict.fromkeys(test, "test")})
@@ -124,12 +116,12 @@ def _read_meta(path: Path) -> pd.DataFrame:
     if missing:
         names = {ours: theirs for theirs, ours in _TAU_COLUMNS.items()} if path.suffix == ".csv" else {}
         listed = " and ".join(sorted(names.get(column, column) for column in missing))
-        raise DataPrepError(f"{path}: column {listed} missing; columns are separated by tabs")
+        raise DataPrepError(f"{path}: column {listed} missing; expected a tab-separated table")
     return meta
 
 
 def _parts(setup: Path, fold: int, suffix: str, scenes: dict[str, str]) -> tuple[set[str], set[str]]:
-    """Files of the train and of the test part of a fold."""
+    """Files in the train part and in the test part of a fold."""
     train = _read_list(setup / f"fold{fold}_train{suffix}", scenes)
     paths = [setup / f"fold{fold}_{part}{suffix}" for part in ("evaluate", "test")]
     tests = [_read_list(path, scenes) for path in paths if path.is_file()]
@@ -138,53 +130,41 @@ def _parts(setup: Path, fold: int, suffix: str, scenes: dict[str, str]) -> tuple
     if len(tests) == 2 and (odd := sorted(tests[0] ^ tests[1])):
         raise DataPrepError(f"{setup}: {odd[0]} is in only one of {paths[0].name} and {paths[1].name}")
     if both := sorted(train & tests[0]):
-        raise DataPrepError(f"{setup}: {both[0]} is in the train and in the test part of fold {fold}")
+        raise DataPrepError(f"{setup}: {both[0]} is in both the train and the test part of fold {fold}")
     return train, tests[0]
 
 
 def _read_list(path: Path, scenes: dict[str, str]) -> set[str]:
     if not path.is_file():
-        raise DataPrepError(f"{path}: no such list; it comes with the meta data of the set")
+        raise DataPrepError(f"{path}: no such list; it is published with the metadata")
     table = _read_table(path)
     if "file" not in table:
-        raise DataPrepError(f"{path}: column filename missing; columns are separated by tabs")
+        raise DataPrepError(f"{path}: column filename missing; expected a tab-separated table")
     for file in table["file"]:
         if file not in scenes:
-            raise DataPrepError(f"{path}: clip {file} is not in the meta data")
+            raise DataPrepError(f"{path}: clip {file} is not in the metadata")
     if "scene" in table:
         for file, scene in zip(table["file"], table["scene"], strict=True):
             if scene != scenes[file]:
-                raise DataPrepError(f"{path}: clip {file} is {scene!r} here and {scenes[file]!r} in the meta data")
+                raise DataPrepError(f"{path}: clip {file} is {scene!r} here and {scenes[file]!r} in the metadata")
     return set(table["file"])
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Rows of a list or of the meta data, under our names; .csv has a header, .txt has none."""
+    """Read a list or the metadata with renamed columns; .csv has a header, .txt has none."""
     header = path.suffix == ".csv"
-    try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            header=0 if header else None,
-            dtype=str,
-            keep_default_na=False,
-            na_values=[""],
-            quoting=csv.QUOTE_NONE,
-        )
-    except ValueError as error:  # also what is not UTF-8
-        raise DataPrepError(f"{path}: not a table ({error})") from error
+    options = {"dtype": str, "keep_default_na": False, "na_values": [""], "quoting": csv.QUOTE_NONE}
+    table = listings.read_listing(path, sep="\t", header=0 if header else None, **options)
     if header:
         table = table.rename(columns=_TAU_COLUMNS)
         table = table[[column for column in table if column in _TAU_COLUMNS.values()]]
     elif len(table.columns) > len(_TUT_COLUMNS):
-        raise DataPrepError(f"{path}: {len(table.columns)} columns; expected file, scene and perhaps the recording")
+        raise DataPrepError(f"{path}: {len(table.columns)} columns; expected file, scene and, optionally, recording")
     else:
         table.columns = pd.Index(_TUT_COLUMNS[: len(table.columns)])
-    gaps = table.isna().any(axis=1).to_numpy()
-    if gaps.any():
-        raise DataPrepError(f"{path}: line {int(gaps.argmax()) + 1 + header} has an empty cell")
-    if "file" in table and table["file"].duplicated().any():
-        raise DataPrepError(f"{path}: clip {table['file'][table['file'].duplicated()].iloc[0]} is listed twice")
+    listings.refuse_empty_cells(table, path, 1 + header)
+    if "file" in table:
+        listings.refuse_repeated(table["file"], path)
     return table
 
 
@@ -194,20 +174,6 @@ def _refuse_shared_locations(table: pd.DataFrame, side: str, folder: Path) -> No
     if len(shared):
         where = " and ".join(str(name) for name in shared.iloc[0])
         raise DataPrepError(
-            f"{folder / _SETUP}: {len(shared)} locations are on two sides, the first: {shared.index[0]} in {side} "
-            f"{where}; take the lists as they are published"
+            f"{folder / _SETUP}: {len(shared)} locations are shared, the first: {shared.index[0]} in {side} {where}; "
+            "use the lists as published"
         )
-
-
-def _find(files: list[str], folder: Path) -> list[Path]:
-    """Where each clip is: the lists say .wav, the audio may be in another format."""
-    if not (folder / "audio").is_dir():
-        raise DataPrepError(f"{folder}: no folder audio/ in it")
-    by_stem = {path.stem: path for path in sorted((folder / "audio").iterdir()) if path.suffix.lower() in EXTENSIONS}
-    absent = [file for file in files if Path(file).stem not in by_stem]
-    if absent:
-        raise DataPrepError(
-            f"{folder / 'audio'}: {len(absent)} of {len(files)} clips are not there, the first: {absent[0]}; "
-            "unpack all parts of the audio into this folder"
-        )
-    return [by_stem[Path(file).stem] for file in files]

@@ -1,82 +1,57 @@
-"""ESC-50 (K. J. Piczak, 2015): 2,000 clips of 5 s, 50 classes, five folds; and its part ESC-10 in folders.
+"""ESC-50 (K. J. Piczak, 2015): 2,000 clips of 5 s, 50 classes, five folds; and its subset ESC-10 in folders.
 
-As published, four of its recordings (131943, 134049, 209698, 234879) are in two folds each, under different
-classes. The official folds are kept as they are; what must not share recordings looks at the column `source`.
+As published, four of its recordings (131943, 134049, 209698, 234879) are in two folds each, under different classes.
+The official folds are kept; protocols that must not share recordings between folds use the column `source`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from weakaudio.audio.io import EXTENSIONS
-from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
+from weakaudio_data_prep import listings
 from weakaudio_data_prep.summary import Summary, finish
 
 _CLASS_FOLDER = re.compile(r"\d{3} - (.+)")  # ESC-10: "001 - Dog bark"
 
 
 def prepare(root: str, out: str, sample_rate: int | None = None, workers: int = 1) -> Summary:
-    """Check ESC-50 or ESC-10 and write its manifest (path, labels, fold, source), with official folds.
+    """Check ESC-50 or ESC-10 and write its manifest (path, labels, fold, source) with the official folds.
 
     Parameters
     ----------
     root
-        ESC-50 as published (`esc50.csv` beside `audio/`, or in `meta/`; audio in any format), or the ESC-10
-        layout: a folder "NNN - Class name" for each class, the fold first in each file's name.
+        ESC-50 as published (`esc50.csv` beside `audio/`, or in `meta/`; audio in any format), or ESC-10 as published:
+        a folder "NNN - Class name" for each class, with file names that start with the fold.
     out
         Folder of the corpus.
     sample_rate
-        If given, Hz, the clips are also packed into a store at that rate.
+        Hz; if given, also pack the clips into a store at that rate.
     workers
-        Processes that decode while packing.
+        Processes that decode.
 
     Raises
     ------
     DataPrepError
         Clips, classes or folds are not those of the data set.
     """
-    folder = Path(root)
-    listing = next((p for p in (folder / "esc50.csv", folder / "meta" / "esc50.csv") if p.is_file()), None)
-    if listing:
-        table, n_classes = _read_esc50(folder, listing), 50
-    else:
-        table, n_classes = _read_esc10(folder), 10
+    folder, base = Path(root), Path(out)
+    listing = listings.find_listing(folder, "esc50.csv", "meta/esc50.csv")
+    table, n_classes = (_read_esc50(folder, listing), 50) if listing else (_read_esc10(folder), 10)
     _check_counts(table, folder, n_classes)
-    base = Path(out)
-    base.mkdir(parents=True, exist_ok=True)
-    table["path"] = [os.path.relpath(path, base) for path in table["path"]]
-    name = f"ESC-{n_classes}"
-    return finish(name, Manifest(table, base), base, sample_rate, workers)
+    table["path"] = listings.relative_paths(table["path"], base)
+    return finish(f"ESC-{n_classes}", table, base, sample_rate, workers)
 
 
 def _read_esc50(folder: Path, listing: Path) -> pd.DataFrame:
-    try:
-        rows = pd.read_csv(listing, dtype={"src_file": str})
-    except ValueError as error:  # also what is not UTF-8
-        raise DataPrepError(f"{listing}: not a CSV table ({error})") from error
-    if not (folder / "audio").is_dir():
-        raise DataPrepError(f"{folder}: no folder audio/ in it, where the clips of {listing.name} should be")
-    missing = {"filename", "fold", "category", "src_file"} - set(rows.columns)
-    if missing:
-        raise DataPrepError(f"{listing}: column {' and '.join(sorted(missing))} missing")
-    by_stem = {path.stem: path for path in sorted((folder / "audio").iterdir()) if path.suffix.lower() in EXTENSIONS}
-    stems = [Path(name).stem for name in rows["filename"]]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise DataPrepError(f"{listing}: clip {twice[0]} is listed more than once")
-    absent = [stem for stem in stems if stem not in by_stem]
-    if absent:
-        raise DataPrepError(
-            f"{folder / 'audio'}: {len(absent)} clips of {listing.name} missing, the first: {absent[0]}"
-        )
+    rows = listings.read_listing(listing, ("filename", "fold", "category", "src_file"), dtype={"src_file": str})
+    listings.refuse_repeated(rows["filename"].map(lambda name: Path(name).stem), listing)
     return pd.DataFrame(
         {
-            "path": [by_stem[stem] for stem in stems],
+            "path": listings.locate_clips(rows["filename"].tolist(), folder / "audio", listing.name),
             "labels": [[name] for name in rows["category"]],
             "fold": rows["fold"],
             "source": rows["src_file"],
@@ -90,10 +65,10 @@ def _read_esc10(folder: Path) -> pd.DataFrame:
         match = _CLASS_FOLDER.fullmatch(class_folder.name)
         if not match or not class_folder.is_dir():
             continue
-        for path in sorted(class_folder.iterdir()):
+        label = match[1].lower().replace(" ", "_")
+        for path in listings.audio_files(class_folder):
             parts = path.stem.split("-")
-            if path.suffix.lower() in EXTENSIONS and len(parts) >= 2 and parts[0].isdigit():
-                label = match[1].lower().replace(" ", "_")
+            if len(parts) >= 2 and parts[0].isdigit():
                 rows.append({"path": path, "labels": [label], "fold": int(parts[0]), "source": parts[1]})
     if not rows:
         raise DataPrepError(f"{folder}: neither esc50.csv nor folders '001 - Dog bark', ... in it")

@@ -1,4 +1,4 @@
-"""Folds of one's own recordings: all clips of a recording share one, and every class is spread evenly over them."""
+"""Folds of own recordings: all clips of a recording are in one fold, and classes are spread evenly."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from weakaudio.errors import DataPrepError
 def grouped_folds(
     labels: Sequence[Sequence[str]], recordings: Sequence[Hashable], n_folds: int, name: str
 ) -> list[int]:
-    """The fold of each clip, from 1 to `n_folds`; the same clips in the same order get the same folds.
+    """Assign a fold from 1 to `n_folds` to each clip; deterministic for the same clips in the same order.
 
-    Recordings are dealt out class by class, the rarest class first and the longest recording first: each to the fold
-    with the fewest clips of that class, of these to the one with the fewest clips, of these to the first. So a class
-    is in every fold if it has a recording of its own for each. (scikit-learn's `StratifiedGroupKFold` takes one label
-    a clip, and can leave a fold without a class where recordings have clips of several.)
+    Recordings are assigned class by class, the rarest class and the recording with most of its clips first: each to
+    the fold with the fewest clips of the class, then with the fewest clips, then to the first. A class is therefore
+    in every fold if it has enough recordings without other classes. (scikit-learn's `StratifiedGroupKFold` takes one
+    label per clip, and can leave a fold without a class if recordings have clips of several.)
 
     Parameters
     ----------
     labels
-        Class names of each clip, none or more.
+        Class names of each clip, any number.
     recordings
-        The recording that each clip was cut from.
+        Recording that each clip was cut from.
     name
-        What the clips are of; goes into messages.
+        Name of the data set in messages.
 
     Raises
     ------
@@ -37,8 +37,8 @@ def grouped_folds(
     if n_folds < 2:
         raise DataPrepError(f"{name}: {n_folds} folds; at least 2 are needed")
     clips = Counter(recordings)
-    place = {recording: n for n, recording in enumerate(clips)}
-    by_class: dict[str, Counter[Hashable]] = defaultdict(Counter)  # clips of each recording that have the class
+    position = {recording: n for n, recording in enumerate(clips)}
+    by_class: dict[str, Counter[Hashable]] = defaultdict(Counter)  # clips of the class in each recording
     for names, recording in zip(labels, recordings, strict=True):
         for label in names:
             by_class[label][recording] += 1
@@ -46,7 +46,7 @@ def grouped_folds(
     total = [0] * n_folds  # clips in each fold
     fold_of: dict[Hashable, int] = {}
 
-    def deal(recording: Hashable, counts: list[int]) -> None:
+    def assign(recording: Hashable, counts: list[int]) -> None:
         fold = min(range(n_folds), key=lambda k: (counts[k], total[k], k))
         fold_of[recording] = fold
         total[fold] += clips[recording]
@@ -54,17 +54,17 @@ def grouped_folds(
             of_class[label][fold] += found[recording]
 
     for label, found in sorted(by_class.items(), key=lambda item: (len(item[1]), item[0])):
-        for recording in sorted(found, key=lambda recording: (-found[recording], place[recording])):
+        for recording in sorted(found, key=lambda recording: (-found[recording], position[recording])):
             if recording not in fold_of:
-                deal(recording, of_class[label])
+                assign(recording, of_class[label])
     for recording in clips:
-        if recording not in fold_of:  # no clip of it has a class
-            deal(recording, total)
+        if recording not in fold_of:  # none of its clips has a label
+            assign(recording, total)
     return [fold_of[recording] + 1 for recording in recordings]
 
 
 def refuse_copies(paths: Iterable[Path], recordings: Iterable[Hashable], name: str) -> None:
-    """Refuse files with the same content that count as different recordings: folds would share them unseen.
+    """Refuse identical files in different recordings, which folds would share unnoticed.
 
     Raises
     ------
@@ -80,15 +80,15 @@ def refuse_copies(paths: Iterable[Path], recordings: Iterable[Hashable], name: s
             other, of = seen.setdefault(_digest(path), (path, recording))
             if of != recording:
                 raise DataPrepError(
-                    f"{name}: {path} is a copy of {other}, and folds must not share a recording: delete one of them, "
-                    "or name the recording of both (column `source`, or --group)"
+                    f"{name}: {path} is a copy of {other}, and folds must not share recordings: delete one of them, "
+                    "or give both the same recording (column `source`, or --group)"
                 )
 
 
 def refuse_rare_classes(
     labels: Sequence[Sequence[str]], recordings: Sequence[Hashable], n_folds: int, name: str
 ) -> None:
-    """Refuse a class with fewer recordings than folds: it could not be in all of them.
+    """Refuse a class with fewer recordings than folds, which cannot be in all of them.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def refuse_rare_classes(
             of_class[label].add(recording)
     for label, found in sorted(of_class.items(), key=lambda item: (len(item[1]), item[0])):
         if len(found) < n_folds:
-            fewer = f"ask for {len(found)} folds, " if len(found) > 1 else ""
+            fewer = f"use {len(found)} folds, " if len(found) > 1 else ""
             raise DataPrepError(
                 f"{name}: class {label!r} has {len(found)} recordings, fewer than the {n_folds} folds: "
                 f"add recordings of it, {fewer}or leave the class out"

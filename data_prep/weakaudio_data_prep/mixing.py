@@ -1,4 +1,4 @@
-"""Mixing of sound events over a background: what all corpora that are mixed have in common."""
+"""Mixing of sound events over backgrounds, shared by all synthetic corpora."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import AudioError, DataPrepError
+from weakaudio.files import atomic_write
 from weakaudio.progress import progress
 
-Audio = NDArray[np.float32]
-Events = dict[str, list[tuple[str, Audio]]]  # name and trimmed audio of each event, by class
+Events = dict[str, list[tuple[str, Waveform]]]  # name and trimmed audio of each event, by class
 
-MORE_OF_A_CLASS = 0.3  # chance that one more event of the same class follows
-BACKGROUND_DB = (-45.0, -30.0)  # RMS of the background under full scale
-SETTINGS = "settings.json"  # what a corpus was mixed with
-_FADE = 0.01  # seconds, where an event is cut in and out
-_ACTIVE_DB = 40.0  # a source is trimmed where it is this far under its loudest 20 ms
+MORE_OF_A_CLASS = 0.3  # probability of another event of the same class
+_BACKGROUND_DB = (-45.0, -30.0)  # range of the background's RMS level below full scale
+SETTINGS = "settings.json"  # settings that a corpus was mixed with
+_FADE = 0.01  # seconds, at the start and end of an event
+_ACTIVE_DB = 40.0  # sources are trimmed where they are this far below their loudest 20 ms
 
 
 @dataclass
@@ -30,31 +30,29 @@ class Event:
 
     label: str
     source: str
-    audio: Audio
+    audio: Waveform
     onset: int
     snr_db: float
 
 
 def refuse_other_settings(path: Path, settings: dict[str, object]) -> None:
-    """Clips that are there stay, so the folder can only go on with what it was begun with.
+    """Keep the settings of a corpus beside it: it can only be resumed with the same ones, as its clips are kept.
 
     Raises
     ------
     DataPrepError
-        It was begun with others.
+        The folder was started with other settings.
     """
     text = json.dumps(settings, indent=1, default=list) + "\n"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
-        raise DataPrepError(
-            f"{path.parent}: begun with other settings ({path.name}); delete it or name another folder"
-        )
+        raise DataPrepError(f"{path.parent}: made with other settings ({path.name}); delete it or use another")
 
 
 def load_events(manifest: Manifest, sample_rate: int, broken: list[tuple[str, str]]) -> Events:
-    """Trimmed events by class; those that cannot be read go into `broken`, with the reason.
+    """Read and trim events, by class; appends those that cannot be read to `broken`, with the reason.
 
     Raises
     ------
@@ -65,7 +63,7 @@ def load_events(manifest: Manifest, sample_rate: int, broken: list[tuple[str, st
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
     for name, path, labels in progress(rows, len(rows), "reading events"):
         if len(labels) != 1:
-            raise DataPrepError(f"{path}: has the labels {labels}; an event needs exactly one")
+            raise DataPrepError(f"{path}: has labels {labels}; expected exactly one")
         try:
             audio = _trim(read_audio(path, sample_rate)[0], sample_rate)
         except AudioError as error:
@@ -78,7 +76,7 @@ def load_events(manifest: Manifest, sample_rate: int, broken: list[tuple[str, st
 def place_event(
     rng: np.random.Generator, label: str, events: Events, n_samples: int, snr_db: tuple[float, float]
 ) -> Event:
-    """One event of a class, anywhere in a clip of `n_samples`, cut if it is longer, at a level drawn uniformly."""
+    """Draw an event of a class, its position in a clip of `n_samples` (cropped if longer) and its level."""
     name, audio = events[label][rng.integers(len(events[label]))]
     if len(audio) > n_samples:
         begin = rng.integers(len(audio) - n_samples + 1)
@@ -87,18 +85,24 @@ def place_event(
     return Event(label, Path(name).name, audio, onset, float(rng.uniform(*snr_db)))
 
 
-def mix(events: list[Event], bed: Audio, sample_rate: int) -> Audio:
-    """Events at their signal-to-noise ratio over the background; scaled down as a whole if it would clip."""
+def scale_background(rng: np.random.Generator, audio: Waveform) -> Waveform:
+    """Scale a background to a random level, drawn uniformly in dB."""
+    level = 10 ** (rng.uniform(*_BACKGROUND_DB) / 20)
+    return audio * np.float32(level / (_rms(audio) + 1e-9))
+
+
+def mix(events: list[Event], bed: Waveform, sample_rate: int) -> Waveform:
+    """Mix events over the background at their signal-to-noise ratios; scaled down if the mixture would clip."""
     mixture = bed.copy()
-    floor = rms(bed)
+    level = _rms(bed)
     for event in events:
-        gain = floor * 10 ** (event.snr_db / 20) / (rms(event.audio) + 1e-9)
+        gain = level * 10 ** (event.snr_db / 20) / (_rms(event.audio) + 1e-9)
         mixture[event.onset : event.onset + len(event.audio)] += np.float32(gain) * _fade(event.audio, sample_rate)
     peak = float(np.abs(mixture).max())
     return mixture * np.float32(0.99 / peak) if peak > 0.99 else mixture
 
 
-def _fade(audio: Audio, sample_rate: int) -> Audio:
+def _fade(audio: Waveform, sample_rate: int) -> Waveform:
     ramp = np.ones(len(audio), dtype=np.float32)
     size = min(int(_FADE * sample_rate), len(audio) // 2)
     if size:
@@ -107,18 +111,18 @@ def _fade(audio: Audio, sample_rate: int) -> Audio:
     return audio * ramp
 
 
-def rms(audio: Audio) -> float:
-    """Root mean square."""
+def _rms(audio: Waveform) -> float:
+    """Root mean square level."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
 def _seconds(samples: int, sample_rate: int) -> float:
-    """Whole microseconds, rounded down, so that no event ends after its clip."""
+    """Seconds rounded down to microseconds, so that no event ends after its clip."""
     return (samples * 1_000_000 // sample_rate) / 1_000_000
 
 
 def truth(key: str, events: list[Event], sample_rate: int) -> list[dict[str, object]]:
-    """Rows of events.csv for one clip."""
+    """Rows of events.csv for a clip."""
     return [
         {
             "path": key,
@@ -132,8 +136,8 @@ def truth(key: str, events: list[Event], sample_rate: int) -> list[dict[str, obj
     ]
 
 
-def _trim(audio: Audio, sample_rate: int) -> Audio:
-    """The part between the first and the last 20 ms that are within 40 dB of the loudest 20 ms."""
+def _trim(audio: Waveform, sample_rate: int) -> Waveform:
+    """Trim to the part between the first and the last 20 ms within 40 dB of the loudest 20 ms."""
     size = sample_rate // 50
     padded = np.pad(audio, (0, -len(audio) % size))
     power = np.square(padded.reshape(-1, size)).mean(1)

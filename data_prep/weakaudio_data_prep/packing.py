@@ -1,7 +1,7 @@
-"""Packing: clips are decoded by several processes and written to a store by one, in their order.
+"""Packing: several processes decode clips, and one writes them to a store in their order.
 
-Where shards end hangs on the clips and their order alone. So the store is byte-equal for any number of processes
-and of kills.
+The store depends only on the clips and their order, so it is byte-equal for any number of processes and
+interruptions.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import read_audio, to_int16
 from weakaudio.data.store import StoreWriter
 from weakaudio.errors import AudioError, DataPrepError
 from weakaudio.progress import progress
 
-_AHEAD = 4  # clips that each process may be ahead of the writer: bounds memory
+_AHEAD = 4  # clips per process decoded ahead of the writer, to bound memory
 
 
 class Sound(Protocol):
-    """Where a clip's audio comes from; goes to another process, which reads it."""
+    """Source of a clip's audio; pickled, as other processes read it."""
 
-    def read(self, sample_rate: int) -> NDArray[np.float32]:
-        """Mono audio (N,) at `sample_rate` (Hz); raises AudioError."""
+    def read(self, sample_rate: int) -> Waveform:
+        """Decode to mono audio (N,) at `sample_rate` (Hz), or raise AudioError."""
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A whole file."""
+    """A clip that is a whole file."""
 
     path: Path
 
-    def read(self, sample_rate: int) -> NDArray[np.float32]:
+    def read(self, sample_rate: int) -> Waveform:
         return read_audio(self.path, sample_rate)[0]
 
 
@@ -60,15 +61,15 @@ class Clip:
 def pack(
     clips: Iterable[Clip], total: int, writer: StoreWriter, workers: int, what: str = "packing"
 ) -> list[tuple[str, str]]:
-    """Add clips to a store, in their order; those that it holds are passed over.
+    """Add clips to a store in their order, except those that it already has.
 
     Parameters
     ----------
     total
-        How many clips there are, for the progress bar.
+        Number of clips, for the progress bar.
     workers
-        Processes that decode; 1 is this one alone. More are started afresh ("spawn"), so a script that asks for
-        them needs `if __name__ == "__main__"`.
+        Processes that decode; 1 is this process. More are started with "spawn", so a script that requests them needs
+        `if __name__ == "__main__"`.
 
     Returns
     -------
@@ -78,12 +79,12 @@ def pack(
     Raises
     ------
     DataPrepError
-        Fewer than one worker; a worker process died.
-    StoreError
+        Fewer than one worker, or a worker process died.
+    WriteError
         The store cannot be written.
     """
     if workers < 1:
-        raise DataPrepError(f"workers: {workers}, at least 1 is needed")
+        raise DataPrepError(f"workers: {workers}, must be at least 1")
     failures: list[tuple[str, str]] = []
     todo = (clip for clip in progress(clips, total, what) if clip.key not in writer.keys)
     decoded = _decode_here(todo, writer.sample_rate) if workers == 1 else _decode(todo, writer.sample_rate, workers)
@@ -96,7 +97,7 @@ def pack(
     return failures
 
 
-_Decoded = NDArray[np.int16] | str  # samples, or why there are none
+_Decoded = NDArray[np.int16] | str  # samples, or the reason of a failure
 
 
 def _read(sound: Sound, sample_rate: int) -> _Decoded:
@@ -113,7 +114,7 @@ def _decode_here(clips: Iterable[Clip], sample_rate: int) -> Generator[tuple[Cli
 
 def _decode(clips: Iterable[Clip], sample_rate: int, workers: int) -> Generator[tuple[Clip, _Decoded], None, None]:
     waiting: deque[tuple[Clip, Future[_Decoded]]] = deque()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _exit_with_parent)
     try:
         for clip in clips:
             waiting.append((clip, pool.submit(_read, clip.sound, sample_rate)))
@@ -125,14 +126,14 @@ def _decode(clips: Iterable[Clip], sample_rate: int, workers: int) -> Generator[
             yield first, audio.result()
     except BrokenProcessPool as error:
         raise DataPrepError(
-            "packing: a worker process died (out of memory?); the same command goes on, give it fewer workers"
+            "packing: a worker process died (out of memory?); run the same command with fewer workers to resume"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_with_parent() -> None:
-    """In a worker: end when the run that started it is killed; leave Ctrl-C to that run."""
+def _exit_with_parent() -> None:
+    """Initialise a worker: exit when its parent is killed, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

@@ -1,8 +1,8 @@
-"""What a preparation did, and the steps all of them end with: packing clips, listing failures, the manifest."""
+"""The steps that end every preparation: pack clips, list failures, write manifest and class list, summarise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,38 +17,38 @@ from weakaudio.errors import AudioError, DataPrepError
 from weakaudio.files import write_table
 from weakaudio_data_prep.packing import Clip, SoundFile, pack
 
-NOTES = "notes.csv"  # path and note of each clip that a preparation treated in a way of its own
+NOTES = "notes.csv"  # path and note of each clip that was treated specially
 
 
 @dataclass
 class Summary:
-    """What a preparation wrote."""
+    """Result of a preparation."""
 
     name: str
     out: Path
     n_clips: int
     n_classes: int
     seconds: float
-    """audio, all clips together"""
+    """total length of all clips"""
     groups: dict[str, int] = field(default_factory=dict)
-    """clips by split or fold"""
+    """number of clips by split or fold"""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """path and reason of each clip that was left out"""
     missing: int = 0
-    """clips that are listed by the data set and not there"""
+    """number of listed clips without audio"""
 
     def __str__(self) -> str:
         groups = ", ".join(f"{name}: {count}" for name, count in self.groups.items())
         text = f"{self.name}: {self.n_clips} clips, {self.n_classes} classes, {self.seconds / 3600:.2f} h"
         text += f" ({groups})" if groups else ""
-        text += f"; {self.missing} listed clips are not there" if self.missing else ""
+        text += f"; {self.missing} listed clips are missing" if self.missing else ""
         text += f"; {len(self.failures)} left out, see {self.out / FAILURES}" if self.failures else ""
         return f"{text} -> {self.out}"
 
 
 def finish(
     name: str,
-    manifest: Manifest,
+    table: pd.DataFrame,
     out: Path,
     sample_rate: int | None,
     workers: int = 1,
@@ -57,33 +57,30 @@ def finish(
 ) -> Summary:
     """Write manifest, class list and, if a rate is given, the clip store.
 
-    Clips that cannot be read are left out of manifest and store and listed in failures.csv. A run that was killed
-    goes on where it was; one whose labels differ from those packed before corrects them in the store.
+    Clips that cannot be read are left out of manifest and store, and listed in failures.csv. A killed run is resumed;
+    labels that differ from those packed before are corrected in the store.
 
     Parameters
     ----------
+    table
+        The manifest: path (relative to `out`), labels, and fold, split or source.
     workers
         Processes that decode, as in `pack`.
     label_set
-        Classes in the order of a network's outputs; those that occur, sorted, if not given.
+        Classes in the order of a network's outputs; None for all that occur, sorted.
     sounds
-        Given the keys that are packed already, yields the manifest's other clips; without it, each clip is a file.
+        Given the keys packed already, yields the other clips; None reads each clip from the file at its path.
 
     Raises
     ------
     DataPrepError
         No clip can be read.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if sample_rate:
-        seconds, failures = _pack(manifest, out, sample_rate, workers, sounds)
-    else:
-        seconds, failures = _check(manifest)
-    (out / FAILURES).unlink(missing_ok=True)
-    if failures:
-        write_table(pd.DataFrame(failures, columns=["path", "reason"]), out / FAILURES)
-    left_out = {path for path, _ in failures}
-    table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
+    out.mkdir(parents=True, exist_ok=True)  # paths relative to it can be opened only if it exists
+    manifest = Manifest(table, out)
+    seconds, failures = _pack(manifest, sample_rate, workers, sounds) if sample_rate else _check(manifest)
+    write_report(failures, ("path", "reason"), out / FAILURES)
+    table = table[~table["path"].isin({path for path, _ in failures})].reset_index(drop=True)
     if table.empty:
         raise DataPrepError(f"{out}: none of {len(manifest)} clips can be read; see {out / FAILURES}")
     label_set = label_set or manifest.label_set
@@ -94,25 +91,26 @@ def finish(
     return Summary(name, out, len(table), len(label_set), seconds, groups, failures)
 
 
+def write_report(rows: Sequence[Sequence[object]], columns: Sequence[str], path: Path) -> None:
+    """Write rows as CSV; without rows, delete the report of an earlier run."""
+    if rows:
+        write_table(pd.DataFrame(rows, columns=list(columns)), path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _pack(
-    manifest: Manifest,
-    out: Path,
-    sample_rate: int,
-    workers: int,
-    sounds: Callable[[Set[str]], Iterable[Clip]] | None,
+    manifest: Manifest, sample_rate: int, workers: int, sounds: Callable[[Set[str]], Iterable[Clip]] | None
 ) -> tuple[float, list[tuple[str, str]]]:
     rows = list(zip(manifest.table["path"], manifest.paths, manifest.table["labels"], strict=True))
-    with StoreWriter(out / STORE, sample_rate) as writer:
+    with StoreWriter(manifest.root / STORE, sample_rate) as writer:
         writer.relabel({key: labels for key, _, labels in rows})
         todo = [Clip(key, labels, SoundFile(path)) for key, path, labels in rows if key not in writer.keys]
         failures = pack(sounds(writer.keys) if sounds else todo, len(todo), writer, workers)
-        packed = bool(writer.keys)
-    return _seconds(out, set(manifest.table["path"])) if packed else 0.0, failures
-
-
-def _seconds(out: Path, keys: set[str]) -> float:
-    store = ClipStore(out / STORE)
-    return float(store.n_samples[[key in keys for key in store.keys]].sum()) / store.sample_rate
+        if not writer.keys:
+            return 0.0, failures
+    store, keys = ClipStore(manifest.root / STORE), set(manifest.table["path"])
+    return float(store.n_samples[[key in keys for key in store.keys]].sum()) / store.sample_rate, failures
 
 
 def _check(manifest: Manifest) -> tuple[float, list[tuple[str, str]]]:

@@ -1,7 +1,7 @@
-"""Sounds of this project's own synthesis: twelve kinds, each with parameters drawn anew for every sound.
+"""Synthesised sounds of twelve kinds, with random parameters for each sound.
 
-They are test signals with a known answer, not imitations of recordings: a tutorial and a test suite need
-sounds that can be made anywhere, in any number, without a download.
+They are test signals for tutorials and tests, which need any number of sounds without a download; they do not imitate
+recordings.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import write_wav
-from weakaudio.data.manifest import Manifest
 from weakaudio.progress import progress
 from weakaudio_data_prep.summary import Summary, finish
 
-Audio = NDArray[np.float32]
 Rng = np.random.Generator
 
 
@@ -28,7 +27,7 @@ def _time(seconds: float, rate: int) -> NDArray[np.float64]:
 
 
 def _phase(frequency: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
-    """Phase, in radians, of a tone whose frequency (Hz) varies by sample."""
+    """Phase in radians of a tone with a frequency (Hz) per sample."""
     return 2 * np.pi * np.cumsum(frequency) / rate
 
 
@@ -41,7 +40,7 @@ def _band(noise: NDArray[np.float64], low: float, high: float, rate: int) -> NDA
 def _repeat(
     rng: Rng, hit: Callable[[], NDArray[np.float64]], seconds: float, gap: tuple[float, float], rate: int
 ) -> NDArray[np.float64]:
-    """One hit after another, `gap` seconds (drawn between its two) apart with some jitter."""
+    """Repeat a sound with jitter; `gap` is the range of the mean interval in seconds."""
     audio = np.zeros(int(seconds * rate))
     step, at = rng.uniform(*gap), 0.0
     while at < seconds - 0.05:
@@ -139,29 +138,19 @@ def _whistle(rng: Rng, seconds: float, rate: int) -> NDArray[np.float64]:
 
 
 KINDS: dict[str, Callable[[Rng, float, int], NDArray[np.float64]]] = {
-    "beep": _beep,
-    "bell": _bell,
-    "bird": _bird,
-    "buzzer": _buzzer,
-    "clapping": _clapping,
-    "drip": _drip,
-    "drum": _drum,
-    "engine": _engine,
-    "knock": _knock,
-    "siren": _siren,
-    "steam": _steam,
-    "whistle": _whistle,
+    function.__name__.removeprefix("_"): function
+    for function in [_beep, _bell, _bird, _buzzer, _clapping, _drip, _drum, _engine, _knock, _siren, _steam, _whistle]
 }
 
 
-def synthesise(kind: str, rng: Rng, seconds: float, sample_rate: int) -> Audio:
-    """One sound: (seconds * sample_rate,) float32, peak 0.5."""
+def synthesise(kind: str, rng: Rng, seconds: float, sample_rate: int) -> Waveform:
+    """Synthesise a sound: (seconds * sample_rate,) float32 with peak 0.5."""
     audio = KINDS[kind](rng, seconds, sample_rate)
     return (0.5 * audio / np.abs(audio).max()).astype(np.float32)
 
 
-def background(rng: Rng, n_samples: int, sample_rate: int) -> Audio:
-    """Noise of a random colour (power falls with frequency to the 0 .. 2), RMS 0.1; (n_samples,) float32."""
+def background(rng: Rng, n_samples: int, sample_rate: int) -> Waveform:
+    """Synthesise noise with a power spectrum of f^-a, a random in [0, 2]: (n_samples,) float32 with RMS 0.1."""
     frequencies = np.maximum(np.fft.rfftfreq(n_samples, 1 / sample_rate), 20.0)
     spectrum = np.fft.rfft(rng.standard_normal(n_samples)) * frequencies ** (-rng.uniform(0, 2) / 2)
     noise = np.fft.irfft(spectrum, n_samples)
@@ -169,34 +158,29 @@ def background(rng: Rng, n_samples: int, sample_rate: int) -> Audio:
 
 
 def prepare(
-    out: str,
-    per_class: int = 40,
-    sample_rate: int = 16000,
-    seconds: tuple[float, float] = (0.8, 2.5),
-    seed: int = 0,
+    out: str, per_class: int = 40, sample_rate: int = 16000, seconds: tuple[float, float] = (0.8, 2.5), seed: int = 0
 ) -> Summary:
-    """Write a corpus of synthetic sounds: WAV files in a folder for each kind, and a manifest with five folds.
+    """Write a corpus of synthetic sounds: WAV files in a folder per kind, and a manifest with five folds.
 
     Parameters
     ----------
     out
         Folder of the corpus.
     per_class
-        Sounds of each kind.
+        Number of sounds of each kind.
     sample_rate
         Hz
     seconds
-        Shortest and longest sound.
+        Range of the length of a sound.
     seed
-        The same seed gives the same bytes.
+        Equal seeds give equal bytes.
     """
     base = Path(out)
     jobs = [(kind, n) for kind in KINDS for n in range(per_class)]
     rows = []
     for kind, n in progress(jobs, len(jobs), "synthesising"):
         rng = np.random.default_rng([seed, list(KINDS).index(kind), n])
-        path = base / kind / f"{n:04d}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_wav(path, synthesise(kind, rng, rng.uniform(*seconds), sample_rate), sample_rate)
-        rows.append({"path": f"{kind}/{n:04d}.wav", "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"})
-    return finish("synthetic sounds", Manifest(pd.DataFrame(rows), base), base, None)
+        key = f"{kind}/{n:04d}.wav"
+        write_wav(base / key, synthesise(kind, rng, rng.uniform(*seconds), sample_rate), sample_rate)
+        rows.append({"path": key, "labels": [kind], "fold": n % 5 + 1, "source": f"{kind}-{n}"})
+    return finish("synthetic sounds", pd.DataFrame(rows), base, None)

@@ -1,4 +1,4 @@
-"""Augmentation: what it may change, what it must not, and that it draws from nothing but what it is given."""
+"""Augmentation: effects and their limits, and reproducibility from seeds alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def changed(effects: Effects, audio: np.ndarray = NOISE) -> list[np.ndarray]:
-    """What becomes of the clip in twelve draws, where anything does."""
+    """Those of twelve augmented versions that differ from the clip."""
     augmenter = WaveformAugmenter(effects, RATE)
     found = [augmenter(audio, n) for n in range(12)]
     return [other for other in found if not np.array_equal(other, audio)]
@@ -43,18 +43,18 @@ def test_gain_is_within_its_limits() -> None:
         assert -6 <= ratio[0] <= 6
 
 
-def test_a_shifted_clip_keeps_all_of_its_sound() -> None:
+def test_a_shift_is_circular() -> None:
     for other in changed(Effects(shift=0.5)):
-        spectra = [np.abs(np.fft.rfft(x)) for x in (NOISE, other)]  # of a rotation, they are the same
+        spectra = [np.abs(np.fft.rfft(x)) for x in (NOISE, other)]  # equal for a rotation
         assert np.linalg.norm(spectra[0] - spectra[1]) < 0.05 * np.linalg.norm(spectra[0])
 
 
-def test_polarity_is_a_sign() -> None:
+def test_polarity_inversion_changes_the_sign() -> None:
     assert changed(Effects(polarity=True))
     assert all(np.array_equal(other, -NOISE) for other in changed(Effects(polarity=True)))
 
 
-def test_background_is_5_to_30_db_under_the_clip(sounds: str) -> None:
+def test_backgrounds_are_5_to_30_db_below_the_clip(sounds: str) -> None:
     found = changed(Effects(backgrounds=sounds))
     assert found
     for other in found:
@@ -62,7 +62,7 @@ def test_background_is_5_to_30_db_under_the_clip(sounds: str) -> None:
         assert 4.9 < ratio < 30.1
 
 
-def test_a_room_is_convolved(sounds: str) -> None:
+def test_room_impulse_responses_are_convolved(sounds: str) -> None:
     click = np.zeros(RATE, dtype=np.float32)
     click[0] = 1.0
     rooms = [sf.read(path, dtype="float32")[0] for path in sorted(Path(sounds).iterdir())]
@@ -85,7 +85,7 @@ def test_the_shortest_clips_keep_their_length(n_samples: int, silent: bool, soun
         assert np.isfinite(other).all()
 
 
-def test_seed_and_key_alone_decide(sounds: str) -> None:
+def test_augmentation_depends_only_on_seed_and_key(sounds: str) -> None:
     effects = Effects(6, 0.5, True, sounds, sounds)
     first, same, other = (WaveformAugmenter(effects, RATE, seed) for seed in (1, 1, 2))
     draws = [first(NOISE, 3, n) for n in range(8)]
@@ -97,13 +97,13 @@ def test_seed_and_key_alone_decide(sounds: str) -> None:
     assert not all(np.array_equal(a, first(NOISE, 4, n)) for n, a in enumerate(draws))
 
 
-def test_the_global_states_stay_as_they_were(sounds: str) -> None:
+def test_global_random_states_are_restored(sounds: str) -> None:
     before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     WaveformAugmenter(Effects(6, 0.5, True, sounds, sounds), RATE)(NOISE, 0)
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
 
 
-def test_the_clip_itself_is_not_changed(sounds: str) -> None:
+def test_the_input_is_not_modified(sounds: str) -> None:
     before = NOISE.copy()
     changed(Effects(6, 0.5, True, sounds, sounds))
     assert np.array_equal(before, NOISE)
@@ -120,7 +120,7 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
     mel_mask=st.integers(0, 20),
     seed=st.integers(0, 9),
 )
-def test_masks_are_one_stretch_of_frames_and_one_of_mels(
+def test_masks_are_one_block_of_frames_and_one_of_mels(
     frames: list[int], time_mask: int, mel_mask: int, seed: int
 ) -> None:
     n_frames, n_mels = torch.tensor(frames), 16
@@ -132,15 +132,15 @@ def test_masks_are_one_stretch_of_frames_and_one_of_mels(
         assert torch.equal(before[length:], after[length:])
         hidden = before[:length] != after[:length]
         rows, columns = hidden.all(1), hidden.all(0)
-        assert torch.equal(hidden, rows[:, None] | columns)  # whole frames, whole mels and nothing else
+        assert torch.equal(hidden, rows[:, None] | columns)  # complete frames and complete mels only
         assert int(rows.sum()) <= min(time_mask, length // 2)
         assert int(columns.sum()) <= min(mel_mask, n_mels // 2)
-        for stretch in (rows, columns):
-            assert int(stretch.int().diff().abs().sum() + stretch[0] + stretch[-1]) in (0, 2)  # connected
+        for block in (rows, columns):
+            assert int(block.int().diff().abs().sum() + block[0] + block[-1]) in (0, 2)  # connected
         assert torch.allclose(after[:length][hidden], before[:length].mean())
 
 
-def test_masks_are_of_every_length_that_is_allowed() -> None:
+def test_masks_have_all_allowed_lengths() -> None:
     masked = mask_logmel(torch.rand(400, 30, 16) + 1, torch.full((400,), 30), 5, 0, np.random.default_rng(0))
     lengths = [int((row == row[:, :1]).all(1).sum()) for row in masked]
     assert set(lengths) == set(range(6))

@@ -17,7 +17,7 @@ RATE = 44100
 
 
 def librosa_logmel(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(T, F), with librosa's defaults, as arXiv 1711.01369 has it."""
+    """(T, F), with librosa's defaults, as in arXiv 1711.01369."""
     power = librosa.feature.melspectrogram(y=audio, sr=RATE, n_fft=1024, hop_length=512, n_mels=128)
     return librosa.power_to_db(power).T
 
@@ -76,7 +76,7 @@ def test_other_front_ends_are_scaled_decibels_over_a_fixed_floor(name: str) -> N
 
 
 def efficientat_logmel(audio: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(T, F), as arXiv 2211.04772's release computes it for inference; Kaldi's filters from their formula."""
+    """(T, F), as in the release of arXiv 2211.04772 for inference; Kaldi's filters from their formula."""
     emphasised = torch.from_numpy(audio[1:].astype(np.float64) - 0.97 * audio[:-1].astype(np.float64))
     window = torch.hann_window(800, periodic=False, dtype=torch.float64)
     spectrum = torch.stft(emphasised, 1024, 320, 800, window, center=True, return_complex=True)
@@ -143,12 +143,12 @@ def test_ten_seconds_have_1000_frames_at_efficientat_as_in_its_release() -> None
 
 @pytest.mark.parametrize("n_samples", [2, 3, 100, 512, 513, 514, 2000])
 def test_edges_are_mirrored_as_numpy_does(n_samples: int) -> None:
-    """Also of clips shorter than half a window, which are mirrored again and again."""
+    """Including clips shorter than half a window, which are mirrored repeatedly."""
     fe = replace(get_front_end("efficientat-32k"), pre_emphasis=0.0)
     audio = noise(n_samples)
     mirrored = np.pad(audio, fe.n_fft // 2, mode="reflect")
     logmel, _ = LogMel(fe)(torch.from_numpy(audio)[None])
-    # A frame that lies inside what was mirrored by hand sees no edge.
+    # This frame lies within the signal that was mirrored by hand, so it needs no padding.
     middle = LogMel(replace(fe, edges="zeros", hop_length=fe.n_fft // 2))
     by_hand, _ = middle(torch.from_numpy(mirrored)[None, : fe.n_fft])
     torch.testing.assert_close(logmel[0, 0], by_hand[0, 1], rtol=0, atol=1e-5)
@@ -176,16 +176,16 @@ def test_padding_does_not_change_a_clip(name: str, lengths: list[int]) -> None:
         assert torch.count_nonzero(logmel[frames:]) == 0
 
 
-def test_floor_of_the_paper_hangs_on_the_clip_alone() -> None:
-    """A quiet clip beside a loud one, and a clip so quiet that its padding is not under its floor."""
+def test_the_floor_of_paper_44k_depends_only_on_the_clip() -> None:
+    """For a quiet clip in a batch with a loud one."""
     front_end = LogMel("paper-44k")
     loud, quiet = torch.from_numpy(noise(RATE)), 1e-4 * torch.from_numpy(noise(RATE // 2))
     batch = torch.nn.utils.rnn.pad_sequence([loud, quiet], batch_first=True)
     logmel, n_frames = front_end(batch, torch.tensor([len(loud), len(quiet)]))
-    own = logmel[1, : n_frames[1]]
-    assert own.max() < logmel[0].max() - 70
-    assert own.min() < logmel[0].max() - 80
-    torch.testing.assert_close(own, front_end(quiet[None])[0][0], rtol=0, atol=1e-5)
+    second = logmel[1, : n_frames[1]]
+    assert second.max() < logmel[0].max() - 70
+    assert second.min() < logmel[0].max() - 80
+    torch.testing.assert_close(second, front_end(quiet[None])[0][0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
@@ -201,7 +201,7 @@ def test_autocast_changes_nothing(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", FRONT_ENDS)
-def test_gpu_equals_cpu_also_inside_autocast(name: str) -> None:
+def test_gpu_equals_cpu_even_inside_autocast(name: str) -> None:
     audio, lengths = torch.from_numpy(noise(2 * 50000)).reshape(2, -1), torch.tensor([50000, 20000])
     audio[1, 20000:] = 0
     expected, frames = LogMel(name)(audio, lengths)
@@ -212,19 +212,19 @@ def test_gpu_equals_cpu_also_inside_autocast(name: str) -> None:
     torch.testing.assert_close(logmel.cpu(), expected, rtol=0, atol=1e-3)
 
 
-def test_waveform_is_left_as_it_was() -> None:
+def test_the_waveform_is_not_modified() -> None:
     audio = torch.from_numpy(noise(5000))[None]
     before = audio.clone()
     LogMel("16k")(audio)
     assert torch.equal(audio, before)
 
 
-def test_unknown_front_end_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_front_end_is_refused_with_the_known_names() -> None:
     with pytest.raises(WeakAudioError, match=r"'48k'.*paper-44k, 32k, 16k"):
         get_front_end("48k")
 
 
-def test_only_the_preset_that_asks_for_float64_has_any() -> None:
-    """Not every device has float64."""
+def test_only_the_preset_that_requires_float64_uses_it() -> None:
+    """Not every device supports float64."""
     doubles = {name for name in FRONT_ENDS if any(b.dtype == torch.float64 for b in LogMel(name).buffers())}
     assert doubles == {"paper-44k"}

@@ -48,7 +48,7 @@ def noise(n_samples: int, channels: int = 1) -> np.ndarray:
         ("a.aiff", "PCM_16", 2**-15),
     ],
 )
-def test_lossless_formats_give_back_the_samples_to_one_step(
+def test_lossless_formats_keep_the_samples_to_one_quantisation_step(
     tmp_path: Path, name: str, subtype: str, step: float
 ) -> None:
     sf.write(tmp_path / name, noise(RATE), RATE, subtype=subtype)
@@ -58,7 +58,7 @@ def test_lossless_formats_give_back_the_samples_to_one_step(
 
 
 @pytest.mark.parametrize("name", ["a.ogg", "a.mp3"])
-def test_lossy_formats_keep_length_and_sound(tmp_path: Path, name: str) -> None:
+def test_lossy_formats_keep_length_and_waveform(tmp_path: Path, name: str) -> None:
     sf.write(tmp_path / name, sine(440), RATE)
     audio, _ = read_audio(tmp_path / name)
     assert len(audio) == RATE
@@ -81,14 +81,14 @@ def test_resampled_sine_keeps_frequency_and_level(tmp_path: Path, source: int, t
     audio, rate = read_audio(tmp_path / "a.wav", target)
     assert rate == target
     assert abs(len(audio) - 3 * target) <= 1
-    inner = audio[target : 2 * target]  # one second, so that bin n of its spectrum is n Hz
+    inner = audio[target : 2 * target]  # one second, so bin n of its spectrum is n Hz
     spectrum = np.abs(np.fft.rfft(inner)) / (target / 2)
     assert int(spectrum.argmax()) == 1000
     assert spectrum[1000] == pytest.approx(0.5, abs=1e-3)
     assert np.delete(spectrum, 1000).max() < 1e-3
 
 
-def test_resampling_removes_what_the_new_rate_cannot_hold() -> None:
+def test_resampling_removes_frequencies_above_the_new_nyquist() -> None:
     aliased = resample(sine(7000, rate=32000), 32000, 8000)
     assert np.abs(aliased[1000:-1000]).max() < 1e-3
 
@@ -104,7 +104,7 @@ def test_one_sample_is_a_clip_at_every_rate(tmp_path: Path, suffix: str, target:
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1, 1, width=32)), st.integers(4000, 192000))
-def test_resampling_never_loses_the_whole_clip(audio: np.ndarray, target: int) -> None:
+def test_resampling_keeps_at_least_one_sample(audio: np.ndarray, target: int) -> None:
     resampled = resample(audio, RATE, target)
     assert resampled.dtype == np.float32
     assert len(resampled) >= 1
@@ -112,27 +112,27 @@ def test_resampling_never_loses_the_whole_clip(audio: np.ndarray, target: int) -
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
-def test_zero_samples_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
+def test_a_file_without_samples_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"zero.{suffix}"
     sf.write(path, np.zeros(0, dtype=np.float32), RATE)
     with pytest.raises(AudioError, match="zero"):
         read_audio(path)
 
 
-def test_empty_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(AudioError, match=r"empty\.wav: empty file"):
         read_audio(tmp_path / "empty.wav")
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.raw", "text.xyz"])
-def test_text_under_any_name_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("this is no audio\n" * 100)
+def test_a_text_file_is_named_whatever_its_extension(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("this is not audio\n" * 100)
     with pytest.raises(AudioError, match=name):
         read_audio(tmp_path / name)
 
 
-def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.wav", tmp_path):
         with pytest.raises(AudioError, match=path.name):
             read_audio(path)
@@ -141,7 +141,7 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
+def test_nan_and_infinite_samples_are_refused(tmp_path: Path, value: float) -> None:
     audio = noise(1000)
     audio[10:15] = value
     sf.write(tmp_path / "bad.wav", audio, RATE, subtype="FLOAT")
@@ -157,7 +157,7 @@ def test_wav_full_of_nan_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "w64", "rf64"])
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.9])
-def test_file_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, kept: float) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, kept: float) -> None:
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
     sf.write(whole, noise(3 * RATE), RATE)
     assert len(read_audio(whole)[0]) == 3 * RATE
@@ -168,7 +168,7 @@ def test_file_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, kept: fl
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
-def test_wav_written_into_a_pipe_is_read_in_full(tmp_path: Path, size: int) -> None:
+def test_a_wav_written_to_a_pipe_is_read_completely(tmp_path: Path, size: int) -> None:
     path = tmp_path / "streamed.wav"
     sf.write(path, noise(RATE), RATE, subtype="PCM_16")
     whole, _ = read_audio(path)
@@ -180,7 +180,7 @@ def test_wav_written_into_a_pipe_is_read_in_full(tmp_path: Path, size: int) -> N
     np.testing.assert_array_equal(read_audio(path)[0], whole)
 
 
-def test_info_tells_what_is_in_the_file(tmp_path: Path) -> None:
+def test_info_reads_the_header(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.flac", noise(4800, channels=2), 48000)
     info = audio_info(tmp_path / "a.flac")
     assert (info.sample_rate, info.channels, info.n_samples, info.seconds) == (48000, 2, 4800, 0.1)
@@ -206,7 +206,7 @@ def test_written_wav_reads_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0], audio)
 
 
-def test_find_audio_lists_nested_files_in_order_of_their_path(make_wavs: Callable[..., Path]) -> None:
+def test_find_audio_sorts_nested_files_by_path(make_wavs: Callable[..., Path]) -> None:
     names = ["b/z.WAV", "b.wav", "a/deep/er/x.flac", "a/y.wav", "ü ber/ß.wav"]
     root = make_wavs({name: noise(10) for name in names})
     (root / "notes.txt").write_text("not audio")
@@ -216,7 +216,7 @@ def test_find_audio_lists_nested_files_in_order_of_their_path(make_wavs: Callabl
 
 
 @pytest.mark.parametrize("hidden", ["._a.wav", "sub/.b.wav", ".Trash-1000/files/c.wav"])
-def test_find_audio_leaves_out_hidden_files(make_wavs: Callable[..., Path], hidden: str) -> None:
+def test_find_audio_ignores_hidden_files(make_wavs: Callable[..., Path], hidden: str) -> None:
     root = make_wavs({"seen.wav": noise(10), hidden: noise(10)})
     assert find_audio(root) == [root / "seen.wav"]
 
@@ -233,7 +233,7 @@ def test_find_audio_refuses_a_folder_without_audio(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS")])
-def test_ogg_cut_inside_a_page_is_refused(format: str, subtype: str) -> None:
+def test_an_ogg_truncated_within_a_page_is_refused(format: str, subtype: str) -> None:
     whole = BytesIO()
     sf.write(whole, np.random.default_rng(0).normal(0, 0.1, (16000, 2)), 16000, format=format, subtype=subtype)
     content = whole.getvalue()
@@ -243,13 +243,13 @@ def test_ogg_cut_inside_a_page_is_refused(format: str, subtype: str) -> None:
             read_audio(EncodedAudio(content[:end], "cut.ogg"))
 
 
-def test_samples_that_would_overflow_later_are_refused(tmp_path: Path) -> None:
+def test_samples_that_would_overflow_are_refused(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.full(4000, 1.7e38, np.float32), 16000, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"a\.wav.*samples of up to 1.7e\+38"):
         read_audio(tmp_path / "a.wav", 8000)
 
 
-def test_flac_whose_header_makes_libsndfile_give_silence_is_refused(tmp_path: Path) -> None:
+def test_a_flac_that_libsndfile_would_decode_to_silence_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     sf.write(path, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
     content = bytearray(path.read_bytes())

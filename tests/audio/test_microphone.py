@@ -18,7 +18,7 @@ RATE = 8000
 
 
 class FakeSoundDevice(types.ModuleType):
-    """As much of `sounddevice` as is used; `deliver` plays the part of PortAudio's thread."""
+    """The part of `sounddevice` that is used; `deliver` does what PortAudio's thread would."""
 
     class PortAudioError(Exception):
         pass
@@ -52,7 +52,7 @@ class FakeSoundDevice(types.ModuleType):
     def deliver(self, audio: np.ndarray, overflow: bool = False) -> None:
         buffer = audio.astype(np.float32).reshape(-1, 1).copy()
         self.settings["callback"](buffer, len(buffer), None, types.SimpleNamespace(input_overflow=overflow))
-        buffer[:] = np.nan  # PortAudio uses its buffer again
+        buffer[:] = np.nan  # PortAudio reuses its buffer
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSoundDevice:
     return fake
 
 
-def test_blocks_come_in_order_and_the_device_is_closed(fake: FakeSoundDevice) -> None:
+def test_blocks_are_in_order_and_the_device_is_closed(fake: FakeSoundDevice) -> None:
     recorded = np.random.default_rng(0).uniform(-1, 1, 4 * RATE).astype(np.float32)
     fake.before_start = lambda: [fake.deliver(block) for block in recorded.reshape(-1, RATE // 2)]  # type: ignore[assignment, return-value]
     blocks = microphone(RATE, 0.5, device="USB")
@@ -77,13 +77,13 @@ def test_blocks_come_in_order_and_the_device_is_closed(fake: FakeSoundDevice) ->
     assert fake.closed == 1
 
 
-def test_what_waits_is_bounded_and_what_is_lost_is_told(fake: FakeSoundDevice) -> None:
+def test_the_queue_is_bounded_and_lost_audio_is_reported(fake: FakeSoundDevice) -> None:
     fake.before_start = lambda: [fake.deliver(np.full(RATE, n)) for n in range(100)]  # type: ignore[assignment, return-value]
     blocks = microphone(RATE, 1.0)
     with pytest.warns(UserWarning, match=r"audio was lost \(40\.0 s, and 0 overflows"):
         first = next(blocks)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # told once
+        warnings.simplefilter("error")  # reported once
         got = [first, *(next(blocks) for _ in range(59))]
     assert [block[0] for block in got] == list(range(60))
     fake.deliver(np.zeros(RATE), overflow=True)
@@ -91,10 +91,8 @@ def test_what_waits_is_bounded_and_what_is_lost_is_told(fake: FakeSoundDevice) -
         next(blocks)
 
 
-def test_a_device_that_falls_silent_is_an_error_and_not_a_hang(
-    fake: FakeSoundDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_SILENT_SECONDS", 0.02)
+def test_a_device_that_stops_sending_is_an_error(fake: FakeSoundDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.02)
     fake.before_start = lambda: fake.deliver(np.zeros(80))
     blocks = microphone(RATE, 0.01)
     next(blocks)
@@ -104,7 +102,7 @@ def test_a_device_that_falls_silent_is_an_error_and_not_a_hang(
 
 
 @pytest.mark.parametrize("device", [None, "USB"])
-def test_no_input_device_is_told_in_one_line(fake: FakeSoundDevice, device: str | None) -> None:
+def test_a_missing_input_device_is_reported_in_one_line(fake: FakeSoundDevice, device: str | None) -> None:
     for error in (ValueError("No input device matching 'USB'"), fake.PortAudioError("Error querying device -1")):
         fake.refuses = error
         with pytest.raises(WeakAudioError, match=r"input device.*python -m sounddevice") as caught:
@@ -113,15 +111,15 @@ def test_no_input_device_is_told_in_one_line(fake: FakeSoundDevice, device: str 
         assert "\n" not in str(caught.value)
 
 
-def test_a_device_that_refuses_to_start_is_told_and_closed(fake: FakeSoundDevice) -> None:
+def test_a_device_that_does_not_start_is_reported_and_closed(fake: FakeSoundDevice) -> None:
     fake.refuses_start = fake.PortAudioError("Device unavailable")
     with pytest.raises(WeakAudioError, match="Device unavailable"):
         next(microphone(RATE))
     assert fake.closed == 1
 
 
-def test_a_missing_package_or_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", None)  # as if it were not installed
+def test_a_missing_package_or_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # as if not installed
     with pytest.raises(WeakAudioError, match=r"pip install 'weakaudio\[mic\]'"):
         next(microphone(RATE))
 

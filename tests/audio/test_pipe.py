@@ -21,7 +21,7 @@ SUBTYPES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"]
 
 
 class Pipe(io.RawIOBase):
-    """Bytes that come a few at a time, and cannot be sought in."""
+    """Bytes that arrive a few at a time, without seeking."""
 
     def __init__(self, content: bytes, sizes: list[int] | None = None) -> None:
         self.content, self.sizes, self.at, self.largest = content, sizes or [65536], 0, 0
@@ -76,7 +76,7 @@ def everything(stream: io.RawIOBase, raw: RawFormat | None = None) -> Iterator[n
 
 
 def collect(blocks: Iterator[np.ndarray]) -> tuple[np.ndarray, str]:
-    """What came before the end, and the error that ended it, if any."""
+    """All samples, and the error at the end, if any."""
     got = [np.zeros(0, dtype=np.float32)]
     try:
         got.extend(blocks)
@@ -94,14 +94,14 @@ def collect(blocks: Iterator[np.ndarray]) -> tuple[np.ndarray, str]:
     st.lists(st.integers(1, 700), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_the_pipe_gives_what_libsndfile_reads_from_the_file(
+def test_a_pipe_gives_the_same_samples_as_libsndfile_from_the_file(
     subtype: str, kind: str, n_samples: int, channels: int, sizes: list[int], unknown_size: bool
 ) -> None:
     content = wav(noise(n_samples, channels), subtype, kind)
     expected = whole(content)
     if unknown_size and kind != "RF64":
         content = with_size(content, 0xFFFFFFFF)
-        content = content[:-1] if subtype == "PCM_U8" and n_samples * channels % 2 else content  # padding is heard
+        content = content[:-1] if subtype == "PCM_U8" and n_samples * channels % 2 else content  # no padding
     rate, blocks = read_pipe(Pipe(content, sizes), block_seconds=0.01)
     got = list(blocks)
     assert rate == RATE
@@ -110,7 +110,7 @@ def test_the_pipe_gives_what_libsndfile_reads_from_the_file(
 
 
 @pytest.mark.parametrize(("encoding", "subtype"), zip(ENCODINGS, SUBTYPES, strict=True))
-def test_raw_samples_are_read_as_the_caller_says(encoding: str, subtype: str) -> None:
+def test_raw_samples_are_read_in_the_given_format(encoding: str, subtype: str) -> None:
     raw = io.BytesIO()
     sf.write(raw, noise(999, 2), RATE, subtype=subtype, format="RAW", endian="LITTLE")
     rate, blocks = read_pipe(Pipe(raw.getvalue(), [7]), RawFormat(RATE, 2, encoding))
@@ -118,22 +118,22 @@ def test_raw_samples_are_read_as_the_caller_says(encoding: str, subtype: str) ->
     np.testing.assert_array_equal(np.concatenate(list(blocks)), whole(wav(noise(999, 2), subtype)))
 
 
-def test_the_padding_of_an_odd_number_of_bytes_is_no_left_over() -> None:
+def test_the_padding_byte_of_an_odd_chunk_is_ignored() -> None:
     content = wav(noise(101), "PCM_24")
     got, error = collect(everything(Pipe(with_size(content, 0x7FFFF000))))
     assert error == ""
     np.testing.assert_array_equal(got, whole(content))
     samples = content[content.index(b"data") + 8 :]
-    assert "1 bytes were left over" in collect(everything(Pipe(samples), RawFormat(RATE, 1, "s24le")))[1]
+    assert "1 bytes left over" in collect(everything(Pipe(samples), RawFormat(RATE, 1, "s24le")))[1]
 
 
-def test_samples_are_there_as_soon_as_they_are_written() -> None:
+def test_samples_arrive_as_soon_as_they_are_written() -> None:
     readable, writable = os.pipe()
     content = with_size(wav(noise(1000)), 0xFFFFFFFF)
     head = content.index(b"data") + 8
     with os.fdopen(readable, "rb") as stream, os.fdopen(writable, "wb", buffering=0) as program:
         program.write(content[: head + 201])
-        _, blocks = read_pipe(stream, block_seconds=30.0)  # would hang, did it wait for a block or for the end
+        _, blocks = read_pipe(stream, block_seconds=30.0)  # must not wait for a full block or for the end
         first = next(blocks)
         program.write(content[head + 201 : head + 400])
         second = next(blocks)
@@ -145,14 +145,14 @@ def test_samples_are_there_as_soon_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFF0000, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36])
-def test_a_size_that_the_program_did_not_know_means_until_the_end(size: int) -> None:
+def test_an_unknown_size_means_until_the_end_of_the_stream(size: int) -> None:
     content = wav(noise(5000, 2))
     got, error = collect(read_pipe(Pipe(with_size(content, size)))[1])
     assert error == ""
     np.testing.assert_array_equal(got, whole(content))
 
 
-def test_what_follows_the_audio_is_not_heard() -> None:
+def test_chunks_after_the_audio_are_ignored() -> None:
     content = wav(noise(1001), "PCM_U8")
     got, error = collect(read_pipe(Pipe(content + chunk(b"LIST", b"INFO made by hand"), [50]))[1])
     assert error == ""
@@ -167,7 +167,7 @@ def test_chunks_before_the_audio_are_skipped_with_their_padding() -> None:
     np.testing.assert_array_equal(got, audio.astype(np.float32) / 32768)
 
 
-def test_an_rf64_that_was_never_finished_is_read_until_the_end() -> None:
+def test_an_unfinished_rf64_is_read_until_the_end() -> None:
     samples = b"\x01\x02" * 300
     for declared in (0, 2**64 - 1):
         ds64 = chunk(b"ds64", struct.pack("<QQQI", declared, declared, declared, 0))
@@ -176,14 +176,14 @@ def test_an_rf64_that_was_never_finished_is_read_until_the_end() -> None:
         assert (len(got), error) == (300, "")
 
 
-def test_a_pipe_that_closes_inside_a_sample_gives_what_is_complete_and_says_so() -> None:
+def test_a_pipe_that_closes_within_a_sample_gives_complete_samples_and_an_error() -> None:
     content = with_size(wav(noise(RATE + 5, 2)), 0xFFFFFFFF)
     got, error = collect(read_pipe(Pipe(content[:-3]), name="arecord")[1])
     np.testing.assert_array_equal(got, whole(wav(noise(RATE + 5, 2)))[:-1])
-    assert error == "arecord: ended inside a sample after 1.000 s: 1 bytes were left over, a sample has 4"
+    assert error == "arecord: ended within a sample after 1.000 s: 1 bytes left over, a sample has 4"
 
 
-def test_a_pipe_that_closes_before_the_declared_length_gives_what_came_and_says_so() -> None:
+def test_a_pipe_that_closes_early_gives_its_samples_and_an_error() -> None:
     content = wav(noise(3 * RATE))
     got, error = collect(read_pipe(Pipe(content[: -2 * RATE]))[1])
     np.testing.assert_array_equal(got, whole(content)[: 2 * RATE])
@@ -191,15 +191,15 @@ def test_a_pipe_that_closes_before_the_declared_length_gives_what_came_and_says_
 
 
 @pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64"])
-def test_a_header_that_ends_early_is_refused_wherever_it_ends(kind: str) -> None:
+def test_a_truncated_header_is_refused_at_every_length(kind: str) -> None:
     content = wav(noise(10), "PCM_16", kind)
     for kept in range(content.index(b"data") + 8):
-        with pytest.raises(AudioError, match=r"standard input: ends inside its WAV header|before a single byte"):
+        with pytest.raises(AudioError, match=r"standard input: ends within its WAV header|before the first byte"):
             read_pipe(Pipe(content[:kept]))
 
 
 @pytest.mark.parametrize("content", [wav(np.zeros((0, 1))), with_size(wav(noise(1)), 0)[:-2]])
-def test_no_samples_are_refused(content: bytes) -> None:
+def test_a_stream_without_samples_is_refused(content: bytes) -> None:
     assert collect(read_pipe(Pipe(content))[1])[1] == "standard input: has no samples; at least one is needed"
 
 
@@ -207,16 +207,16 @@ def test_no_samples_are_refused(content: bytes) -> None:
     ("content", "reason"),
     [
         (b"RIFX" + wav(noise(9))[4:], "big-endian"),
-        (b"this is no audio at all", r"not a WAV stream, it begins with b'this'"),
+        (b"this is not audio at all", r"not a WAV stream \(starts with b'this'\)"),
         (b"RIFF\0\0\0\0AVI LIST" + b"\0" * 99, "not a WAV stream"),
         (b"fLaC" + b"\0" * 99, r"not a WAV stream.*ffmpeg -i - -f wav -"),
-        (riff(chunk(b"data", b"1234")), "no format before the audio"),
-        (riff(chunk(b"fmt ", b"\1\0\1\0"), chunk(b"data", b"1234")), "format has 4 bytes"),
+        (riff(chunk(b"data", b"1234")), "no format chunk before the audio"),
+        (riff(chunk(b"fmt ", b"\1\0\1\0"), chunk(b"data", b"1234")), "format chunk has 4 bytes"),
         (riff(fmt(tag=0x55), chunk(b"data", b"1234")), "format 0x0055 with 16 bits"),
         (riff(fmt(tag=0xFFFE), chunk(b"data", b"1234")), "format 0xfffe"),
         (riff(fmt(bits=12), chunk(b"data", b"1234")), "with 12 bits"),
         (riff(fmt(tag=3, bits=16), chunk(b"data", b"1234")), "format 0x0003 with 16 bits"),
-        (riff(fmt(frame_bytes=3), chunk(b"data", b"1234")), "are 2 bytes, it declares 3"),
+        (riff(fmt(frame_bytes=3), chunk(b"data", b"1234")), "are 2 bytes, but it declares 3"),
         (riff(fmt(channels=0), chunk(b"data", b"1234")), "0 channels; expected 1 to 1024"),
         (riff(fmt(channels=30000), chunk(b"data", b"1234")), "30000 channels; expected 1 to 1024"),
         (riff(fmt(rate=0), chunk(b"data", b"1234")), "sample rate of 0 Hz"),
@@ -224,13 +224,13 @@ def test_no_samples_are_refused(content: bytes) -> None:
         (riff(chunk(b"JUNK", b"", 2**32 - 1), b"\0" * 99), "no audio within the first 16777216 bytes"),
     ],
 )
-def test_a_header_that_cannot_be_is_refused_in_one_line(content: bytes, reason: str) -> None:
+def test_an_invalid_header_is_refused_in_one_line(content: bytes, reason: str) -> None:
     with pytest.raises(AudioError, match=f"^nightjar: .*{reason}") as caught:
         read_pipe(Pipe(content), name="nightjar")
     assert "\n" not in str(caught.value)
 
 
-def test_a_raw_format_that_cannot_be_is_refused() -> None:
+def test_an_invalid_raw_format_is_refused() -> None:
     for raw, reason in {
         RawFormat(RATE, 1, "mp3"): "unknown encoding 'mp3'; expected one of u8, s16le",
         RawFormat(RATE, 0): "0 channels",
@@ -242,7 +242,7 @@ def test_a_raw_format_that_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_is_refused_after_the_blocks_before(subtype: str, value: float) -> None:
+def test_nan_is_refused_after_the_preceding_blocks(subtype: str, value: float) -> None:
     audio = noise(RATE, 2)
     audio[5000, 1] = value
     got, error = collect(read_pipe(Pipe(wav(audio, subtype)), block_seconds=0.1)[1])
@@ -254,7 +254,7 @@ def test_a_float64_beyond_float32_is_refused_as_infinite() -> None:
     assert "infinite" in collect(read_pipe(Pipe(wav(np.full((9, 1), 1e300), "DOUBLE")))[1])[1]
 
 
-def test_a_stream_that_breaks_is_an_audio_error_after_what_came() -> None:
+def test_a_broken_stream_is_an_error_after_the_samples_received() -> None:
     class Broken(Pipe):
         def read(self, size: int = -1) -> bytes:
             if self.at > 1000:
@@ -266,7 +266,7 @@ def test_a_stream_that_breaks_is_an_audio_error_after_what_came() -> None:
     assert "cannot be read ([Errno 104]" in error
 
 
-def test_a_non_blocking_pipe_is_refused_because_nothing_yet_looks_like_the_end() -> None:
+def test_a_non_blocking_pipe_is_refused() -> None:
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(readable, "rb") as stream, os.fdopen(writable, "wb"), pytest.raises(AudioError, match="blocking"):
@@ -302,8 +302,8 @@ def test_damaged_headers_end_in_an_audio_error_or_in_finite_samples(
     assert got.size <= len(content)
     assert got.size or error
     assert "\n" not in error
-    assert stream.largest <= 2**20  # what is asked for in one read
-    assert peak < 2**20  # nothing is taken by a number in the header
+    assert stream.largest <= 2**20  # requested in one read
+    assert peak < 2**20  # no allocation is sized by a number in the header
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -315,7 +315,7 @@ def test_any_bytes_end_in_an_audio_error_or_in_finite_samples(content: bytes, as
         assert got.size or error
 
 
-def test_a_wav_file_given_on_standard_input_reads_like_the_file(tmp_path: Path) -> None:
+def test_a_wav_file_on_standard_input_equals_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(noise(200000, 2), "PCM_24"))
     for buffering in (-1, 0):
         with (tmp_path / "a.wav").open("rb", buffering=buffering) as stream:

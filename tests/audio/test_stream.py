@@ -31,7 +31,7 @@ def noise(n_samples: int, channels: int = 1) -> np.ndarray:
 
 
 def whole(path: Path, sample_rate: int | None = None) -> np.ndarray:
-    """The file in one piece, past weakaudio."""
+    """The complete file, read without weakaudio."""
     audio, rate = sf.read(path, dtype="float32", always_2d=True)
     mono = audio.mean(axis=1, dtype=np.float32)
     return mono if sample_rate in (None, rate) else soxr.resample(mono, rate, sample_rate, quality="HQ")
@@ -40,7 +40,7 @@ def whole(path: Path, sample_rate: int | None = None) -> np.ndarray:
 @pytest.mark.parametrize("suffix", FORMATS)
 @settings(max_examples=30)
 @given(st.data())
-def test_blocks_in_a_row_are_the_file_read_whole(
+def test_concatenated_blocks_equal_the_file(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
 ) -> None:
     rate = data.draw(st.sampled_from([r for r in RATES if suffix != "mp3" or r <= 48000]), label="rate")
@@ -56,7 +56,7 @@ def test_blocks_in_a_row_are_the_file_read_whole(
     read, _ = read_audio(path, target)
     assert len(together) == len(read)
     np.testing.assert_allclose(together, read, rtol=0, atol=1e-6)
-    if whole(path, target).size:  # soxr alone may make nothing of a few samples
+    if whole(path, target).size:  # soxr itself may return nothing for a few samples
         np.testing.assert_allclose(together, whole(path, target), rtol=0, atol=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_blocks_in_a_row_are_the_file_read_whole(
     ("name", "subtype", "rate"), [("a.mp3", None, 44100), ("a.mp3", None, 16000), ("a.ogg", "OPUS", 48000)]
 )
 @pytest.mark.parametrize("block_seconds", [0.0131, 0.3, 1.0])
-def test_formats_with_a_memory_lose_nothing_between_blocks(
+def test_stateful_decoders_lose_nothing_between_blocks(
     tmp_path: Path, name: str, subtype: str | None, rate: int, block_seconds: float
 ) -> None:
     sf.write(tmp_path / name, noise(3 * rate + 17, 2), rate, subtype=subtype)
@@ -72,14 +72,14 @@ def test_formats_with_a_memory_lose_nothing_between_blocks(
     np.testing.assert_allclose(together, whole(tmp_path / name), rtol=0, atol=1e-6)
 
 
-def test_audio_inside_another_file_is_streamed_too(tmp_path: Path) -> None:
+def test_encoded_audio_in_memory_can_be_streamed(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.flac", noise(5000), 16000)
     inside = EncodedAudio((tmp_path / "a.flac").read_bytes(), "corpus.zip/a.flac")
     together = np.concatenate(list(stream_audio(inside, 8000, 0.1)))
     np.testing.assert_allclose(together, whole(tmp_path / "a.flac", 8000), rtol=0, atol=1e-6)
 
 
-def test_blocks_are_no_longer_than_asked_for(tmp_path: Path) -> None:
+def test_blocks_are_no_longer_than_requested(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", noise(16000), 16000)
     assert [len(block) for block in stream_audio(tmp_path / "a.wav", None, 0.3)] == [4800, 4800, 4800, 1600]
     with pytest.raises(ValueError, match="positive"):
@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_the_recording(
     size = seconds * 48000 * channels * 2
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, 48000, 48000 * channels * 2, channels * 2, 16)
     path.write_bytes(struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + form + struct.pack("<4sI", b"data", size))
-    os.truncate(path, path.stat().st_size + size)  # a hole: silence that takes no disk
+    os.truncate(path, path.stat().st_size + size)  # a sparse file: silence without disk space
     assert audio_info(path).seconds == seconds
     tracemalloc.start()
     n_samples = sum(len(block) for block in stream_audio(path, 32000, block_seconds))
@@ -106,7 +106,7 @@ def test_memory_does_not_grow_with_the_recording(
     assert peak < limit
 
 
-def test_nan_is_refused_in_its_block_after_the_blocks_before(tmp_path: Path) -> None:
+def test_nan_is_refused_in_its_block_after_the_preceding_blocks(tmp_path: Path) -> None:
     audio = noise(10000)
     audio[4321] = np.nan
     sf.write(tmp_path / "bad.wav", audio, 10000, subtype="FLOAT")
@@ -118,7 +118,7 @@ def test_nan_is_refused_in_its_block_after_the_blocks_before(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "w64", "rf64"])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_file_cut_short_is_refused_by_the_end_of_the_stream(tmp_path: Path, suffix: str, kept: float) -> None:
+def test_a_truncated_file_is_refused_by_the_end_of_the_stream(tmp_path: Path, suffix: str, kept: float) -> None:
     sf.write(tmp_path / f"whole.{suffix}", noise(60000), 16000)
     content = (tmp_path / f"whole.{suffix}").read_bytes()
     (tmp_path / f"cut.{suffix}").write_bytes(content[: int(kept * len(content))])
@@ -126,9 +126,9 @@ def test_file_cut_short_is_refused_by_the_end_of_the_stream(tmp_path: Path, suff
         list(stream_audio(tmp_path / f"cut.{suffix}", 8000, 0.1))
 
 
-def test_what_is_no_recording_is_refused_by_name(tmp_path: Path) -> None:
+def test_files_that_are_not_recordings_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
-    (tmp_path / "text.mp3").write_text("this is no audio\n" * 100)
+    (tmp_path / "text.mp3").write_text("this is not audio\n" * 100)
     sf.write(tmp_path / "zero.wav", np.zeros(0), 16000)
     for name, reason in {
         "absent.wav": "no such file",
@@ -140,20 +140,20 @@ def test_what_is_no_recording_is_refused_by_name(tmp_path: Path) -> None:
             list(stream_audio(tmp_path / name, 8000))
 
 
-def test_a_file_that_grows_while_it_is_read_is_what_it_was_when_opened(tmp_path: Path) -> None:
+def test_a_file_that_grows_while_it_is_read_ends_where_it_ended_when_opened(tmp_path: Path) -> None:
     path = tmp_path / "growing.wav"
     sf.write(path, noise(50000), 16000)
     expected = whole(path)
     blocks = stream_audio(path, None, 0.5)
     first = next(blocks)
-    with sf.SoundFile(path, "r+") as file:  # samples at its end, and a header that counts them
+    with sf.SoundFile(path, "r+") as file:  # append samples and update the header
         file.seek(0, sf.SEEK_END)
         file.write(noise(30000))
     np.testing.assert_array_equal(np.concatenate([first, *blocks]), expected)
     assert len(read_audio(path)[0]) == 80000
 
 
-def test_a_wav_whose_recorder_has_not_yet_written_its_size_is_what_is_there(tmp_path: Path) -> None:
+def test_a_wav_that_is_still_being_recorded_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "recording.wav"
     sf.write(path, noise(20000), 16000, subtype="PCM_16")
     expected = whole(path)
@@ -233,7 +233,7 @@ def test_a_stream_that_is_left_closes_its_file(tmp_path: Path) -> None:
     st.sampled_from(RATES),
     st.lists(st.integers(0, 3) | st.integers(0, 5000), min_size=1, max_size=12),
 )
-def test_resampled_blocks_are_the_whole_resampled(source: int, target: int, lengths: list[int]) -> None:
+def test_resampled_blocks_equal_the_resampled_audio(source: int, target: int, lengths: list[int]) -> None:
     audio = noise(sum(lengths))[:, 0]
     edges = np.cumsum([0, *lengths])
     blocks = [audio[a:b] for a, b in itertools.pairwise(edges)]

@@ -19,7 +19,7 @@ from weakaudio.errors import ManifestError
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 clips of 50 to 2000 samples at 1 kHz, clip n beginning with the sample value n."""
+    """30 clips of 50 to 2000 samples at 1 kHz; the first sample of clip n is n."""
     root = tmp_path_factory.mktemp("corpus")
     rng, rows = np.random.default_rng(0), []
     with StoreWriter(root / STORE, 1000, shard_samples=5000) as writer:
@@ -35,13 +35,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6))
-def test_padding_is_zeros_after_each_clip(lengths: list[int]) -> None:
+def test_clips_are_padded_with_zeros(lengths: list[int]) -> None:
     waveform, counts = pad([np.full(n, n, dtype=np.float32) for n in lengths])
     assert counts.tolist() == lengths
     assert waveform.tolist() == [[float(n)] * n + [0.0] * (max(lengths) - n) for n in lengths]
 
 
-def test_collate_keeps_audio_labels_and_number_together() -> None:
+def test_collate_keeps_audio_labels_and_index_together() -> None:
     items = [(np.float32([1, 2]), np.float32([0, 1]), 7), (np.float32([3]), np.float32([1, 0]), 2)]
     batch = collate(items)
     assert batch.waveform.tolist() == [[1, 2], [3, 0]]
@@ -75,13 +75,13 @@ def test_data_module_trains_on_one_split_and_validates_on_the_other(corpus: Path
     assert (data.labels, data.sample_rate) == (["dog", "rain"], 1000)
 
 
-def test_a_split_that_does_not_exist_is_refused(corpus: Path) -> None:
+def test_a_missing_split_is_refused(corpus: Path) -> None:
     with pytest.raises(ManifestError, match="no clip with"):
         ClipDataset(Corpus(corpus), {"split": "test"})
 
 
 class Negative:
-    """An augmenter that only turns clips upside down, and remembers its keys."""
+    """An augmenter that inverts clips and records its keys."""
 
     def __init__(self) -> None:
         self.keys: list[tuple[int, ...]] = []
@@ -91,7 +91,7 @@ class Negative:
         return -audio
 
 
-def test_only_draws_are_augmented_and_by_epoch_and_number(corpus: Path) -> None:
+def test_only_draws_are_augmented_with_epoch_and_number_as_key(corpus: Path) -> None:
     negative = Negative()
     dataset = ClipDataset(Corpus(corpus), {"split": "train"}, negative)  # type: ignore[arg-type]
     audio, labels, n = dataset[3]
@@ -113,7 +113,7 @@ def test_validation_clips_are_never_augmented(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_do_not_change_what_augmentation_draws(corpus: Path, workers: int) -> None:
+def test_augmentation_does_not_depend_on_the_number_of_workers(corpus: Path, workers: int) -> None:
     def epoch(workers: int) -> list[torch.Tensor]:
         effects = Effects(gain_db=20, shift=0.5, polarity=True)
         data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=workers, augment=effects)
@@ -123,12 +123,12 @@ def test_workers_do_not_change_what_augmentation_draws(corpus: Path, workers: in
         assert torch.equal(one, other)
 
 
-def test_balanced_batches_have_each_class_alike(corpus: Path) -> None:
+def test_balanced_batches_have_equal_class_frequencies(corpus: Path) -> None:
     data = ClipDataModule(str(corpus), batch_seconds=4.0, workers=0, balanced=True)
     loader = data.train_dataloader()
     counts = np.zeros(2)
     for epoch in range(60):
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         counts += sum(batch.targets.sum(0).numpy() for batch in loader)
-    # Of ten clips all have "dog", and half "rain": drawn by class, three of four have both.
+    # All ten clips have "dog" and half have "rain": drawn by class, three of four have both.
     assert counts[1] / counts[0] == pytest.approx(0.75, abs=0.06)

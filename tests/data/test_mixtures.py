@@ -17,7 +17,7 @@ RATE = 8000
 
 @pytest.fixture
 def corpora(make_wavs: MakeWavs, tmp_path: Path) -> dict[str, float]:
-    """A corpus of short sounds and one of a long sound, a single sample among them."""
+    """A corpus of short sounds, one of them a single sample, and a corpus of longer sounds."""
     rng = np.random.default_rng(0)
     root = make_wavs(
         {
@@ -31,9 +31,7 @@ def corpora(make_wavs: MakeWavs, tmp_path: Path) -> dict[str, float]:
     return {str(tmp_path / "short"): 3.0, str(tmp_path / "long"): 1.0}
 
 
-def test_mixtures_have_their_length_fill_no_more_than_full_scale_and_are_never_alike(
-    corpora: dict[str, float],
-) -> None:
+def test_mixtures_have_their_length_stay_within_full_scale_and_differ(corpora: dict[str, float]) -> None:
     mixtures = Mixtures(corpora, 0.5, 60)
     items = [mixtures[n] for n in range(len(mixtures))]
     assert all(item.shape == (RATE // 2,) and item.dtype == np.float32 for item in items)
@@ -44,13 +42,13 @@ def test_mixtures_have_their_length_fill_no_more_than_full_scale_and_are_never_a
     assert len({item.tobytes() for item in items}) == len(items)
 
 
-def test_a_mixture_hangs_on_the_seed_and_its_number_alone(corpora: dict[str, float]) -> None:
+def test_a_mixture_depends_only_on_the_seed_and_its_index(corpora: dict[str, float]) -> None:
     some, again, other = (Mixtures(corpora, 0.5, 10, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(some[7], again[7])
     assert not np.array_equal(some[7], other[7])
 
 
-def test_only_the_clips_asked_for_are_heard(corpora: dict[str, float]) -> None:
+def test_only_the_selected_clips_are_used(corpora: dict[str, float]) -> None:
     train = Mixtures(corpora, 0.5, 10, where={"split": "train"})
     val = Mixtures(corpora, 0.5, 10, where={"split": "val"})
     for one, other, store in zip(train.clips, val.clips, train.stores, strict=True):
@@ -60,17 +58,19 @@ def test_only_the_clips_asked_for_are_heard(corpora: dict[str, float]) -> None:
         Mixtures(corpora, 0.5, 10, where={"split": "test"})
 
 
-def test_a_folder_of_many_clips_does_not_drown_the_others(make_wavs: MakeWavs, tmp_path: Path) -> None:
+def test_a_large_folder_does_not_dominate_the_others(make_wavs: MakeWavs, tmp_path: Path) -> None:
     noise = np.full(100, 0.1, dtype=np.float32)
     root = make_wavs({f"many/{n}.wav": noise for n in range(64)} | {f"few/{n}.wav": noise for n in range(4)})
     prepare(str(root), str(tmp_path / "out"), RATE, held_out=0.0)
     mixtures = Mixtures({str(tmp_path / "out"): 1.0}, 0.5, 10)
     few = ["/few/" in mixtures.stores[0].keys[n] for n in mixtures.clips[0]]
-    assert mixtures.chances[0][few].sum() == pytest.approx(2 / (2 + 8))
-    assert mixtures.chances[0].sum() == pytest.approx(1.0)
+    assert mixtures.probabilities[0][few].sum() == pytest.approx(2 / (2 + 8))
+    assert mixtures.probabilities[0].sum() == pytest.approx(1.0)
 
 
-def test_corpora_of_other_rates_are_refused(corpora: dict[str, float], make_wavs: MakeWavs, tmp_path: Path) -> None:
+def test_corpora_of_different_rates_are_refused(
+    corpora: dict[str, float], make_wavs: MakeWavs, tmp_path: Path
+) -> None:
     root = make_wavs({"x/a.wav": np.ones(100, dtype=np.float32)})
     prepare(str(root / "x"), str(tmp_path / "x"), 16000, held_out=0.0)
     with pytest.raises(ProtocolError, match=r"one sample rate, got \[8000, 16000\]"):
@@ -103,13 +103,13 @@ def test_mixtures_differ_in_number_speed_and_colour_of_their_sounds(
     monkeypatch.setattr(mixtures.stores[1], "audio", lambda n: tone)
     peaks = [
         np.abs(np.fft.rfft(sound(mixtures, np.random.default_rng(n)))).argmax() * 2 for n in range(60)
-    ]  # Hz, as half a second is transformed
+    ]  # Hz: the spectrum is of half a second
     assert 0.3 < np.mean(np.abs(np.array(peaks) - 500) > 6) < 0.7  # played at another speed
     assert min(peaks) > 300
     assert max(peaks) < 800
 
 
-def test_some_mixtures_are_filtered_and_some_end_at_a_frequency(rng: np.random.Generator) -> None:
+def test_some_mixtures_are_filtered_and_some_are_low_passed(rng: np.random.Generator) -> None:
     noise = rng.standard_normal(RATE).astype(np.float32)
     changed = [_filter(noise, RATE, np.random.default_rng(n)) for n in range(100)]
     plain = np.mean([np.array_equal(one, noise) for one in changed])
@@ -119,7 +119,7 @@ def test_some_mixtures_are_filtered_and_some_end_at_a_frequency(rng: np.random.G
     assert 0.15 < cut < 0.45
 
 
-def test_validation_hears_the_same_each_time_and_ends(corpora: dict[str, float]) -> None:
+def test_validation_mixtures_are_the_same_in_every_epoch(corpora: dict[str, float]) -> None:
     mixtures = Mixtures(corpora, 0.1, 6)
     loader = mixture_loader(mixtures, batch_size=4, workers=0)
     first, second = (torch.cat(list(loader)) for _ in range(2))
@@ -130,13 +130,13 @@ def test_validation_hears_the_same_each_time_and_ends(corpora: dict[str, float])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_epochs_follow_each_other_without_a_gap(corpora: dict[str, float], workers: int) -> None:
-    """What a run hears hangs on the epoch, so that one that is taken up again hears what it would have heard."""
+def test_epochs_continue_without_a_gap(corpora: dict[str, float], workers: int) -> None:
+    """A resumed run gets the same mixtures as an uninterrupted one."""
     mixtures = Mixtures(corpora, 0.1, 1000)
     loader = mixture_loader(mixtures, batch_size=3, epoch_steps=2, workers=workers)
-    heard = []
+    batches = []
     for epoch in (0, 1):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
-        heard += list(loader)
+        batches += list(loader)
     expected = torch.from_numpy(np.stack([mixtures[n] for n in range(12)]))
-    torch.testing.assert_close(torch.cat(heard), expected, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat(batches), expected, rtol=0, atol=0)

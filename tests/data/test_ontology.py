@@ -17,12 +17,12 @@ def write(path: Path, children: dict[str, list[str]], **restrictions: list[str])
 
 @pytest.fixture
 def diamond(tmp_path: Path) -> Path:
-    """top over left and right, both over low."""
+    """low has parents left and right, which have parent top."""
     children: dict[str, list[str]] = {"top": ["left", "right"], "left": ["low"], "right": ["low"], "low": []}
     return write(tmp_path / "ontology.json", children, top=["abstract"], low=["blacklist"])
 
 
-def test_ancestors_go_up_every_way(diamond: Path) -> None:
+def test_ancestors_are_found_along_all_paths(diamond: Path) -> None:
     ontology = read_ontology(diamond)
     assert ontology.ancestors("low") == {"left", "right", "top"}
     assert ontology.ancestors("left") == {"top"}
@@ -44,7 +44,7 @@ def test_abstract_and_unknown_classes_are_refused_and_blacklisted_ones_are_not(d
     ("content", "said"),
     [
         ('[{"id": "a", "child_ids": ["b"]}]', "'a' has child 'b'"),
-        ('[{"id": "a", "child_ids": []}, {"id": "a", "child_ids": []}]', "'a' is there twice"),
+        ('[{"id": "a", "child_ids": []}, {"id": "a", "child_ids": []}]', "'a' is repeated"),
         ('[{"id": "a", "child_ids": ["a"]}]', "cycle.*: a"),
         ('[{"id": "a", "child_ids": ["b"]}, {"id": "b", "child_ids": ["a"]}, {"id": "c", "child_ids": []}]', "a, b$"),
         ('[{"id": "a"}]', "not a list of nodes"),
@@ -52,12 +52,12 @@ def test_abstract_and_unknown_classes_are_refused_and_blacklisted_ones_are_not(d
         ("[", "not a list of nodes"),
     ],
 )
-def test_what_is_no_ontology_is_refused_by_name(tmp_path: Path, content: str, said: str) -> None:
+def test_an_invalid_ontology_is_refused_with_file_and_reason(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "ontology.json").write_text(content)
     with pytest.raises(LabelError, match=rf"ontology\.json: .*{said}"):
         read_ontology(tmp_path / "ontology.json")
 
 
-def test_no_ontology_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_ontology_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="absent"):
         read_ontology(tmp_path / "absent.json")

@@ -1,4 +1,4 @@
-"""Batches: padding, seeds, classes, and clips shared out to devices."""
+"""Batches: padding, seeds, class balance and sharding over devices."""
 
 from __future__ import annotations
 
@@ -20,26 +20,22 @@ def audioset_lengths(count: int = 5000, rate: int = 16000) -> np.ndarray:
     return (np.where(rng.random(count) < 0.7, 10.0, other) * rate).astype(np.int64)
 
 
-@given(
-    lengths=lengths_of_clips,
-    batch_samples=st.integers(1, 10**6),
-    seed=st.one_of(st.none(), st.integers(0, 9)),
-)
-def test_buckets_hold_every_clip_once_within_size_and_padding(
+@given(lengths=lengths_of_clips, batch_samples=st.integers(1, 10**6), seed=st.one_of(st.none(), st.integers(0, 9)))
+def test_each_clip_is_in_one_bucket_within_size_and_padding(
     lengths: list[int], batch_samples: int, seed: int | None
 ) -> None:
     rng = None if seed is None else np.random.default_rng(seed)
     batches = bucket(lengths, batch_samples, rng)
     assert sorted(n for batch in batches for n in batch) == list(range(len(lengths)))
     for batch in batches:
-        own = [lengths[n] for n in batch]
-        padded = max(own) * len(own)
-        if len(own) > 1:
+        members = [lengths[n] for n in batch]
+        padded = max(members) * len(members)
+        if len(members) > 1:
             assert padded <= batch_samples
-            assert 20 * (padded - sum(own)) <= padded  # 5 %
+            assert 20 * (padded - sum(members)) <= padded  # 5 %
 
 
-def test_clips_of_one_length_fill_their_batches() -> None:
+def test_clips_of_equal_length_fill_their_batches() -> None:
     assert [len(batch) for batch in bucket([100] * 10, 400)] == [4, 4, 2]
 
 
@@ -48,10 +44,10 @@ def test_padding_of_audioset_like_lengths_is_under_five_percent() -> None:
     batches = bucket(lengths, 160 * 16000, np.random.default_rng(0))
     padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
     assert 1 - lengths.sum() / padded < 0.05
-    assert len(batches) < 2 * lengths.sum() / (160 * 16000)  # and not by making a batch of each clip
+    assert len(batches) < 2 * lengths.sum() / (160 * 16000)  # not achieved by batches of single clips
 
 
-def test_seed_and_epoch_alone_decide_the_batches() -> None:
+def test_batches_depend_only_on_seed_and_epoch() -> None:
     lengths = audioset_lengths(300)
     first, resumed = BucketBatchSampler(lengths, 10**6, 1), BucketBatchSampler(lengths, 10**6, 1)
     epochs = []
@@ -66,7 +62,7 @@ def test_seed_and_epoch_alone_decide_the_batches() -> None:
     assert list(BucketBatchSampler(lengths, 10**6, 2)) != epochs[0]
 
 
-def test_clips_that_meet_in_a_batch_differ_by_epoch() -> None:
+def test_clips_are_shuffled_between_batches_every_epoch() -> None:
     sampler = BucketBatchSampler(np.full(100, 50), 500, 0)
     before = {frozenset(batch) for batch in sampler}
     sampler.set_epoch(1)
@@ -79,12 +75,12 @@ def test_clips_that_meet_in_a_batch_differ_by_epoch() -> None:
     batch_samples=st.integers(1, 3000),
     epoch=st.integers(0, 3),
 )
-def test_devices_share_each_clip_once_in_as_many_batches(
+def test_each_clip_is_on_one_device_and_all_devices_have_as_many_batches(
     lengths: list[int], world: int, batch_samples: int, epoch: int
 ) -> None:
     n_samples = np.array(lengths)
     if len(lengths) < world:
-        with pytest.raises(ProtocolError, match=f"{len(lengths)} clips cannot be shared out to {world} devices"):
+        with pytest.raises(ProtocolError, match=f"{len(lengths)} clips are too few for {world} devices"):
             BucketBatchSampler(n_samples, batch_samples, 1, None, 0, world)
         return
     shares = [BucketBatchSampler(n_samples, batch_samples, 1, None, rank, world) for rank in range(world)]
@@ -99,7 +95,7 @@ def test_devices_share_each_clip_once_in_as_many_batches(
     assert all(batch for share in shares for batch in share)
 
 
-def test_two_devices_have_the_batches_of_one() -> None:
+def test_two_devices_share_the_batches_of_one() -> None:
     lengths = np.full(300, 100)
     one = BucketBatchSampler(lengths, 1000, 1)
     assert len(one) == 30
@@ -107,11 +103,11 @@ def test_two_devices_have_the_batches_of_one() -> None:
     assert [batch for pair in zip(*two, strict=True) for batch in pair] == list(one)
 
 
-def test_a_sampler_goes_on_in_the_middle_of_an_epoch() -> None:
+def test_a_sampler_resumes_within_an_epoch() -> None:
     lengths = audioset_lengths(300)
     whole, resumed = (BucketBatchSampler(lengths, 10**6, 1) for _ in range(2))
     whole.set_epoch(2)
-    resumed.go_on(2, 4)
+    resumed.resume(2, 4)
     assert list(resumed) == list(whole)[4:]
     assert len(resumed) == len(whole)
     for sampler in (whole, resumed):
@@ -120,7 +116,7 @@ def test_a_sampler_goes_on_in_the_middle_of_an_epoch() -> None:
 
 
 @given(st.integers(0, 99))
-def test_balanced_weights_are_the_chance_of_class_first_then_clip(seed: int) -> None:
+def test_balanced_weights_draw_a_class_and_then_one_of_its_clips(seed: int) -> None:
     rng = np.random.default_rng(seed)
     targets = (rng.random((20, 5)) < 0.2).astype(np.float32)
     classes = [c for c in range(5) if targets[:, c].any()]
@@ -142,7 +138,7 @@ def test_clips_without_labels_cannot_be_balanced() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_balanced_epochs_have_as_many_batches_and_other_clips(world: int) -> None:
+def test_balanced_epochs_have_equally_many_batches_and_follow_the_weights(world: int) -> None:
     lengths = audioset_lengths(300)
     weights = np.full(300, 1 / 330)
     weights[:30] = 2 / 330

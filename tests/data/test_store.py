@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from weakaudio.data.store import ClipStore, StoreWriter, check_clips
-from weakaudio.errors import StoreError
+from weakaudio.errors import StoreError, WriteError
 
 
 def faults(folder: Path) -> list[str]:
-    """Keys of clips, and names of shards, that are not what was written."""
+    """Keys of clips, and names of shards, that differ from what was written."""
     return [clip.key for clip in check_clips(folder) if clip.fault]
 
 
@@ -56,10 +56,8 @@ def assert_clip(store: ClipStore, n: int) -> None:
     ),
     shard_samples=st.integers(1, 500),
 )
-def test_clips_come_back_as_they_went_in(
-    tmp_path_factory: pytest.TempPathFactory,
-    clips: list[tuple[NDArray[np.int16], list[str]]],
-    shard_samples: int,
+def test_clips_are_read_as_written(
+    tmp_path_factory: pytest.TempPathFactory, clips: list[tuple[NDArray[np.int16], list[str]]], shard_samples: int
 ) -> None:
     folder = tmp_path_factory.mktemp("store")
     with StoreWriter(folder, 22050, shard_samples) as writer:
@@ -83,12 +81,12 @@ def test_float_clips_are_stored_in_16_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ClipStore(tmp_path).audio(0) * 32768, [0, 16384, -32768, 32767])
 
 
-def test_a_key_that_is_there_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path, 8000) as writer:
         writer.add("a", clip(0), [])
-        with pytest.raises(StoreError, match="'a' is there already"):
+        with pytest.raises(StoreError, match="'a' exists already"):
             writer.add("a", clip(1), [])
-    with StoreWriter(tmp_path, 8000) as writer, pytest.raises(StoreError, match="'a' is there already"):
+    with StoreWriter(tmp_path, 8000) as writer, pytest.raises(StoreError, match="'a' exists already"):
         writer.add("a", clip(1), [])
     np.testing.assert_array_equal(ClipStore(tmp_path).audio(0) * 32768, clip(0))
 
@@ -100,10 +98,10 @@ def test_a_clip_without_samples_or_with_channels_is_refused(tmp_path: Path, audi
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_loader_workers_read_what_the_main_process_reads(tmp_path: Path, start_method: str) -> None:
+def test_loader_workers_read_the_same_as_the_main_process(tmp_path: Path, start_method: str) -> None:
     write_clips(tmp_path)
     store = ClipStore(tmp_path)
-    expected = [store.audio(n) for n in range(len(store))]  # so files are open when the workers start
+    expected = [store.audio(n) for n in range(len(store))]  # opens files before the workers start
     loader = DataLoader(
         range(len(store)),  # type: ignore[arg-type]
         batch_size=None,
@@ -146,8 +144,8 @@ test_store.write_clips(Path({folder!r}), count=60)
 """
 
 
-def test_a_store_written_by_killed_runs_is_the_undisturbed_one(tmp_path: Path, rng: np.random.Generator) -> None:
-    write_clips(tmp_path / "undisturbed", count=60)
+def test_a_store_written_by_killed_runs_equals_an_uninterrupted_one(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_clips(tmp_path / "uninterrupted", count=60)
     folder = tmp_path / "killed"
 
     def start(stop: int) -> subprocess.Popen[bytes]:
@@ -165,16 +163,16 @@ def test_a_store_written_by_killed_runs_is_the_undisturbed_one(tmp_path: Path, r
         run.communicate()
     assert run.returncode == 0
     shards = sorted(path.name for path in folder.iterdir())
-    assert shards == sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    assert shards == sorted(path.name for path in (tmp_path / "uninterrupted").iterdir())
     for name in shards:
-        assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+        assert (folder / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
     store = ClipStore(folder)
     assert store.keys == [f"clip {n}" for n in range(60)]
     for n in range(60):
         assert_clip(store, n)
 
 
-def test_a_run_killed_before_the_rename_leaves_no_shard_and_no_litter(tmp_path: Path) -> None:
+def test_a_run_killed_before_the_rename_leaves_no_shard(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -191,7 +189,7 @@ def test_a_run_killed_before_the_rename_leaves_no_shard_and_no_litter(tmp_path: 
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
-def test_a_shard_cut_short_is_named_and_the_others_are_whole(tmp_path: Path, kept: float) -> None:
+def test_a_truncated_shard_is_named_and_the_others_are_kept(tmp_path: Path, kept: float) -> None:
     write_clips(tmp_path)
     shard = tmp_path / "shard-00001.h5"
     content = shard.read_bytes()
@@ -205,7 +203,7 @@ def test_a_shard_cut_short_is_named_and_the_others_are_whole(tmp_path: Path, kep
     assert 0 < len(store) < 20
     for n in range(len(store)):
         assert_clip(store, n)
-    write_clips(tmp_path)  # as the message says: prepare again
+    write_clips(tmp_path)  # prepare again, as the message says
     whole = ClipStore(tmp_path)
     assert sorted(whole.keys) == sorted(f"clip {n}" for n in range(20))
     for n in range(20):
@@ -216,11 +214,11 @@ def test_a_shard_of_another_format_is_refused_with_both_versions(tmp_path: Path)
     write_clips(tmp_path)
     with h5py.File(tmp_path / "shard-00000.h5", "a") as file:
         file.attrs["format_version"] = 999
-    with pytest.raises(StoreError, match=r"shard-00000\.h5: written in format 999, .* format 1"):
+    with pytest.raises(StoreError, match=r"shard-00000\.h5: has format 999, .* format 1"):
         ClipStore(tmp_path)
 
 
-def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
     write_clips(tmp_path)
     shard = next(path for path in sorted(tmp_path.iterdir()) if clip(7).tobytes() in path.read_bytes())
     content = bytearray(shard.read_bytes())
@@ -239,25 +237,25 @@ def test_a_changed_table_is_found_when_the_store_is_opened(tmp_path: Path, table
             values = file[table][:]
             values[1] = values[0]
             file[table][:] = values
-    with pytest.raises(StoreError, match=r"shard-00001\.h5: its tables are not what was packed"):
+    with pytest.raises(StoreError, match=r"shard-00001\.h5: its tables were changed"):
         ClipStore(tmp_path)
     assert faults(tmp_path) == ["shard-00001.h5"]
 
 
 @pytest.mark.parametrize("kind", ["uint16", ">i2"])
-def test_samples_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
-    """Their bytes, and so their checksums, can be the same."""
+def test_samples_of_another_type_are_refused(tmp_path: Path, kind: str) -> None:
+    """Their bytes, and so their checksums, may be the same."""
     write_clips(tmp_path)
     with h5py.File(tmp_path / "shard-00001.h5", "a") as file:
         content = file["audio"][:].view(kind)
         del file["audio"]
         file["audio"] = content
-    with pytest.raises(StoreError, match=r"shard-00001\.h5: its tables do not fit its audio"):
+    with pytest.raises(StoreError, match=r"shard-00001\.h5: its tables do not match its audio"):
         ClipStore(tmp_path)
 
 
 def test_shards_of_earlier_releases_are_read(tmp_path: Path) -> None:
-    """They keep text of any length and no checksum of their tables."""
+    """They have variable-length text and no checksum of their tables."""
     write_clips(tmp_path)
     for path in tmp_path.glob("shard-*"):
         with h5py.File(path, "a") as file:
@@ -273,7 +271,7 @@ def test_shards_of_earlier_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_a_shard_has_no_global_heap(tmp_path: Path) -> None:
-    """HDF5 keeps text of any length there; over a damaged heap HDF5 2.0.0 reads for ever."""
+    """HDF5 stores variable-length text there, and HDF5 2.0.0 hangs on a damaged heap."""
     write_clips(tmp_path, 3)
     assert b"GCOL" not in (tmp_path / "shard-00000.h5").read_bytes()
 
@@ -301,7 +299,7 @@ def test_a_folder_without_a_store_is_refused_by_name(tmp_path: Path) -> None:
         ClipStore(tmp_path)
 
 
-def test_reading_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+def test_reading_does_not_change_the_store(tmp_path: Path) -> None:
     write_clips(tmp_path)
     before = {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()}
     store = ClipStore(tmp_path)
@@ -310,7 +308,7 @@ def test_reading_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     assert {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 
-def test_two_writers_of_one_store_are_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     code = (
         "import sys, time; from weakaudio.data.store import StoreWriter\n"
         f"with StoreWriter({str(tmp_path)!r}, 8000):\n"
@@ -337,19 +335,19 @@ def _interrupted_after_eight_clips(writer: StoreWriter) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_error_drops_what_is_open_so_that_the_next_run_ends_as_undisturbed(tmp_path: Path) -> None:
-    write_clips(tmp_path / "undisturbed")
+def test_an_error_discards_the_open_shard_and_the_next_run_packs_it_again(tmp_path: Path) -> None:
+    write_clips(tmp_path / "uninterrupted")
     writer = StoreWriter(tmp_path / "broken", 8000, 3000)
     with pytest.raises(KeyboardInterrupt), writer:
         _interrupted_after_eight_clips(writer)
     write_clips(tmp_path / "broken")
-    shards = sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    shards = sorted(path.name for path in (tmp_path / "uninterrupted").iterdir())
     assert len(shards) >= 3
     for name in shards:
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
-def test_corrected_labels_are_written_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_relabelling_rewrites_only_shards_with_changed_labels(tmp_path: Path) -> None:
     write_clips(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with StoreWriter(tmp_path, 8000) as writer:
@@ -366,9 +364,9 @@ def test_corrected_labels_are_written_and_nothing_else_changes(tmp_path: Path) -
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_full_disk_is_a_clear_error_and_nothing_packed_is_lost(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_complete_shards_are_kept(small_disk: Path, tmp_path: Path) -> None:
     write_clips(tmp_path / "roomy", count=60)
-    with pytest.raises(StoreError, match=r"shard-0000\d\.h5: cannot be written \(No space left"):
+    with pytest.raises(WriteError, match=r"shard-0000\d\.h5: cannot be written \(No space left"):
         write_clips(small_disk / "store", count=60)
     kept = ClipStore(small_disk / "store")
     assert 0 < len(kept) < 60

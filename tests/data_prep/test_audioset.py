@@ -28,9 +28,7 @@ SECONDS = st.floats(0, 40000).map(lambda value: round(value, 3))
 @given(
     ytid=YTID, prefix=st.sampled_from(["", "Y"]), start=SECONDS, end=SECONDS, form=st.sampled_from(["", "g", ".3f"])
 )
-def test_every_naming_gives_back_what_it_was_made_of(
-    ytid: str, prefix: str, start: float, end: float, form: str
-) -> None:
+def test_all_naming_schemes_are_parsed(ytid: str, prefix: str, start: float, end: float, form: str) -> None:
     if not form:
         assert parse_stem(prefix + ytid) == (ytid, None, None)
         return
@@ -42,7 +40,7 @@ def test_every_naming_gives_back_what_it_was_made_of(
 @pytest.mark.parametrize(
     "stem", ["", "short", "twelve_chars", "Xabcdefghijk", "abcdefghijk_30", "abcdefghijk_a_b", "äbcdefghijk"]
 )
-def test_other_names_are_no_segments(stem: str) -> None:
+def test_other_names_are_not_segments(stem: str) -> None:
     assert parse_stem(stem) is None
 
 
@@ -65,7 +63,7 @@ def tone(ytid: str, seconds: float = 2.0) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Lists of five training clips and one test clip; four and one of them are there, in four namings."""
+    """Lists of five training clips and one test clip; four and one of them have audio, in four naming schemes."""
     root = tmp_path / "audioset"
     (root / "audio" / "deep").mkdir(parents=True)
     rows = "".join(f'{n},{mid},"{name}"\n' for n, (mid, name) in enumerate(MIDS.items()))
@@ -92,11 +90,11 @@ def samples(corpus: Corpus) -> dict[str, np.ndarray]:
     return {key[:11]: corpus.store.audio(n) * 32768 for n, key in enumerate(corpus.store.keys)}
 
 
-def test_what_is_there_is_packed_and_what_is_not_is_reported(root: Path, tmp_path: Path) -> None:
+def test_available_clips_are_packed_and_missing_ones_reported(root: Path, tmp_path: Path) -> None:
     summary = prepare(str(root), str(tmp_path / "out"), sample_rate=RATE)
     assert (summary.n_clips, summary.missing, summary.failures) == (5, 1, [])
     assert summary.groups == {"split test": 1, "split train": 4}
-    assert "1 listed clips are not there" in str(summary)
+    assert "1 listed clips are missing" in str(summary)
     corpus = Corpus(tmp_path / "out")
     assert corpus.label_set.names == ["Dog", "Pet, small", "Rain"]
     assert corpus.manifest.table["path"].tolist()[0] == "-dash-first_30.000_32.000"
@@ -126,7 +124,7 @@ def test_labels_are_propagated_to_ancestors_among_the_classes(root: Path, tmp_pa
 
 
 def many(root: Path, recordings: int) -> None:
-    """Training lists two segments of each of many recordings, and another list more; the first has one file."""
+    """Add many recordings with two segments each to the training list, and more to another list."""
     names = [f"recording{n:02d}" for n in range(recordings)]
     rows = [f'{name}, {start}.000, {start + 1}.000, "/m/dog"\n' for name in names for start in (0, 5)]
     (root / "balanced_train_segments.csv").write_text("".join(rows))
@@ -139,7 +137,7 @@ def splits(corpus: Corpus) -> dict[str, str]:
     return dict(zip(corpus.manifest.table["path"], corpus.manifest.table["split"], strict=True))
 
 
-def test_recordings_held_out_are_the_same_whatever_else_is_listed_or_there(root: Path, tmp_path: Path) -> None:
+def test_held_out_recordings_do_not_depend_on_other_lists_or_audio(root: Path, tmp_path: Path) -> None:
     many(root, 99)
     first = splits(run(root, tmp_path / "a", held_out=0.3))
     of = {}
@@ -147,7 +145,7 @@ def test_recordings_held_out_are_the_same_whatever_else_is_listed_or_there(root:
         assert of.setdefault(path[:11], split) == split  # all segments of a recording
     assert of.pop("evaluation1") == "test"
     assert 20 < sum(split == "val" for split in of.values()) < 40
-    assert set(splits(run(root, tmp_path / "a")).values()) == {"train", "test"}  # none unless asked
+    assert set(splits(run(root, tmp_path / "a")).values()) == {"train", "test"}  # none by default
 
     other = splits(run(root, tmp_path / "b", held_out=0.3, seed=1))
     assert first.keys() == other.keys()
@@ -172,7 +170,7 @@ def test_a_recording_of_the_test_list_is_never_held_out(root: Path, tmp_path: Pa
     assert per_class.groupby("split")["listed"].sum().to_dict() == {"test": 1, "val": 7}
 
 
-def test_an_ontology_that_does_not_fit_is_refused(root: Path, tmp_path: Path) -> None:
+def test_an_ontology_without_a_class_is_refused(root: Path, tmp_path: Path) -> None:
     (root / "ontology.json").write_text('[{"id": "/m/dog", "child_ids": []}]')
     with pytest.raises(LabelError, match="/m/pet"):
         run(root, tmp_path / "out", propagate=True)
@@ -191,14 +189,14 @@ def test_an_ontology_that_does_not_fit_is_refused(root: Path, tmp_path: Path) ->
         ("\0\0\0", "expected YTID"),
     ],
 )
-def test_broken_rows_are_refused_with_file_and_line(root: Path, tmp_path: Path, row: str, said: str) -> None:
+def test_invalid_rows_are_refused_with_file_and_line(root: Path, tmp_path: Path, row: str, said: str) -> None:
     (root / "balanced_train_segments.csv").write_text(LIST + row + "\n")
     with pytest.raises(DataPrepError, match=rf"balanced_train_segments\.csv: line 9: .*{said}"):
         run(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_doubles_and_a_list_cut_short_are_noted(root: Path, tmp_path: Path) -> None:
+def test_repeated_clips_and_a_truncated_list_are_noted(root: Path, tmp_path: Path) -> None:
     more = (
         '_underscore, 0.000, 2.000, "/m/pet"\n'
         'Ybegin_with, 5.000, 7.000, "/m/rain"\n'
@@ -215,14 +213,14 @@ def test_doubles_and_a_list_cut_short_are_noted(root: Path, tmp_path: Path) -> N
     notes = pd.read_csv(tmp_path / "out" / "notes.csv").to_numpy().tolist()
     assert notes == [
         ["balanced_train_segments.csv", "declares 5 segments, has 8"],
-        ["_underscore_0.000_2.000", "listed twice with other labels: it has all of them"],
+        ["_underscore_0.000_2.000", "listed twice with different labels: it has all of them"],
         ["Ybegin_with_5.000_7.000", "listed twice"],
-        ["evaluation1_0.000_1.000", "listed in split train, left out there: its recording is in split test"],
-        ["Ybegin_with_5.000_7.000", "found twice: Ybegin_with_5.000_7.000.wav is taken, Ybegin_with.wav is not"],
+        ["evaluation1_0.000_1.000", "left out of split train: its recording is in split test"],
+        ["Ybegin_with_5.000_7.000", "found twice: Ybegin_with_5.000_7.000.wav is used, Ybegin_with.wav is not"],
     ]
 
 
-def test_a_corrupt_file_costs_one_line_and_a_mended_one_is_added(root: Path, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_listed_and_added_once_repaired(root: Path, tmp_path: Path) -> None:
     path = root / "audio" / "Y_underscore.wav"
     whole = path.read_bytes()
     path.write_bytes(whole[:200])
@@ -235,7 +233,7 @@ def test_a_corrupt_file_costs_one_line_and_a_mended_one_is_added(root: Path, tmp
     assert prepare(str(root), str(tmp_path / "out"), sample_rate=RATE).failures == []
 
 
-def test_what_was_packed_stays_when_its_file_goes(root: Path, tmp_path: Path) -> None:
+def test_packed_clips_stay_when_their_files_are_deleted(root: Path, tmp_path: Path) -> None:
     before = samples(run(root, tmp_path / "out"))
     (root / "audio" / "Y_underscore.wav").unlink()
     summary = prepare(str(root), str(tmp_path / "out"), sample_rate=RATE)
@@ -246,14 +244,14 @@ def test_what_was_packed_stays_when_its_file_goes(root: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("seconds", "start", "named", "expected"),
     [
-        (1.0, 5.0, False, (0, 1000)),  # shorter: whole
-        (2.5, 5.0, False, (0, 2500)),  # half a second longer: whole
-        (2.6, 5.0, True, (0, 2000)),  # begins where its segment does
-        (9.0, 5.0, False, (5000, 7000)),  # the video
-        (6.0, 5.0, False, (5000, 6000)),  # the video ends in the segment
+        (1.0, 5.0, False, (0, 1000)),  # shorter: used completely
+        (2.5, 5.0, False, (0, 2500)),  # half a second longer: used completely
+        (2.6, 5.0, True, (0, 2000)),  # starts at the segment
+        (9.0, 5.0, False, (5000, 7000)),  # complete video
+        (6.0, 5.0, False, (5000, 6000)),  # complete video that ends within the segment
     ],
 )
-def test_long_files_are_cut_and_short_ones_are_whole(
+def test_long_files_are_cut_and_short_ones_used_completely(
     tmp_path: Path, seconds: float, start: float, named: bool, expected: tuple[int, int]
 ) -> None:
     sf.write(tmp_path / "a.wav", tone("a", seconds), RATE)
@@ -263,13 +261,13 @@ def test_long_files_are_cut_and_short_ones_are_whole(
 
 def test_a_file_that_is_neither_segment_nor_video_is_refused(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", tone("a", 3), RATE)
-    with pytest.raises(AudioError, match=r"a\.wav: lasts 3\.0 s"):
+    with pytest.raises(AudioError, match=r"a\.wav: has 3\.0 s"):
         SegmentSound(tmp_path / "a.wav", Segment("a" * 11, 5, 7), False).read(RATE)
 
 
-def test_two_segments_of_one_video_are_cut_from_it_or_have_files_of_their_own(root: Path, tmp_path: Path) -> None:
+def test_two_segments_of_a_video_are_cut_from_it_or_have_their_own_files(root: Path, tmp_path: Path) -> None:
     more = '-dash-first, 40.000, 42.000, "/m/rain"\nwhole_video, 5.000, 7.000, "/m/rain"\n'
-    more += '_underscore, 60.000, 62.000, "/m/rain"\n'  # its file lasts 1.5 s: the segment from 0, as far as it goes
+    more += '_underscore, 60.000, 62.000, "/m/rain"\n'  # its file has 1.5 s: the beginning of the segment from 0 s
     (root / "balanced_train_segments.csv").write_text(LIST + more)
     sf.write(root / "audio" / "Y-dash-first_40.000_42.000.wav", tone("later"), RATE)
     corpus = run(root, tmp_path / "out")
@@ -281,11 +279,11 @@ def test_two_segments_of_one_video_are_cut_from_it_or_have_files_of_their_own(ro
     np.testing.assert_array_equal(found["_underscore_0.000_2.000"], tone("_underscore", 1.5))
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures["path"].tolist() == ["_underscore_60.000_62.000"]
-    assert "too short for the whole video" in failures["reason"][0]
+    assert "too short for the complete video" in failures["reason"][0]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path: Path, suffix: str) -> None:
+def test_an_excerpt_equals_that_part_of_the_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     sf.write(path, 0.3 * np.sin(np.arange(80000) ** 1.3 / 90), 16000)
     whole, part = read_audio(path)[0], read_audio(path, None, 2.0, 1.5)[0]
@@ -326,20 +324,20 @@ def test_shards_are_read_like_files(root: Path, tmp_path: Path, workers: int) ->
     corpus = run(root, tmp_path / "out", workers=workers)
     found = samples(corpus)
     assert list(found) == ["_underscore", "-dash-first", "whole_video"]
-    np.testing.assert_array_equal(found["_underscore"], tone("_underscore", 1.5))  # a file beats a shard
+    np.testing.assert_array_equal(found["_underscore"], tone("_underscore", 1.5))  # files take precedence over shards
     np.testing.assert_array_equal(found["-dash-first"], tone("-dash-first"))
     np.testing.assert_array_equal(found["whole_video"], tone("whole_video", 9)[1000:3000])
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures["path"].str[:11].tolist() == ["Ybegin_with", "evaluation1"]
     assert failures["reason"].str.contains(r"00\.parquet, row 3: ").tolist() == [True, False]
-    assert "01.parquet, row 0: no audio in it" in failures["reason"][1]
+    assert "01.parquet, row 0: has no audio" in failures["reason"][1]
     notes = dict(pd.read_csv(tmp_path / "out" / "notes.csv").to_numpy().tolist())
     assert "cannot be read" in notes["02.parquet"]
-    assert "row 1 is not taken" in notes["-dash-first_30.000_32.000"]
-    assert notes["whole_video_1.000_3.000"] == "labels Dog in its shard; those of the list are taken"
+    assert "row 1 is not used" in notes["-dash-first_30.000_32.000"]
+    assert notes["whole_video_1.000_3.000"] == "labels Dog in its shard; those of the list are used"
 
 
-def test_a_parquet_file_of_another_kind_is_refused_by_name(root: Path, tmp_path: Path) -> None:
+def test_a_parquet_file_without_the_columns_is_named(root: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"video_id": ["a"], "audio": [1]}), root / "audio" / "x.parquet")
     with pytest.raises(DataPrepError, match=r"x\.parquet: needs columns video_id and audio\.bytes"):
         run(root, tmp_path / "out")
@@ -349,30 +347,30 @@ def test_a_parquet_file_of_another_kind_is_refused_by_name(root: Path, tmp_path:
     ("settings", "said"),
     [
         ({"audio": "nowhere"}, "nowhere"),
-        ({"lists": ["unbalanced_train"]}, r"unbalanced_train_segments\.csv: not there"),
+        ({"lists": ["unbalanced_train"]}, r"unbalanced_train_segments\.csv: missing"),
         ({"workers": 0}, "workers: 0"),
         ({"held_out": 1.0}, r"held_out: 1\.0, must be in"),
         ({"held_out": -0.1}, r"held_out: -0\.1, must be in"),
     ],
 )
-def test_what_cannot_be_done_is_refused(root: Path, tmp_path: Path, settings: dict[str, object], said: str) -> None:
+def test_invalid_arguments_are_refused(root: Path, tmp_path: Path, settings: dict[str, object], said: str) -> None:
     with pytest.raises(DataPrepError, match=said):
         run(root, tmp_path / "out", **settings)
 
 
-def test_a_second_run_into_one_folder_is_refused(root: Path, tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "out" / "store", RATE), pytest.raises(StoreError, match="another run writes to it"):
         run(root, tmp_path / "out")
     assert len(run(root, tmp_path / "out").store) == 5
 
 
-def test_no_audio_at_all_is_refused(root: Path, tmp_path: Path) -> None:
+def test_a_folder_without_listed_audio_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataPrepError, match="none of the 6 listed clips"):
         run(root, tmp_path / "out", audio=str(tmp_path / "empty"))
 
 
-def test_audio_that_is_all_broken_is_refused_and_listed(root: Path, tmp_path: Path) -> None:
+def test_only_broken_audio_is_refused_and_listed(root: Path, tmp_path: Path) -> None:
     for path in (root / "audio").rglob("*.*"):
         path.write_bytes(b"no audio")
     with pytest.raises(DataPrepError, match="none of 5 clips can be read"):

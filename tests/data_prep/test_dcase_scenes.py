@@ -57,7 +57,7 @@ def tut(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tau(tmp_path: Path) -> Path:
-    """TAU Urban Acoustic Scenes in small: three locations of two scenes on devices a and s1; the last is unused."""
+    """A small TAU Urban Acoustic Scenes: two scenes at five locations (the last unused) on devices a and s1."""
     root = tmp_path / "TAU-urban-acoustic-scenes-2020-mobile-development"
     clips = [
         (f"audio/{scene}-{city}-{n}-{100 * n + k}-{device}.wav", scene, f"{city}-{n}", device)
@@ -81,9 +81,7 @@ def prepared(root: Path, out: Path) -> pd.DataFrame:
     return read_manifest(out / "manifest.csv").table
 
 
-def test_a_clip_of_tut_is_in_the_fold_that_tests_it_and_its_source_is_its_recording(
-    tut: Path, tmp_path: Path
-) -> None:
+def test_a_clip_of_tut_has_the_fold_that_tests_it_and_its_recording_as_source(tut: Path, tmp_path: Path) -> None:
     summary = prepare(str(tut), str(tmp_path / "out"))
     assert (summary.name, summary.n_clips, summary.n_classes) == ("TUT Acoustic Scenes", 16, 2)
     assert summary.groups == {f"fold {n}": 4 for n in (1, 2, 3, 4)}
@@ -94,8 +92,8 @@ def test_a_clip_of_tut_is_in_the_fold_that_tests_it_and_its_source_is_its_record
     assert not (tmp_path / "out" / "notes.csv").exists()
 
 
-def test_the_recording_is_that_of_the_third_column_where_there_is_one(tut: Path, tmp_path: Path) -> None:
-    """The layout of 2017, whose file names do not begin with it."""
+def test_the_recording_is_taken_from_the_third_column_if_there_is_one(tut: Path, tmp_path: Path) -> None:
+    """In the layout of 2017 file names do not start with it."""
     rows = [line.split("\t") for line in (tut / "meta.txt").read_text().splitlines()]
     write_lines(tut / "meta.txt", [(file, scene, "at" + Path(file).stem[:4]) for file, scene in rows])
     table = prepared(tut, tmp_path / "out")
@@ -111,7 +109,7 @@ def test_tau_keeps_its_split_its_locations_and_its_devices(tau: Path, tmp_path: 
 
 
 def test_clips_in_neither_part_of_the_split_are_left_out_and_listed(tau: Path, tmp_path: Path) -> None:
-    for path in (tau / "audio").glob("*milan*"):  # they need not be there
+    for path in (tau / "audio").glob("*milan*"):  # their audio may be missing
         path.unlink()
     table = prepared(tau, tmp_path / "out")
     assert len(table) == 16
@@ -130,7 +128,7 @@ def test_one_list_of_the_test_part_is_enough(tut: Path, tau: Path, tmp_path: Pat
     assert prepared(tau, tmp_path / "tau")["split"].tolist() == ["train"] * 8 + ["test"] * 8
 
 
-def test_audio_may_be_in_another_format_and_is_packed_at_the_rate_asked_for(tau: Path, tmp_path: Path) -> None:
+def test_audio_may_be_in_another_format_and_is_packed_at_the_given_rate(tau: Path, tmp_path: Path) -> None:
     for path in list((tau / "audio").iterdir()):
         audio, rate = sf.read(path)
         sf.write(path.with_suffix(".flac"), audio, rate)
@@ -156,27 +154,27 @@ A, B = "audio/a001_0_30.wav", "audio/a002_0_30.wav"
         (lambda root: change(root / "evaluation_setup/fold2_test.txt", B + "\n", ""), f"{B} is in only one of"),
         (
             lambda root: change(root / "evaluation_setup/fold1_train.txt", B, "audio/x.wav"),
-            "x.wav is not in the meta",
+            "x.wav is not in the metadata",
         ),
         (
             lambda root: change(root / "evaluation_setup/fold1_train.txt", B + "\tbeach", A + "\tbeach"),
-            "train and in",
+            "both the train and",
         ),
         (lambda root: change(root / "evaluation_setup/fold1_train.txt", B + "\tbeach\n", ""), "in no part of fold 1"),
         (
             lambda root: change(root / "evaluation_setup/fold1_train.txt", B + "\tbeach", B + "\tbus"),
             "'bus' here and",
         ),
-        (lambda root: change(root / "meta.txt", B, A), f"{A} is listed twice"),
+        (lambda root: change(root / "meta.txt", B, A), f"{A} is listed more than once"),
         (lambda root: change(root / "meta.txt", f"{B}\tbeach", f"{B}\t"), "line 5 has an empty cell"),
-        (lambda root: change(root / "meta.txt", "\t", ","), "column scene missing; columns are separated by tabs"),
-        (lambda root: change(root / "meta.txt", "\tbeach", "\tbeach\t1\t2"), "not a table|4 columns"),
-        (lambda root: (root / "meta.txt").write_bytes(b"\x93\xff\x00\xfe"), r"meta\.txt: not a table"),
-        (lambda root: (root / A).unlink(), f"1 of 16 clips are not there, the first: {A}"),
+        (lambda root: change(root / "meta.txt", "\t", ","), "column scene missing; expected a tab-separated"),
+        (lambda root: change(root / "meta.txt", "\tbeach", "\tbeach\t1\t2"), "not a CSV table|4 columns"),
+        (lambda root: (root / "meta.txt").write_bytes(b"\x93\xff\x00\xfe"), r"meta\.txt: not a CSV table"),
+        (lambda root: (root / A).unlink(), f"1 of 16 clips of meta.txt missing, the first: {A}"),
         (lambda root: (root / "audio").rename(root / "elsewhere"), "no folder audio/"),
     ],
 )
-def test_lists_that_contradict_are_refused_with_the_reason(
+def test_contradicting_lists_are_refused_with_the_reason(
     tut: Path, tmp_path: Path, broken: Callable[[Path], object], message: str
 ) -> None:
     broken(tut)
@@ -186,7 +184,7 @@ def test_lists_that_contradict_are_refused_with_the_reason(
 
 
 def move(root: Path, file: str, scene: str, into: int, out_of: int | None = None) -> None:
-    """Test a clip in another fold: also there, or only there."""
+    """Test a clip in another fold as well, or only there."""
     setup, row = root / "evaluation_setup", f"{file}\t{scene}\n"
     for fold in {into, out_of} - {None}:
         tested = fold == into
@@ -216,7 +214,7 @@ def test_a_clip_that_no_fold_tests_is_refused(tut: Path, tmp_path: Path) -> None
 
 def test_a_recording_in_two_folds_is_refused(tut: Path, tmp_path: Path) -> None:
     move(tut, A, "beach", into=3, out_of=1)
-    with pytest.raises(DataPrepError, match="1 locations are on two sides, the first: a001 in fold 3 and 1"):
+    with pytest.raises(DataPrepError, match="1 locations are shared, the first: a001 in fold 3 and 1"):
         prepare(str(tut), str(tmp_path / "out"))
 
 
@@ -234,12 +232,12 @@ def test_a_recording_in_two_folds_is_refused(tut: Path, tmp_path: Path) -> None:
         ),
         (
             lambda root: change(root / "evaluation_setup/fold1_train.csv", "park-lyon-0-0-a", "park-lyon-0-9-a"),
-            "park-lyon-0-9-a.wav is not in the meta data",
+            "park-lyon-0-9-a.wav is not in the metadata",
         ),
-        (lambda root: next((root / "audio").glob("tram*")).unlink(), "1 of 16 clips are not there"),
+        (lambda root: next((root / "audio").glob("tram*")).unlink(), "1 of 16 clips of meta.csv missing"),
     ],
 )
-def test_a_split_that_contradicts_itself_is_refused_with_the_reason(
+def test_a_contradicting_split_is_refused_with_the_reason(
     tau: Path, tmp_path: Path, broken: Callable[[Path], object], message: str
 ) -> None:
     broken(tau)

@@ -88,13 +88,10 @@ def test_esc50_is_found_in_its_published_layout_and_other_formats(esc50: Callabl
         (lambda t: t.assign(category=t["category"].replace("class 1", "class 0")), "'class 0' has 80 clips"),
         (lambda t: t.assign(fold=t["fold"] - 1), "folds 1 to 5"),
         (lambda t: t.assign(fold=[2, *t["fold"][1:]]), "folds 1 to 5"),
-        (
-            lambda t: t.assign(filename=[t["filename"][5], *t["filename"][1:]]),
-            "1-05-A-0|twice|more than once",
-        ),
+        (lambda t: t.assign(filename=[t["filename"][5], *t["filename"][1:]]), "1-05-A-0|twice|more than once"),
         (
             lambda t: t.assign(filename=["absent.wav", *t["filename"][1:]]),
-            "1 clips of esc50.csv missing, .* absent",
+            "1 of 2000 clips of esc50.csv missing, .* absent",
         ),
     ],
 )
@@ -112,7 +109,7 @@ def test_a_listing_without_audio_is_refused(tmp_path: Path) -> None:
         prepare(str(tmp_path), str(tmp_path / "out"))
 
 
-def test_a_listing_that_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_a_listing_that_is_not_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "esc50.csv").write_bytes(np.random.default_rng(0).bytes(2000))
     with pytest.raises(DataPrepError, match=r"esc50\.csv"):
@@ -145,7 +142,7 @@ def test_an_esc10_clip_in_another_fold_is_refused(esc10: Path, tmp_path: Path) -
         prepare(str(esc10), str(tmp_path / "out"))
 
 
-def test_a_folder_that_is_neither_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_that_is_neither_is_named(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DataPrepError, match=rf"{root.name}: neither"):
             prepare(str(root), str(tmp_path / "out"))

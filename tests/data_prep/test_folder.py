@@ -28,7 +28,7 @@ def class_folders(make_wavs: MakeWavs) -> Path:
 
 
 @pytest.mark.parametrize("sample_rate", [None, 8000])
-def test_a_file_cut_short_is_left_out_packed_or_not(
+def test_a_truncated_file_is_left_out_with_and_without_a_store(
     class_folders: Path, tmp_path: Path, sample_rate: int | None
 ) -> None:
     whole = (class_folders / "dog" / "a.wav").read_bytes()
@@ -64,7 +64,7 @@ def test_a_csv_gives_labels_and_folds(class_folders: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("sample_rate", [None, 8000])
-def test_a_broken_file_is_listed_and_nothing_else_is_lost(
+def test_a_broken_file_is_listed_and_all_others_are_kept(
     class_folders: Path, tmp_path: Path, sample_rate: int | None
 ) -> None:
     (class_folders / "dog" / "broken.wav").write_text("no audio")
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_listed_when_packed(class_folders: Path, tmp_path: P
     assert "truncated" in pd.read_csv(tmp_path / "out" / "failures.csv")["reason"][0]
 
 
-def test_a_mended_file_is_added_by_the_next_run(class_folders: Path, tmp_path: Path) -> None:
+def test_a_repaired_file_is_added_by_the_next_run(class_folders: Path, tmp_path: Path) -> None:
     good = (class_folders / "dog" / "a.wav").read_bytes()
     (class_folders / "dog" / "a.wav").write_text("no audio")
     prepare(str(class_folders), str(tmp_path / "out"), sample_rate=8000)
@@ -134,7 +134,7 @@ prepare({root!r}, {out!r}, sample_rate=8000)
 """
 
 
-def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_path: Path) -> None:
+def test_packing_by_killed_runs_equals_an_uninterrupted_one(make_wavs: MakeWavs, tmp_path: Path) -> None:
     root = make_wavs({f"{'dog' if n % 2 else 'rain'}/{n:02d}.wav": tone(n) for n in range(40)})
     (root / "dog" / "broken.wav").write_text("no audio")
 
@@ -146,8 +146,8 @@ def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_pat
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     start(1000).communicate()
-    undisturbed = contents(out)
-    assert {"failures.csv", "labels.txt", "manifest.csv", "store/shard-00006.h5"} <= set(undisturbed)
+    uninterrupted = contents(out)
+    assert {"failures.csv", "labels.txt", "manifest.csv", "store/shard-00006.h5"} <= set(uninterrupted)
     shutil.rmtree(out)
     for shards in (1, 4):
         with start(shards) as run:
@@ -156,16 +156,16 @@ def test_packing_by_killed_runs_ends_as_undisturbed(make_wavs: MakeWavs, tmp_pat
             run.kill()
         assert len(list(out.glob("store/shard-*.h5"))) == shards
     start(1000).communicate()
-    assert contents(out) == undisturbed
+    assert contents(out) == uninterrupted
 
 
-def test_audio_outside_the_class_folders_is_refused_by_name(class_folders: Path, tmp_path: Path) -> None:
+def test_audio_outside_the_class_folders_is_named(class_folders: Path, tmp_path: Path) -> None:
     (class_folders / "loose.wav").write_bytes((class_folders / "dog" / "a.wav").read_bytes())
-    with pytest.raises(DataPrepError, match=r"loose\.wav lies in no class folder"):
+    with pytest.raises(DataPrepError, match=r"loose\.wav is in no class folder"):
         prepare(str(class_folders), str(tmp_path / "out"))
 
 
-def test_what_is_not_there_is_refused_by_name(class_folders: Path, tmp_path: Path) -> None:
+def test_missing_sources_are_named(class_folders: Path, tmp_path: Path) -> None:
     with pytest.raises(DataPrepError, match="absent"):
         prepare(str(tmp_path / "absent"), str(tmp_path / "out"))
     (class_folders / "clips.csv").write_text("path,labels\ndog/a.wav,dog\nabsent.wav,dog\n")
@@ -187,7 +187,7 @@ def sessions(make_wavs: MakeWavs) -> Path:
 
 
 def folds_of(out: Path) -> pd.DataFrame:
-    """Columns name, label, fold, and source where there is one."""
+    """Columns name, label, fold and, if present, source."""
     table = Corpus(out).manifest.table if (out / "store").exists() else pd.read_csv(out / "manifest.csv")
     return table.assign(name=[Path(path).stem for path in table["path"]])
 
@@ -203,7 +203,7 @@ def test_folds_keep_the_clips_of_a_recording_together_and_have_every_class(sessi
     assert folds_of(tmp_path / "again")["fold"].tolist() == table["fold"].tolist()
 
 
-def test_without_a_rule_each_file_is_its_own_recording(sessions: Path, tmp_path: Path) -> None:
+def test_without_a_group_each_file_is_a_recording(sessions: Path, tmp_path: Path) -> None:
     prepare(str(sessions), str(tmp_path / "out"), folds=5)
     table = folds_of(tmp_path / "out")
     assert "source" not in table
@@ -224,7 +224,7 @@ def write_csv(root: Path, rows: list[tuple[str, str, str]], header: str = "path,
 
 
 def test_a_csv_names_recordings_in_its_column_source(sessions: Path, tmp_path: Path) -> None:
-    """Across classes, and a clip without a source is a recording of its own."""
+    """Recordings may have clips of several classes; a clip without a source is a recording of its own."""
     rows = [
         (f"{label}/{label[0]}3_{clip}.wav", label, f"take {clip}") for label in ("dog", "rain") for clip in range(3)
     ]
@@ -248,21 +248,21 @@ def test_clips_of_several_classes_are_spread_by_class(sessions: Path, tmp_path: 
         assert folds.count(1) == folds.count(2) > 0
 
 
-def test_folds_that_cannot_be_made_are_refused_with_what_to_do(sessions: Path, tmp_path: Path) -> None:
+def test_impossible_folds_are_refused_with_what_to_do(sessions: Path, tmp_path: Path) -> None:
     def refused(message: str, root: Path | str = sessions, **settings: object) -> None:
         with pytest.raises(DataPrepError, match=message):
             prepare(str(root), str(tmp_path / "out"), **settings)  # type: ignore[arg-type]
         assert not (tmp_path / "out").exists()
 
     rule = r"(.\d)_"
-    refused("class 'dog' has 4 recordings, fewer than the 5 folds: .* ask for 4 folds", folds=5, group=rule)
+    refused("class 'dog' has 4 recordings, fewer than the 5 folds: .* use 4 folds", folds=5, group=rule)
     refused("1 folds; at least 2", folds=1)
     refused("not a regular expression", folds=2, group="(")
-    refused("has no group; put what names the recording in", folds=2, group="d")
+    refused("has no group; put the part that names the recording in", folds=2, group="d")
     refused("names no recording in 10 paths, the first: rain/r0_0.wav", folds=2, group="(d.)_")
     clips = [("dog/d0_0.wav", "dog", "1"), ("dog/d1_0.wav", "dog", "2")]
     refused("its column `source` names the recordings", write_csv(sessions, clips), group=rule)
     for column in ("fold", "split"):
-        refused(f"`{column}` already", write_csv(sessions, clips, f"path,labels,{column}"), folds=2)
+        refused(f"already has a column `{column}`", write_csv(sessions, clips, f"path,labels,{column}"), folds=2)
     shutil.copy(sessions / "dog" / "d0_0.wav", sessions / "rain" / "r9_0.wav")
     refused(r"r9_0\.wav is a copy of .*d0_0\.wav", folds=2, group=rule)

@@ -14,7 +14,7 @@ CLIPS = st.lists(st.tuples(st.lists(st.sampled_from("abc"), max_size=3, unique=T
 
 
 @given(clips=CLIPS, n_folds=st.integers(2, 4))
-def test_no_recording_is_in_two_folds_whatever_its_labels(clips: list[tuple[list[str], int]], n_folds: int) -> None:
+def test_no_recording_is_in_two_folds(clips: list[tuple[list[str], int]], n_folds: int) -> None:
     labels, recordings = [names for names, _ in clips], [recording for _, recording in clips]
     folds = grouped_folds(labels, recordings, n_folds, "x")
     assert set(folds) <= set(range(1, n_folds + 1))
@@ -28,7 +28,7 @@ def test_no_recording_is_in_two_folds_whatever_its_labels(clips: list[tuple[list
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=5, max_size=12), several=st.booleans())
 def test_a_class_with_a_recording_for_each_fold_is_in_all_of_them(sizes: list[int], several: bool) -> None:
-    """Single-label and multi-label; however unequal recordings are."""
+    """For single and several labels, and recordings of very different length."""
     labels, recordings = [], []
     for name in "abc":
         for n, size in enumerate(sizes):
@@ -48,7 +48,7 @@ def test_many_labels_are_spread_evenly() -> None:
         assert [found.count(fold) for fold in (1, 2, 3, 4, 5)] == [each] * 5
 
 
-def test_what_cannot_be_folded_is_refused_with_what_to_do() -> None:
+def test_impossible_folds_are_refused_with_what_to_do() -> None:
     with pytest.raises(DataPrepError, match="x: 1 folds; at least 2"):
         grouped_folds([["a"], ["a"]], [1, 2], 1, "x")
     clips = [["a"], ["a"], ["a"], ["b"], ["b"], ["b", "c"]]
@@ -56,9 +56,7 @@ def test_what_cannot_be_folded_is_refused_with_what_to_do() -> None:
         DataPrepError, match="class 'c' has 1 recordings, fewer than the 3 folds: add recordings of it, or"
     ):
         refuse_rare_classes(clips, range(6), 3, "x")
-    with pytest.raises(
-        DataPrepError, match=r"class 'b' has 2 recordings, .* ask for 2 folds, or leave the class out"
-    ):
+    with pytest.raises(DataPrepError, match=r"class 'b' has 2 recordings, .* use 2 folds, or leave the class out"):
         refuse_rare_classes([names[:1] for names in clips], [0, 1, 2, 3, 3, 4], 3, "x")
     refuse_rare_classes([names[:1] for names in clips], range(6), 3, "x")
 
@@ -68,6 +66,6 @@ def test_copies_in_two_recordings_are_found_by_their_content(tmp_path: Path) -> 
     paths = [tmp_path / name for name in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         path.write_bytes(content)
-    with pytest.raises(DataPrepError, match=r"x: .*/c is a copy of .*/a, and folds must not share a recording"):
+    with pytest.raises(DataPrepError, match=r"x: .*/c is a copy of .*/a, and folds must not share recordings"):
         refuse_copies(paths, range(6), "x")
     refuse_copies(paths, [0, 1, 0, 3, 4, 5], "x")  # of one recording

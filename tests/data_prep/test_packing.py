@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from weakaudio_data_prep.packing import Clip, SoundFile, pack
 
 from weakaudio.data.store import ClipStore, StoreWriter, check_clips
-from weakaudio.errors import AudioError, DataPrepError, StoreError
+from weakaudio.errors import AudioError, DataPrepError, WriteError
 
 MakeWavs = Callable[..., Path]
 
 
 def faults(folder: Path) -> list[str]:
-    """Keys of clips, and names of shards, that are not what was written."""
+    """Keys of clips, and names of shards, that differ from what was written."""
     return [clip.key for clip in check_clips(folder) if clip.fault]
 
 
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_store_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     failures = run(tmp_path / "1", 1)
     assert failures == [(f"clip {n}", f"sound {n} is broken") for n in range(3, 100, 17)]
     assert run(tmp_path / "2", 2) == failures
@@ -82,7 +82,7 @@ def test_files_are_packed_by_two_processes_as_by_one(make_wavs: MakeWavs, tmp_pa
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
-def test_a_worker_that_dies_is_a_clear_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_a_clear_error_and_the_next_run_resumes(tmp_path: Path) -> None:
     jobs = clips(40)
     jobs[30] = Clip("clip 30", ["dog"], Fake(30, deadly=True))
     with StoreWriter(tmp_path, 8000, 1000) as writer, pytest.raises(DataPrepError, match="a worker process died"):
@@ -92,9 +92,9 @@ def test_a_worker_that_dies_is_a_clear_error_and_the_next_run_goes_on(tmp_path: 
     assert sorted(ClipStore(tmp_path).keys) == sorted(f"clip {n}" for n in range(40) if n % 17 != 3)
 
 
-def test_packing_stops_at_a_full_disk_and_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+def test_packing_stops_at_a_full_disk_and_resumes_when_there_is_space(small_disk: Path, tmp_path: Path) -> None:
     run(tmp_path / "roomy", 1, 300)
-    with pytest.raises(StoreError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         run(small_disk / "store", 2, 300)
     kept = ClipStore(small_disk / "store")
     assert 0 < len(kept) < 250
@@ -124,7 +124,7 @@ def test_workers_end_when_their_run_is_killed(tmp_path: Path) -> None:
     main.wait()
     for _ in range(6000):
         try:
-            os.killpg(main.pid, 0)  # whether anybody of its session is left
+            os.killpg(main.pid, 0)  # is any process of its session left?
         except ProcessLookupError:
             return
         time.sleep(0.1)

@@ -117,7 +117,7 @@ def test_no_moment_of_an_ambience_is_in_two_folds_and_all_folds_have_all_kinds(b
         assert (spans["start"].to_numpy()[1:] - spans["end"].to_numpy()[:-1] >= 0.45).all()
 
 
-def test_what_lies_under_a_clip_is_where_the_table_says(big: Path, beds: Path) -> None:
+def test_the_ambience_of_a_clip_is_where_the_table_says(big: Path, beds: Path) -> None:
     """In clips without events."""
     found = pd.read_csv(big / "ambiences.csv").set_index("path")
     quiet = sorted(set(found.index) - set(pd.read_csv(big / "events.csv")["path"]))
@@ -132,7 +132,7 @@ def test_what_lies_under_a_clip_is_where_the_table_says(big: Path, beds: Path) -
         assert max(np.corrcoef(bed[10 + k : 1000 + k], audio[10:1000])[0, 1] for k in range(-3, 4)) > 0.99
 
 
-def test_scenes_hear_their_events_as_often_as_they_should_and_strays(big: Path) -> None:
+def test_events_occur_as_often_as_the_scenes_say(big: Path) -> None:
     events = pd.read_csv(big / "events.csv")
     scene = events["path"].str.split("/").str[1]
     heard = events.groupby([scene, "label"])["path"].nunique() / 100
@@ -144,10 +144,10 @@ def test_scenes_hear_their_events_as_often_as_they_should_and_strays(big: Path) 
             assert heard.get((name, label), 0) == pytest.approx(
                 expected, abs=4 * (expected * (1 - expected) / 100) ** 0.5
             )
-    assert not set(events["label"]) & {"long", "drip", "dog_bark"}  # of no scene; renamed
+    assert not set(events["label"]) & {"long", "drip", "dog_bark"}  # in no scene; renamed
 
 
-def test_events_lie_inside_their_clips_and_are_louder_than_what_is_around_them(big: Path) -> None:
+def test_events_lie_inside_their_clips_and_are_louder_than_their_surroundings(big: Path) -> None:
     events = pd.read_csv(big / "events.csv")
     assert (events["onset"] >= 0).all()
     assert (events["offset"] <= 2.0).all()
@@ -161,7 +161,7 @@ def test_events_lie_inside_their_clips_and_are_louder_than_what_is_around_them(b
             assert np.mean(audio[inside] ** 2) > 2 * np.mean(audio[~inside] ** 2)
 
 
-def test_seed_alone_decides_every_byte(event_clips: Path, urban: Path, beds: Path, tmp_path: Path) -> None:
+def test_every_byte_depends_only_on_the_seed(event_clips: Path, urban: Path, beds: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         make(tmp_path / name, event_clips, urban, beds, **SMALL, seed=seed)
     a, b, c = (digest(tmp_path / name) for name in "abc")
@@ -169,7 +169,7 @@ def test_seed_alone_decides_every_byte(event_clips: Path, urban: Path, beds: Pat
     assert {name for name in a if a[name] != c[name]} == set(a) - {"labels.txt", "manifest.csv", "notes.csv"}
 
 
-def test_recordings_in_two_places_stay_in_one_and_are_listed(
+def test_a_recording_in_two_places_is_used_in_one_and_listed(
     event_clips: Path, urban: Path, beds: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(event_clips, tmp_path / "events")
@@ -179,9 +179,9 @@ def test_recordings_in_two_places_stay_in_one_and_are_listed(
     summary = make(tmp_path / "out", tmp_path / "events", urban, beds, **SMALL)
     notes = pd.read_csv(tmp_path / "out" / "notes.csv")
     assert notes.to_numpy().tolist() == [
-        ["dog-1-0.wav", "its recording twice is in a later fold, too"],
-        ["14-0.wav", "its recording bell50 is in ESC-50, too"],
-        ["14-1.wav", "its recording bell50 is in ESC-50, too"],
+        ["dog-1-0.wav", "its recording twice is also in a later fold"],
+        ["14-0.wav", "its recording bell50 is also in ESC-50"],
+        ["14-1.wav", "its recording bell50 is also in ESC-50"],
     ]
     assert summary.failures == []
     assert not {"dog-1-0.wav", "14-0.wav", "14-1.wav"} & set(pd.read_csv(tmp_path / "out" / "events.csv")["source"])
@@ -207,30 +207,30 @@ def test_clips_can_be_packed_for_training(event_clips: Path, urban: Path, beds: 
 
 
 KILLED = """
-import json, time
+import json, time, soundfile
 import weakaudio_data_prep.scenes_synthetic as scenes
 
 scenes.SCENES = {{name: scenes.Scene(**scene) for name, scene in json.loads({scenes!r}).items()}}
 scenes.AMBIENCES = json.loads({ambiences!r})
-write = scenes.write_wav
+write = soundfile.write
 
 left = {stop}
 
-def stop(path, audio, sample_rate):
+def stop(path, audio, *arguments, **settings):
     global left
     if left == 0:
-        write(path, audio[: audio.size // 2], sample_rate)
+        write(path, audio[: audio.size // 2], *arguments, **settings)
         print("stopped", flush=True)
         time.sleep(3600)  # it is killed here
     left -= 1
-    write(path, audio, sample_rate)
+    write(path, audio, *arguments, **settings)
 
-scenes.write_wav = stop
+soundfile.write = stop
 scenes.prepare({out!r}, **{sources!r}, per_scene=10, seconds=2.0, sample_rate=2205)
 """
 
 
-def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(
+def test_a_corpus_made_by_killed_runs_equals_an_uninterrupted_one(
     event_clips: Path, urban: Path, beds: Path, tmp_path: Path
 ) -> None:
     def start(stop: int) -> subprocess.Popen[bytes]:
@@ -244,7 +244,7 @@ def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(
         )
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    make(tmp_path / "undisturbed", event_clips, urban, beds, **SMALL)
+    make(tmp_path / "uninterrupted", event_clips, urban, beds, **SMALL)
     for clips in (2, 7):
         with start(clips) as run:
             assert run.stdout is not None
@@ -254,7 +254,7 @@ def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(
     start(1000).communicate()
     killed = digest(tmp_path / "killed")
     assert {name: value for name, value in killed.items() if not name.endswith(".part")} == digest(
-        tmp_path / "undisturbed"
+        tmp_path / "uninterrupted"
     )
 
 
@@ -263,7 +263,7 @@ def test_other_settings_into_the_same_folder_are_refused(
 ) -> None:
     make(tmp_path, event_clips, urban, beds, **SMALL)
     before = digest(tmp_path)
-    with pytest.raises(DataPrepError, match="begun with other settings"):
+    with pytest.raises(DataPrepError, match="made with other settings"):
         make(tmp_path, event_clips, urban, beds, **SMALL, seed=1)
     assert digest(tmp_path) == before
 
@@ -277,7 +277,7 @@ def test_a_broken_event_is_left_out_and_listed(event_clips: Path, urban: Path, b
     assert summary.n_clips == 30
 
 
-def test_material_that_does_not_do_is_refused_with_the_reason(
+def test_unsuitable_material_is_refused_with_the_reason(
     event_clips: Path, urban: Path, beds: Path, tmp_path: Path
 ) -> None:
     def refused(message: str, esc50: Path = event_clips, backgrounds: Path = beds, **settings: object) -> None:
@@ -295,17 +295,17 @@ def test_material_that_does_not_do_is_refused_with_the_reason(
     ):
         change.to_csv(tmp_path / "events" / "manifest.csv", index=False)
         refused(message, tmp_path / "events")
-    with pytest.raises(ManifestError, match="no such manifest"):
+    with pytest.raises(ManifestError, match="no such file"):
         make(tmp_path / "out", tmp_path, urban, beds)
     shutil.copytree(beds, tmp_path / "beds")
     sf.write(tmp_path / "beds" / "two-air.wav", np.full(7 * RATE, 0.1), RATE)
-    refused(r"two-air\.wav: too short to be cut for 5 folds; 7\.5 s are needed", backgrounds=tmp_path / "beds")
+    refused(r"two-air\.wav: too short for 5 folds; at least 7\.5 s are needed", backgrounds=tmp_path / "beds")
     (tmp_path / "beds" / "two-air.wav").unlink()
-    refused("1 ambiences are not there, the first: two-air", backgrounds=tmp_path / "beds")
+    refused("1 ambiences are missing, the first: two-air", backgrounds=tmp_path / "beds")
 
 
-def test_ten_scenes_overlap_in_all_they_have() -> None:
-    """The shipped table, not the tiny one."""
+def test_the_ten_scenes_share_ambiences_and_classes() -> None:
+    """For the shipped table, not the small one."""
     assert len(SCENES) == 10
     kinds = {kind for scene in SCENES.values() for kind in scene.ambiences}
     assert kinds == set(AMBIENCES)
@@ -315,7 +315,7 @@ def test_ten_scenes_overlap_in_all_they_have() -> None:
     for kind in kinds:
         assert sum(kind in scene.ambiences for scene in SCENES.values()) >= 2
     by_ambience_alone = sum(max(scene.ambiences.get(kind, 0) for scene in SCENES.values()) for kind in kinds) / 10
-    assert by_ambience_alone == pytest.approx(0.425)  # the module says 43 of 100
+    assert by_ambience_alone == pytest.approx(0.425)  # the module says 43 %
     for name, scene in SCENES.items():
         others = {label for other in SCENES if other != name for label in SCENES[other].events}
         assert len(scene.events.keys() & others) >= 3

@@ -27,7 +27,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def change_manifest(source: Path, target: Path, change: object) -> Path:
-    """A copy of the event clips whose manifest went through `change`."""
+    """Copy the event clips with a manifest modified by `change`."""
     shutil.copytree(source, target)
     table = pd.read_csv(target / "manifest.csv", dtype={"source": str})
     change(table).to_csv(target / "manifest.csv", index=False)  # type: ignore[operator]
@@ -42,7 +42,7 @@ def big(event_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(out)
 
 
-def test_seed_alone_decides_every_byte(event_clips: Path, tmp_path: Path) -> None:
+def test_every_byte_depends_only_on_the_seed(event_clips: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         prepare(str(event_clips), str(tmp_path / name), **SMALL, seed=seed)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -50,7 +50,7 @@ def test_seed_alone_decides_every_byte(event_clips: Path, tmp_path: Path) -> Non
     assert different == set(digest(tmp_path / "a")) - {"labels.txt", "store/.lock"}
 
 
-def test_lengths_and_labels_are_shaped_like_audioset(big: Corpus) -> None:
+def test_lengths_and_labels_are_distributed_as_in_audioset(big: Corpus) -> None:
     seconds = big.store.n_samples / RATE
     assert len(seconds) == 600
     assert seconds.min() >= 1.99
@@ -62,7 +62,7 @@ def test_lengths_and_labels_are_shaped_like_audioset(big: Corpus) -> None:
     assert big.manifest.table["split"].value_counts().to_dict() == {"train": 400, "val": 100, "test": 100}
 
 
-def test_strong_truth_agrees_with_weak_labels(big: Corpus) -> None:
+def test_strong_labels_agree_with_weak_labels(big: Corpus) -> None:
     truth = big.events().groupby("path")["label"].agg(lambda labels: sorted(set(labels)))
     assert truth.to_dict() == dict(zip(big.manifest.table["path"], big.manifest.table["labels"], strict=True))
     assert dict(zip(big.store.keys, big.store.labels, strict=True)) == truth.to_dict()
@@ -77,8 +77,8 @@ def test_events_lie_inside_their_clips(big: Corpus) -> None:
     assert late.max() <= 0, f"{(late > 0).sum()} of {len(events)} events end after their clip"
 
 
-def test_events_can_be_heard_where_the_truth_says(event_clips: Path, tmp_path: Path) -> None:
-    """Clips with one event at 10 dB or more: inside it is louder than outside."""
+def test_events_are_where_the_strong_labels_say(event_clips: Path, tmp_path: Path) -> None:
+    """Clips with one event at 10 dB or more are louder inside the event than outside."""
     prepare(str(event_clips), str(tmp_path), train=150, val=1, test=1, sample_rate=RATE)
     corpus, heard = Corpus(tmp_path), 0
     for path, rows in corpus.events().groupby("path"):
@@ -111,14 +111,14 @@ def test_a_recording_in_two_folds_stays_in_one_split_and_is_listed(event_clips: 
     listed = pd.read_csv(tmp_path / "out" / "notes.csv")
     assert sorted(listed["path"]) == ["dog-1-0.wav", "rain-4-1.wav"]
     assert listed["note"].str.contains("dog50").all()
-    assert summary.failures == []  # nothing is wrong with them
+    assert summary.failures == []  # they can be read
     used = set(Corpus(tmp_path / "out").events()["source"])
     assert "dog-5-0.wav" in used
     assert not used & {"dog-1-0.wav", "rain-4-1.wav"}
 
 
 def test_backgrounds_are_not_shared_between_splits(event_clips: Path, tmp_path: Path) -> None:
-    """Each background is a tone of its own, which the spectrum of a quiet clip shows."""
+    """Each background is a different tone, visible in the spectrum of a quiet clip."""
     (tmp_path / "beds").mkdir()
     tones = {100 * n: f"{n}.wav" for n in range(2, 10)}
     for frequency, name in tones.items():
@@ -164,13 +164,13 @@ soundscapes.prepare({root!r}, {out!r}, train=12, val=4, test=4, sample_rate=2205
 """
 
 
-def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(event_clips: Path, tmp_path: Path) -> None:
+def test_a_corpus_made_by_killed_runs_equals_an_uninterrupted_one(event_clips: Path, tmp_path: Path) -> None:
     def start(out: str, stop: int) -> subprocess.Popen[bytes]:
         """A run that waits once it has so many shards."""
         code = KILLED.format(root=str(event_clips), out=str(tmp_path / out), stop=stop)
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    start("undisturbed", 1000).communicate()
+    start("uninterrupted", 1000).communicate()
     for shards in (1, 3):
         with start("killed", shards) as run:
             assert run.stdout is not None
@@ -179,7 +179,7 @@ def test_a_corpus_made_by_killed_runs_is_the_undisturbed_one(event_clips: Path, 
         assert len(list((tmp_path / "killed").glob("store/shard-*.h5"))) == shards
         assert not (tmp_path / "killed" / "manifest.csv").exists()
     start("killed", 1000).communicate()
-    assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
+    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted")
 
 
 def test_another_seed_into_the_same_folder_never_mixes_labels_and_audio(event_clips: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_another_seed_into_the_same_folder_never_mixes_labels_and_audio(event_cl
     try:
         prepare(str(event_clips), str(tmp_path / "out"), **SMALL, seed=1)
     except WeakAudioError:
-        assert digest(tmp_path / "out") == before  # refused, and nothing touched
+        assert digest(tmp_path / "out") == before  # refused, and unchanged
     else:
         assert digest(tmp_path / "out") == digest(tmp_path / "fresh")
 
@@ -203,7 +203,7 @@ def test_a_broken_event_is_left_out_and_listed(event_clips: Path, tmp_path: Path
 
 
 def test_a_fold_in_two_splits_is_refused(event_clips: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="one split only"):
+    with pytest.raises(DataPrepError, match="in only one split"):
         prepare(str(event_clips), str(tmp_path), **SMALL, train_folds=(1, 2, 4), val_folds=(4,))
 
 

@@ -15,7 +15,7 @@ MakeWavs = Callable[..., Path]
 NOISE = np.full(800, 0.1, dtype=np.float32)
 
 
-def test_each_file_is_a_clip_of_train_or_of_val_whatever_else_is_there(make_wavs: MakeWavs, tmp_path: Path) -> None:
+def test_the_split_of_a_file_does_not_depend_on_other_files(make_wavs: MakeWavs, tmp_path: Path) -> None:
     root = make_wavs({f"deep/{n}/a.wav": NOISE for n in range(40)})
     prepare(str(root), str(tmp_path / "all"), 8000, held_out=0.25)
     split = Corpus(tmp_path / "all").manifest.table.set_index("path")["split"]
@@ -30,7 +30,7 @@ def test_each_file_is_a_clip_of_train_or_of_val_whatever_else_is_there(make_wavs
 def test_recordings_of_another_data_set_are_left_out_by_their_freesound_id(
     make_wavs: MakeWavs, tmp_path: Path
 ) -> None:
-    """Also of names that hold the id among others; not of names that hold its digits in a longer number."""
+    """The id may be one of several numbers in the name, but not part of a longer number."""
     root = make_wavs(dict.fromkeys(("123-4-5.wav", "rain_123.wav", "1234.wav", "dog123x.wav", "b.wav"), NOISE))
     other = tmp_path / "other.csv"
     other.write_text("path,labels,source\na.wav,dog,123\n")
@@ -39,7 +39,7 @@ def test_recordings_of_another_data_set_are_left_out_by_their_freesound_id(
     assert kept == {"1234.wav", "b.wav"}
 
 
-def test_what_cannot_be_used_is_refused(make_wavs: MakeWavs, tmp_path: Path) -> None:
+def test_unusable_arguments_are_refused(make_wavs: MakeWavs, tmp_path: Path) -> None:
     root = make_wavs({"123.wav": NOISE})
     other = tmp_path / "other.csv"
     other.write_text("path,labels\na.wav,dog\n")

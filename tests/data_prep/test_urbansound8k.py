@@ -77,13 +77,13 @@ def test_audio_may_be_in_another_format(urban: Callable[..., Path], tmp_path: Pa
     assert prepare(str(root), str(tmp_path / "out")).n_clips == 12
 
 
-def test_folds_that_are_not_there_are_left_out(urban: Callable[..., Path], tmp_path: Path) -> None:
+def test_missing_folds_are_left_out(urban: Callable[..., Path], tmp_path: Path) -> None:
     root = urban()
     (root / "audio" / "fold2").rename(root / "elsewhere")
     assert prepare(str(root), str(tmp_path / "out")).groups == {"fold 1": 4, "fold 3": 4}
 
 
-def test_fewer_than_ten_folds_are_not_the_official_protocol_and_ten_are(
+def test_fewer_than_ten_folds_raise_a_warning(
     urban: Callable[..., Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     root = urban()
@@ -100,14 +100,14 @@ def test_fewer_than_ten_folds_are_not_the_official_protocol_and_ten_are(
     assert not recwarn.list
 
 
-def test_slices_of_the_background_can_be_left_out(urban: Callable[..., Path], tmp_path: Path) -> None:
+def test_background_slices_can_be_left_out(urban: Callable[..., Path], tmp_path: Path) -> None:
     assert prepare(str(urban()), str(tmp_path / "out"), foreground_only=True).n_clips == 6
     assert {Path(path).stem[-1] for path in prepared(tmp_path / "out")["path"]} == {"1"}
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
 def test_recordings_of_another_data_set_are_left_out(urban: Callable[..., Path], tmp_path: Path, form: str) -> None:
-    """Its audio need not be there any more, and an id keeps its leading zero."""
+    """Its audio may be missing, and ids keep their leading zeros."""
     other = tmp_path / "other" / "manifest.csv"
     other.parent.mkdir()
     pd.DataFrame({"path": ["a.ogg", "b.ogg"], "labels": "dog", "source": ["0103", "208"]}).to_csv(other, index=False)
@@ -116,7 +116,7 @@ def test_recordings_of_another_data_set_are_left_out(urban: Callable[..., Path],
     assert sorted(set(prepared(tmp_path / "out")["source"])) == ["0108", "0203", "0208", "0303", "0308"]
 
 
-def test_a_data_set_to_leave_out_must_say_its_recordings(urban: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_data_set_to_leave_out_must_name_its_recordings(urban: Callable[..., Path], tmp_path: Path) -> None:
     pd.DataFrame({"path": ["a.ogg"], "labels": "dog"}).to_csv(tmp_path / "other.csv", index=False)
     root = urban()
     with pytest.raises(DataPrepError, match=r"other\.csv: no column `source`"):
@@ -126,7 +126,7 @@ def test_a_data_set_to_leave_out_must_say_its_recordings(urban: Callable[..., Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_slices_are_packed_at_the_rate_asked_for(urban: Callable[..., Path], tmp_path: Path) -> None:
+def test_slices_are_packed_at_the_given_rate(urban: Callable[..., Path], tmp_path: Path) -> None:
     root = urban()
     (root / "audio" / "fold1" / "0108-8-0-2.wav").write_bytes(b"RIFF")
     summary = prepare(str(root), str(tmp_path / "out"), sample_rate=2 * RATE)
@@ -142,17 +142,17 @@ def test_slices_are_packed_at_the_rate_asked_for(urban: Callable[..., Path], tmp
     ("change", "message"),
     [
         (lambda t: t.drop(columns="fsID"), r"UrbanSound8K\.csv: column fsID missing"),
-        (lambda t: t.drop(columns=["salience", "class"]), "column salience and class missing"),
+        (lambda t: t.drop(columns=["salience", "class"]), "column class and salience missing"),
         (lambda t: t.assign(fold=t["fold"].where(t.index != 3)), "line 5 has an empty cell"),
-        (lambda t: pd.concat([t, t.iloc[[7]]]), "slice 0203-3-0-2.wav is listed more than once"),
+        (lambda t: pd.concat([t, t.iloc[[7]]]), "clip 0203-3-0-2.wav is listed more than once"),
         (lambda t: t.assign(fold=t["fold"] + 3), "no folder fold1"),
         (lambda t: t.iloc[:0], "no folder fold1"),
-        (lambda t: t.assign(slice_file_name="x" + t["slice_file_name"]), "12 slices .* missing, .* x0108-8-0-1 of"),
-        (lambda t: t.assign(fold=t["fold"].replace(2, 1)), "4 slices .* missing, the first: 0208-8-0-1 of fold 1"),
+        (lambda t: t.assign(slice_file_name="x" + t["slice_file_name"]), "fold1: 4 of 4 clips .* missing, .* x0108"),
+        (lambda t: t.assign(fold=t["fold"].replace(2, 1)), "fold1: 4 of 8 clips .* missing, the first: 0208-8-0-1"),
         (lambda t: t.assign(salience=2), "no slice is left"),
     ],
 )
-def test_what_is_not_urbansound8k_is_refused_with_the_reason(
+def test_a_table_that_is_not_urbansound8k_is_refused_with_the_reason(
     urban: Callable[..., Path], tmp_path: Path, change: Change, message: str
 ) -> None:
     with pytest.raises(DataPrepError, match=message):
@@ -161,14 +161,14 @@ def test_what_is_not_urbansound8k_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("content", [b"", b'a,b\n"', b"\x93\xff\x00\xfe" * 50], ids=["empty", "open quote", "binary"])
-def test_a_listing_that_is_no_table_is_refused(urban: Callable[..., Path], tmp_path: Path, content: bytes) -> None:
+def test_a_listing_that_is_not_a_table_is_refused(urban: Callable[..., Path], tmp_path: Path, content: bytes) -> None:
     root = urban()
     (root / "UrbanSound8K.csv").write_bytes(content)
     with pytest.raises(DataPrepError, match=r"UrbanSound8K\.csv: not a CSV table"):
         prepare(str(root), str(tmp_path / "out"))
 
 
-def test_a_folder_without_listing_or_audio_is_refused_by_name(urban: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_without_listing_or_audio_is_named(urban: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(DataPrepError, match=r"absent: no UrbanSound8K\.csv"):
         prepare(str(tmp_path / "absent"), str(tmp_path / "out"))
     root = urban()

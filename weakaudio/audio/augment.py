@@ -1,7 +1,7 @@
-"""Training clips as they could also have sounded: on waveforms, by audiomentations; on batches, masks and mixup.
+"""Data augmentation: effects on waveforms (audiomentations), masks and mixup on batches.
 
-Every random number is drawn from what the caller hands over, never from a global state, so that a run that was killed
-draws on as if it had not been.
+All randomness comes from seeds and generators that the caller passes, never from global state, so that a resumed run
+draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.geometry import length_mask
 from weakaudio.audio.io import find_audio
 
-_CHANCE = 0.5  # of each effect, for each clip
-_SNR_DB = (5.0, 30.0)  # of a clip over the background that is added, drawn uniformly
+_CHANCE = 0.5  # of each effect, per clip
+_SNR_DB = (5.0, 30.0)  # of a clip over an added background, drawn uniformly
 
 
 @dataclass
 class Effects:
-    """What may happen to a clip's waveform, each with a chance of one half; nothing unless it is asked for.
+    """Effects on a clip's waveform, each applied with probability 1/2; all are off by default.
 
     Parameters
     ----------
     gain_db
-        Louder or softer by up to this many dB.
+        Largest gain or attenuation in dB.
     shift
-        Rolled around by up to this part of the clip; what leaves at one end comes back at the other.
+        Largest circular shift, as a fraction of the clip.
     polarity
-        Turned upside down.
+        Invert the polarity.
     impulse_responses
-        Folder of recorded rooms, of which one is convolved with the clip.
+        Folder of room impulse responses, one of which is convolved with the clip.
     backgrounds
-        Folder of recordings, of which one is added, 5 to 30 dB under the clip.
+        Folder of recordings, one of which is added 5 to 30 dB below the clip.
     """
 
     gain_db: float = 0.0
@@ -52,12 +53,12 @@ class Effects:
 
 
 class WaveformAugmenter:
-    """Effects on clips, the same for the same clip, seed and key.
+    """Applies effects to clips, reproducibly for the same clip, seed and key.
 
     Raises
     ------
     AudioError
-        A folder has no audio in it.
+        A folder contains no audio.
     """
 
     def __init__(self, effects: Effects, sample_rate: int, seed: int = 0) -> None:
@@ -77,41 +78,38 @@ class WaveformAugmenter:
             chosen.append(audiomentations.AddBackgroundNoise(beds, *_SNR_DB, p=_CHANCE))
         self._effects = audiomentations.Compose(chosen)
 
-    def __call__(self, audio: NDArray[np.float32], *key: int) -> NDArray[np.float32]:
-        """Audio (N,) float32 as it could also have sounded, of the same length.
-
-        `key` says which draw this is, e.g. the epoch and the number of the clip in it.
-        """
+    def __call__(self, audio: Waveform, *key: int) -> Waveform:
+        """Augment audio (N,), keeping its length; `key` identifies the draw, e.g. its epoch and its number there."""
         with _seeded(self.seed, *key), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*had to be resampled")  # once a file, and all right
-            changed: NDArray[np.float32] = self._effects(audio, self.sample_rate)
+            warnings.filterwarnings("ignore", ".*had to be resampled")  # expected, and raised once per file
+            changed: Waveform = self._effects(audio, self.sample_rate)
         return np.ascontiguousarray(changed[: len(audio)], dtype=np.float32)
 
 
 def mask_logmel(logmel: Tensor, n_frames: Tensor, time_mask: int, mel_mask: int, rng: np.random.Generator) -> Tensor:
-    """SpecAugment (arXiv 1904.08779) without warping: one stretch of frames and one of mels of each clip is levelled.
+    """SpecAugment (arXiv 1904.08779) without warping: mask one block of frames and one of mels in each clip.
 
-    Not torchaudio's: that one draws from a global state, and masks padding like sound.
+    Unlike torchaudio's, it does not use global random state and ignores padding.
 
     Parameters
     ----------
     logmel
         (B, T, F)
     n_frames
-        (B,) frames of each clip; masks lie within them.
+        (B,) frames of each clip, within which the masks lie.
     time_mask, mel_mask
-        Longest stretch, in frames and in mels; at most half of a clip's frames or of the mels; 0 for none.
+        Longest mask in frames and in mels, limited to half of the clip's frames and half of the mels; 0 for none.
     rng
-        Draws lengths and places.
+        Draws lengths and positions.
 
     Returns
     -------
-    (B, T, F); masked values are the mean of their clip.
+    (B, T, F), with the mean of the clip in place of masked values.
     """
     inside = length_mask(n_frames, logmel.shape[1])[:, :, None]
     mean = (logmel * inside).sum((1, 2)) / (n_frames * logmel.shape[2])
-    frames = _stretches(n_frames.cpu().numpy(), logmel.shape[1], time_mask, rng)[:, :, None]
-    mels = _stretches(np.full(len(logmel), logmel.shape[2]), logmel.shape[2], mel_mask, rng)[:, None, :]
+    frames = _random_block(n_frames.cpu().numpy(), logmel.shape[1], time_mask, rng)[:, :, None]
+    mels = _random_block(np.full(len(logmel), logmel.shape[2]), logmel.shape[2], mel_mask, rng)[:, None, :]
     masked = torch.from_numpy(frames | mels).to(logmel.device)
     return torch.where(masked & inside, mean[:, None, None], logmel)
 
@@ -119,9 +117,9 @@ def mask_logmel(logmel: Tensor, n_frames: Tensor, time_mask: int, mel_mask: int,
 def mixup(
     values: Tensor, lengths: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each clip mixed with another of its batch (arXiv 1710.09412), by a weight drawn from Beta(alpha, alpha).
+    """Mixup (arXiv 1710.09412): mix each clip with another of its batch, with a weight drawn from Beta(alpha, alpha).
 
-    Where one of the two has ended, the other goes on by itself.
+    After the end of the shorter clip the longer one continues unmixed.
 
     Parameters
     ----------
@@ -130,28 +128,30 @@ def mixup(
     lengths
         (B,) samples or frames of each clip.
     targets
-        (B, C) labels, mixed like the clips.
+        (B, C) labels, mixed with the same weights.
     alpha
-        Above 0; the larger, the closer the weights are to one half.
+        Above 0; the larger, the closer the weights are to 1/2.
     rng
         Draws partners and weights.
 
     Returns
     -------
     values, lengths, targets
-        As given, but mixed; a mixture is as long as the longer of its two clips.
+        Mixed; a mixture is as long as the longer of its two clips.
     """
     partner = torch.from_numpy(rng.permutation(len(values))).to(values.device)
     weight = torch.from_numpy(rng.beta(alpha, alpha, len(values)).astype(np.float32)).to(values.device)[:, None]
-    own = length_mask(lengths, values.shape[1])
-    share = torch.where(own & own[partner], weight, own.float())
+    inside = length_mask(lengths, values.shape[1])
+    share = torch.where(inside & inside[partner], weight, inside.float())
     share = share.view(*share.shape, *[1] * (values.ndim - 2))
     mixed = share * values + (1 - share) * values[partner]
     return mixed, torch.maximum(lengths, lengths[partner]), weight * targets + (1 - weight) * targets[partner]
 
 
-def _stretches(sizes: NDArray[np.integer], width: int, longest: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(B, width): of each row, within its size, one stretch of 0 to `longest` places, and at most half of them."""
+def _random_block(
+    sizes: NDArray[np.integer], width: int, longest: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(B, width) mask with one block in each row: up to `longest` positions, at most half of the size of the row."""
     length = rng.integers(0, np.minimum(longest, sizes // 2) + 1)
     begin = rng.integers(0, sizes - length + 1)
     place = np.arange(width)
@@ -160,8 +160,8 @@ def _stretches(sizes: NDArray[np.integer], width: int, longest: int, rng: np.ran
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """audiomentations draws from the global states: they are set for one clip, and then as they were."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is the state that audiomentations uses)
+    """Seed the global random states, from which audiomentations draws, and restore them afterwards."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (audiomentations uses this state)
     words = np.random.SeedSequence(key).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""The front end: waveforms to log-mels, with presets that travel inside checkpoints."""
+"""The front end: from waveforms to log-mels, with presets that checkpoints store by their numbers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from weakaudio.errors import WeakAudioError
 Edges = Literal["zeros", "reflect"]
 MelScale = Literal["slaney", "kaldi"]
 
-_AMIN = 1e-10  # power below which the logarithm is not taken: librosa's default
+_AMIN = 1e-10  # floor of the power before the logarithm, as in librosa
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """All numbers of a log-mel. The level in dB is `10 * log10(max(mel power + offset, 1e-10))`, and the output
-    `(level + shift) * gain`."""
+    """Parameters of a log-mel `(level + shift) * gain`, where `level = 10 * log10(max(mel power + offset, 1e-10))`.
+
+    Raises
+    ------
+    WeakAudioError
+        An invalid value.
+    """
 
     name: str
     sample_rate: int
@@ -37,27 +42,27 @@ class FrontEnd:
     f_max: float | None = None
     """Hz; None is half the sample rate"""
     top_db: float | None = None
-    """floor, in dB under the clip's own maximum; None leaves the fixed floor of -100 dB"""
+    """floor in dB below the maximum of the clip; None for the fixed floor of -100 dB"""
     shift: float = 0.0
     """dB"""
     gain: float = 1.0
     """1/dB"""
     double: bool = False
-    """transform in float64: in float32 weak bands beside strong ones are off by up to 2e-3 dB"""
+    """transform in float64; in float32, weak bands next to strong ones are off by up to 2e-3 dB"""
     pre_emphasis: float = 0.0
-    """c of `y[n] = x[n + 1] - c * x[n]`, which is a sample shorter; 0 for none"""
+    """c in `y[n] = x[n + 1] - c * x[n]`, which is one sample shorter than x; 0 for none"""
     win_length: int | None = None
-    """samples of a symmetric Hann window, in the middle of n_fft; None is a periodic one of n_fft samples"""
+    """samples of a symmetric Hann window centred in n_fft; None for a periodic one of n_fft samples"""
     edges: Edges = "zeros"
-    """what a frame sees beyond an end of the clip: silence, or the clip mirrored at its first or last sample"""
+    """padding at the ends of the clip: silence, or the clip mirrored at its first and last sample"""
     mel_scale: MelScale = "slaney"
-    """librosa's filters, each of area 1; or Kaldi's, each of height 1 and a triangle on the mel axis"""
+    """filters of librosa, of area 1; or of Kaldi, of height 1 and triangular on the mel axis"""
     offset: float = 0.0
     """added to the mel power: a soft floor"""
 
     def __post_init__(self) -> None:
         f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
-        right = {
+        valid = {
             "sample_rate": self.sample_rate > 0,
             "n_fft": self.n_fft > 0,
             "hop_length": self.hop_length > 0,
@@ -67,50 +72,40 @@ class FrontEnd:
             "edges": self.edges in get_args(Edges),
             "mel_scale": self.mel_scale in get_args(MelScale),
         }
-        wrong = [name for name, fits in right.items() if not fits]
-        if wrong:
-            raise WeakAudioError(f"front end {self.name!r}: {wrong[0]} cannot be so: {self}")
+        invalid = [name for name, fits in valid.items() if not fits]
+        if invalid:
+            raise WeakAudioError(f"front end {self.name!r}: invalid value of {invalid[0]}: {self}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def n_frames(self, n_samples: int) -> int:
-        """Frames of a clip of `n_samples` samples at this front end's rate."""
+        """Number of frames of a clip of `n_samples` samples."""
         return frame_count(max(n_samples - self.n_dropped, 0), self.hop_length)
 
     @property
     def n_dropped(self) -> int:
-        """Samples by which pre-emphasis makes a clip shorter."""
+        """Number of samples that pre-emphasis removes."""
         return int(self.pre_emphasis != 0)
 
     @property
     def context(self) -> int:
-        """Frames at either end of a clip that depend on what is beyond that end."""
+        """Number of frames at either end of a clip that depend on the padding there."""
         return -(-(self.n_fft // 2 + self.n_dropped) // self.hop_length)
 
 
 # `paper-44k` is the input of arXiv 1711.01369: librosa's `power_to_db(melspectrogram(...))` with its defaults.
-# The others have a fixed floor, so that a block equals the whole. Ours and `panns-32k` are scaled so that silence is
-# exactly 0: what convolutions pad with is then silence, too (in dB it would be a loud 0 dB); but for that shift
-# `panns-32k` is the input of arXiv 1912.10211. `efficientat-32k` is that of arXiv 2211.04772, at its setting for
-# inference: `(ln(mel power + 1e-5) + 4.5) / 5`, so silence is -1.4 there.
+# All others have a fixed floor, so that the log-mel of an excerpt equals that part of the recording's. `32k`, `16k`
+# and `panns-32k` are shifted so that silence is exactly 0, the value with which convolutions pad (0 dB would be
+# loud); apart from that shift `panns-32k` is the input of arXiv 1912.10211. `efficientat-32k` is the input of arXiv
+# 2211.04772 for inference, `(ln(mel power + 1e-5) + 4.5) / 5`, in which silence is -1.4.
 FRONT_ENDS: dict[str, FrontEnd] = {
     front_end.name: front_end
     for front_end in (
         FrontEnd("paper-44k", 44100, n_fft=1024, hop_length=512, n_mels=128, top_db=80.0, double=True),
         FrontEnd("32k", 32000, n_fft=1024, hop_length=320, n_mels=128, f_min=20.0, shift=100.0, gain=0.02),
         FrontEnd("16k", 16000, n_fft=512, hop_length=160, n_mels=64, f_min=20.0, shift=100.0, gain=0.02),
-        FrontEnd(
-            "panns-32k",
-            32000,
-            1024,
-            hop_length=320,
-            n_mels=64,
-            f_min=50.0,
-            f_max=14000.0,
-            shift=100.0,
-            edges="reflect",
-        ),
+        FrontEnd("panns-32k", 32000, 1024, 320, n_mels=64, f_min=50.0, f_max=14000.0, shift=100.0, edges="reflect"),
         FrontEnd(
             "efficientat-32k",
             32000,
@@ -131,7 +126,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
 
 
 def get_front_end(name: str) -> FrontEnd:
-    """A preset by name, or a decimated one by the name that `decimated` gives it: `efficientat-32k/2`.
+    """Look up a preset, or a decimated preset by the name that `decimated` gives it, e.g. `efficientat-32k/2`.
 
     Raises
     ------
@@ -144,17 +139,17 @@ def get_front_end(name: str) -> FrontEnd:
     if not slash:
         return FRONT_ENDS[preset]
     if not stride.isdecimal() or int(stride) < 2:
-        raise WeakAudioError(f"front end {name!r}: expected a preset, or a preset and a frame stride, as {preset}/2")
+        raise WeakAudioError(f"front end {name!r}: expected a preset or, with a frame stride, {preset}/2")
     return decimated(FRONT_ENDS[preset], int(stride))
 
 
 def decimated(front_end: FrontEnd, frame_stride: int) -> FrontEnd:
-    """A front end with `frame_stride` times the hop: it computes `logmel[:, ::frame_stride]` and no other frames.
+    """Multiply the hop of a front end, so that it computes only the frames `logmel[:, ::frame_stride]`.
 
-    Its name has the frame stride behind a slash: "32k/2" ("32k/6" for a stride of 2 on "32k/3"); with a stride of 1
-    it is `front_end` itself. Where the floor follows the loudest frame (`top_db`), that is the loudest of the frames
-    computed, so its log-mel differs slightly from `logmel[:, ::frame_stride]`. With a hop longer than the window,
-    parts of the signal are in no frame.
+    The name gets the frame stride after a slash: "32k/2", or "32k/6" for a stride of 2 on "32k/3"; a stride of 1
+    returns `front_end` itself. A floor relative to the loudest frame (`top_db`) uses the loudest computed frame, so
+    the values may differ slightly from `logmel[:, ::frame_stride]`. If the hop exceeds the window, some samples are
+    in no frame.
 
     Raises
     ------
@@ -171,10 +166,10 @@ def decimated(front_end: FrontEnd, frame_stride: int) -> FrontEnd:
 
 
 class LogMel(nn.Module):
-    """Waveforms (B, N) to log-mels (B, T, F), on any device, in float32 also inside autocast.
+    """Compute log-mels (B, T, F) of waveforms (B, N), on any device, in float32 even inside autocast.
 
-    Frames are centred. What lies outside a clip counts as the front end's `edges` say; so padding a clip with zeros
-    to fit a batch does not change any of its own frames.
+    Frames are centred, and clips are padded as `edges` of the front end says. Zeros that pad a clip to the length of
+    its batch do not change any of its frames.
     """
 
     window: Tensor
@@ -184,31 +179,31 @@ class LogMel(nn.Module):
         super().__init__()
         self.front_end = get_front_end(front_end) if isinstance(front_end, str) else front_end
         fe = self.front_end
-        # Derived from the preset, so not part of a checkpoint's tensors.
+        # Derived from the preset, so not stored in checkpoints.
         self.register_buffer("filters", _filters(fe), persistent=False)  # (n_fft // 2 + 1, F)
-        # Float64 only where the preset asks for it: not every device has it.
+        # float64 only if the preset requires it: not every device supports it.
         window = _window(fe)
         self.register_buffer("window", window if fe.double else window.float(), persistent=False)
 
     def forward(
         self, waveform: Tensor, lengths: Tensor | None = None, loudest: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Log-mels and their lengths.
+        """Compute log-mels and their lengths.
 
         Parameters
         ----------
         waveform
             (B, N) at the front end's sample rate, full scale at +-1; zeros after the end of a shorter clip.
         lengths
-            (B,) samples of each clip; None means all N.
+            (B,) samples of each clip; None for N.
         loudest
-            (B,) level in dB (`loudest`) of the recording that each clip is a part of, for a floor under the maximum
-            of the whole; None: each clip is a whole. Front ends with a fixed floor ignore it.
+            (B,) level in dB (from the method `loudest`) of the recording that each clip is an excerpt of, which sets
+            the floor; None if clips are complete recordings. Ignored by front ends with a fixed floor.
 
         Returns
         -------
         logmel, n_frames
-            (B, T, F) float32, with 0 after the end of a shorter clip, and (B,) int64 frames of each clip.
+            (B, T, F) float32, 0 after the end of a shorter clip; and (B,) int64 frames of each clip.
         """
         fe = self.front_end
         if lengths is None:
@@ -224,15 +219,15 @@ class LogMel(nn.Module):
         return level.masked_fill_(~mask, 0.0), n_frames
 
     def loudest(self, waveform: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """(B,) the highest level in dB of frames `first` to `last` (exclusive; None: the end) of waveforms (B, N)."""
+        """(B,) highest level in dB of frames `first` to `last` (exclusive; None for the end) of waveforms (B, N)."""
         lengths = torch.full((len(waveform),), waveform.shape[1], dtype=torch.int64, device=waveform.device)
         return self._level(waveform, lengths)[0][:, first:last].amax(dim=(1, 2))
 
     def _level(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F) dB above the fixed floor, and (B,) frames of each clip."""
+        """(B, T, F) level in dB, with the fixed floor, and (B,) frames of each clip."""
         fe = self.front_end
         with torch.autocast(waveform.device.type, enabled=False):
-            # On a CPU clip by clip: what belongs to one fits its cache. A GPU takes all at once.
+            # On a CPU clip by clip, whose intermediate results fit into the cache; on a GPU all at once.
             size = 1 if waveform.device.type == "cpu" else len(waveform)
             parts = zip(waveform.split(size), lengths.split(size), strict=True)
             mel = torch.cat([self._mel_power(*part) for part in parts])
@@ -252,7 +247,7 @@ class LogMel(nn.Module):
             _mirror(padded, lengths, half)
         spectrum = torch.stft(
             padded, fe.n_fft, fe.hop_length, window=self.window, center=False, return_complex=True
-        ).transpose(1, 2)  # (B, T, n_fft // 2 + 1), the order in which it lies in memory
+        ).transpose(1, 2)  # (B, T, n_fft // 2 + 1), the order in memory
         power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         return power.float() @ self.filters
 
@@ -299,8 +294,8 @@ def _filters(fe: FrontEnd) -> Tensor:
 def _mirror(padded: Tensor, lengths: Tensor, pad: int) -> None:
     """Fill, in place, `pad` samples before and after each clip with the clip mirrored at its ends.
 
-    `padded` is (B, pad + N + pad), of which clip b has `lengths[b]` samples from `pad` on. A clip shorter than `pad`
-    is mirrored again and again, as by `numpy.pad`.
+    In `padded` (B, pad + N + pad), clip b has `lengths[b]` samples from position `pad`. Clips shorter than `pad` are
+    mirrored repeatedly, as by `numpy.pad`.
     """
     clips = padded[:, pad : padded.shape[1] - pad]
     if clips.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""Integer geometry: samples to frames, frames to segments, segments to seconds. Computed here, never typed."""
+"""Integer geometry of the time axis: from samples to frames, segments, seconds and a gapless score timeline."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Coverage = Literal["all", "paper"]
-_DECIMALS = 6  # of times in seconds: floating point may not tell apart what is one sample
 COVERAGES: tuple[Coverage, ...] = get_args(Coverage)
+_DECIMALS = 6  # of times in seconds, so that rounding errors do not separate equal times
 
 
 def frame_count(n_samples: int, hop_length: int) -> int:
-    """Frames of a centred short-time transform of `n_samples` samples: one at each multiple of the hop."""
+    """Number of frames of a centred short-time transform: one at each multiple of the hop."""
     return 1 + n_samples // hop_length
 
 
 def frame_counts(n_samples: Tensor, hop_length: int) -> Tensor:
-    """`frame_count` for an integer tensor."""
+    """`frame_count` of an integer tensor."""
     return 1 + torch.div(n_samples, hop_length, rounding_mode="floor")
 
 
 def halve(length: int, coverage: Coverage) -> int:
-    """Frames left after one 2x pooling: all seen (ceiling), or trailing odd ones dropped (floor)."""
+    """Length after one 2x pooling: rounded up with coverage "all", down with "paper"."""
     return -(-length // 2) if coverage == "all" else length // 2
 
 
 def halves(lengths: Tensor, coverage: Coverage) -> Tensor:
-    """`halve` for an integer tensor."""
+    """`halve` of an integer tensor."""
     return torch.div(lengths + 1 if coverage == "all" else lengths, 2, rounding_mode="floor")
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B,) lengths to a (B, size) bool mask, true at positions before the end of their row."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 @dataclass(frozen=True)
 class SegmentGeometry:
-    """Where the segments of a network lie on its log-mel, in frames.
+    """Spans of a network's segments on its log-mel, in frames.
 
-    Segment k stands for frames [k * hop - lead, k * hop - lead + span). With coverage "all" every frame is in a
-    segment, the last of which may reach past the end of the clip, or end a little before it and then stands for the
-    rest as well; with "paper" trailing frames that do not fill a segment are dropped, as the release of arXiv
-    1711.01369 does.
+    Segment k covers frames [k * hop - lead, k * hop - lead + span). With coverage "all" every frame is covered: the
+    last segment may extend past the end of the clip, or end slightly before it and then also stands for the rest.
+    With "paper" trailing frames that do not fill a segment are dropped, as in the release of arXiv 1711.01369.
     """
 
     span: int
@@ -51,19 +55,18 @@ class SegmentGeometry:
     """frames"""
     coverage: Coverage = "all"
     lead: int = 0
-    """frames by which the first segment begins before the clip: half a span where segments are centred on k * hop"""
+    """frames by which the first segment starts before the clip: half a span if segments are centred on k * hop"""
 
     def n_segments(self, n_frames: int) -> int:
-        """Segments of a clip of `n_frames` frames; at least one."""
-        extra = self.span // self.hop - 1
+        """Number of segments of a clip of `n_frames` frames, at least one."""
         steps = -(-n_frames // self.hop) if self.coverage == "all" else n_frames // self.hop
-        return max(steps - extra, 1)
+        return max(steps + 1 - self.span // self.hop, 1)
 
     def segment_counts(self, n_frames: Tensor) -> Tensor:
-        """`n_segments` for an integer tensor."""
-        extra = self.span // self.hop - 1
+        """`n_segments` of an integer tensor."""
         rounded = n_frames + (self.hop - 1) if self.coverage == "all" else n_frames
-        return (torch.div(rounded, self.hop, rounding_mode="floor") - extra).clamp(min=1)
+        steps = torch.div(rounded, self.hop, rounding_mode="floor")
+        return (steps + 1 - self.span // self.hop).clamp(min=1)
 
     def times(self, n_frames: int, frame_seconds: float, clip_seconds: float) -> NDArray[np.float64]:
         """Start and end of each segment of a clip.
@@ -71,15 +74,15 @@ class SegmentGeometry:
         Parameters
         ----------
         n_frames
-            Frames of the clip.
+            Number of frames of the clip.
         frame_seconds
-            From one frame to the next.
+            Hop between frames, in seconds.
         clip_seconds
             Length of the clip.
 
         Returns
         -------
-        Array of shape (S, 2): seconds from the start of the clip, never past its end.
+        (S, 2) seconds from the start of the clip, within [0, clip_seconds].
         """
         starts = np.arange(self.n_segments(n_frames)) * self.hop - self.lead
         seconds = np.stack([starts, starts + self.span], axis=1) * frame_seconds
@@ -88,38 +91,31 @@ class SegmentGeometry:
         return np.clip(seconds, 0.0, clip_seconds)
 
 
-def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """True where a position lies inside its row: (B,) lengths to a (B, size) bool mask."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
-
-
 def timeline(
     scores: NDArray[np.floating], times: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of overlapping segments become scores of pieces that follow each other.
+    """Resolve overlapping segments into consecutive intervals, split wherever a segment starts or ends.
 
-    Time is cut wherever a segment starts or ends, and a piece's score is the mean over the segments that
-    cover it. The mean, not the maximum: of the two segments over a piece beside an event only one holds the
-    event, so the mean is lower there than inside the event, while the maximum would make each event longer by
-    a hop at both ends.
+    The score of an interval is the mean over the segments that cover it. The mean, not the maximum: of the two
+    segments that cover an interval next to an event only one contains the event, so the mean drops there, while the
+    maximum would extend each event by a hop at both ends.
 
     Parameters
     ----------
     scores
         (S, C) probabilities of the segments.
     times
-        (S, 2) start and end of each, in seconds and in order, without a gap between them (as
-        `Model.segment_times`).
+        (S, 2) start and end of each segment in seconds, in order and without gaps (as from `Model.segment_times`).
 
     Returns
     -------
-    pieces, edges
-        (P, C) scores, and (P + 1,) seconds: piece p lasts from edges[p] to edges[p + 1].
+    scores, edges
+        (I, C) scores, and (I + 1,) seconds: interval i lasts from edges[i] to edges[i + 1].
     """
     times = np.round(times, _DECIMALS)
     edges = np.unique(times)
     middles = (edges[:-1] + edges[1:]) / 2
-    # Starts and ends are in order, so segments over a piece are neighbours: first to last, exclusive.
+    # Starts and ends are sorted, so the segments that cover an interval are neighbours: first to last, exclusive.
     first = np.searchsorted(times[:, 1], middles, side="right")
     last = np.searchsorted(times[:, 0], middles, side="right")
     padded = np.concatenate([np.asarray(scores, dtype=np.float64), np.zeros((1, scores.shape[1]))])

@@ -1,4 +1,4 @@
-"""The microphone as a generator of blocks, through PortAudio: `pip install weakaudio[mic]`."""
+"""Live audio blocks from a microphone through PortAudio: `pip install weakaudio[mic]`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from weakaudio.audio import Waveform
 from weakaudio.errors import AudioError, WeakAudioError
 
-_BUFFER_SECONDS = 60.0  # recorded while the computer is busy with an earlier block
-_SILENT_SECONDS = 10.0  # a device that sends nothing for so long is gone
+_BUFFER_SECONDS = 60.0  # recorded ahead while earlier blocks are being processed
+_TIMEOUT_SECONDS = 10.0  # without data, after which the device counts as disconnected
 
 
-def microphone(
-    sample_rate: int, block_seconds: float = 1.0, device: int | str | None = None
-) -> Iterator[NDArray[np.float32]]:
-    """Record until the generator is closed or the program interrupted.
+def microphone(sample_rate: int, block_seconds: float = 1.0, device: int | str | None = None) -> Iterator[Waveform]:
+    """Record until the generator is closed or the program is interrupted.
 
-    Recording goes on while a block is worked on; if that takes so long that a minute of audio waits, a warning says
-    how much was lost.
+    Recording continues while a block is processed. If more than a minute of audio is waiting, further audio is lost,
+    which a warning reports.
 
     Parameters
     ----------
@@ -34,12 +30,12 @@ def microphone(
     block_seconds
         Length of a block.
     device
-        Number or part of the name of an input device (`python -m sounddevice` lists them); None takes the default.
+        Number or part of the name of an input device (`python -m sounddevice` lists them); None for the default.
 
     Yields
     ------
     block
-        float32 array of shape (N,), mono, full scale at +-1.
+        (N,) mono float32, full scale at +-1.
 
     Raises
     ------
@@ -51,57 +47,49 @@ def microphone(
     n_samples = max(1, round(block_seconds * sample_rate))
     seconds = n_samples / sample_rate
     sounddevice = _sounddevice()
-    blocks: queue.Queue[NDArray[np.float32]] = queue.Queue(max(2, math.ceil(_BUFFER_SECONDS / seconds)))
-    lost = [0, 0]  # samples that found no place, and times that PortAudio dropped some: written by its thread
+    blocks: queue.Queue[Waveform] = queue.Queue(max(2, math.ceil(_BUFFER_SECONDS / seconds)))
+    lost = [0, 0]  # samples dropped because the queue was full, and overflows in PortAudio; written by its thread
 
-    def receive(recorded: NDArray[np.float32], _frames: int, _time: Any, status: Any) -> None:
+    def receive(recorded: Waveform, _frames: int, _time: Any, status: Any) -> None:
         lost[1] += bool(status.input_overflow)
         try:
             blocks.put_nowait(recorded[:, 0].copy())
         except queue.Full:
             lost[0] += len(recorded)
 
-    recording = None
+    stream = None
     try:
         sounddevice.query_devices(device, "input")
-        recording = sounddevice.InputStream(
-            samplerate=sample_rate,
-            blocksize=n_samples,
-            device=device,
-            channels=1,
-            dtype="float32",
-            callback=receive,
-        )
-        recording.start()
+        settings = {"samplerate": sample_rate, "blocksize": n_samples, "device": device}
+        stream = sounddevice.InputStream(**settings, channels=1, dtype="float32", callback=receive)
+        stream.start()
     except (sounddevice.PortAudioError, ValueError) as error:
-        if recording is not None:
-            recording.close()
+        if stream is not None:
+            stream.close()
         which = "default input device" if device is None else f"input device {device!r}"
         raise WeakAudioError(
             f"microphone: the {which} cannot record at {sample_rate} Hz ({error}); `python -m sounddevice` lists "
             "the devices"
         ) from error
     try:
-        yield from _received(blocks, lost, sample_rate, seconds + _SILENT_SECONDS)
+        yield from _received(blocks, lost, sample_rate, seconds + _TIMEOUT_SECONDS)
     finally:
-        recording.close()
+        stream.close()
 
 
-def _received(
-    blocks: queue.Queue[NDArray[np.float32]], lost: list[int], sample_rate: int, patience: float
-) -> Iterator[NDArray[np.float32]]:
-    told = [0, 0]
+def _received(blocks: queue.Queue[Waveform], lost: list[int], sample_rate: int, timeout: float) -> Iterator[Waveform]:
+    reported = [0, 0]
     while True:
         try:
-            block = blocks.get(timeout=patience)
+            block = blocks.get(timeout=timeout)
         except queue.Empty as error:
-            raise AudioError("microphone: sends nothing any more; is it still plugged in?") from error
-        if lost != told:
-            samples, times = lost[0] - told[0], lost[1] - told[1]
-            told = [told[0] + samples, told[1] + times]
+            raise AudioError("microphone: stopped sending; is it still plugged in?") from error
+        if lost != reported:
+            samples, overflows = lost[0] - reported[0], lost[1] - reported[1]
+            reported = [reported[0] + samples, reported[1] + overflows]
             warnings.warn(
-                f"microphone: audio was lost ({samples / sample_rate:.1f} s, and {times} overflows of the device): "
-                "the computer is too slow for this model; the times of later events are too early",
+                f"microphone: audio was lost ({samples / sample_rate:.1f} s, and {overflows} overflows of the "
+                "device): this computer is too slow for the model; the times of later events are too early",
                 stacklevel=2,
             )
         yield block

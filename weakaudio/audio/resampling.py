@@ -1,4 +1,4 @@
-"""Sample-rate conversion with soxr: of a whole recording, or of blocks of one with the state carried over."""
+"""Sample-rate conversion with soxr, of whole recordings or as a stream."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
+
+from weakaudio.audio import Waveform
 
 _QUALITY = "HQ"
 
 
-def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
-    """Resample mono audio of shape (N,) from `source_rate` to `target_rate` (Hz) with soxr at high quality.
+def resample(audio: Waveform, source_rate: int, target_rate: int) -> Waveform:
+    """Resample mono audio (N,) from `source_rate` to `target_rate` (Hz) with soxr at high quality.
 
-    At least one sample comes back, so that the shortest clip stays a clip.
+    At least one sample is returned, so that the shortest clip stays a clip.
     """
     if source_rate == target_rate:
         return np.ascontiguousarray(audio, dtype=np.float32)
@@ -23,46 +24,44 @@ def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> 
 
 
 class Resampler:
-    """Resample mono audio that comes in blocks: the outputs in a row equal `resample` of the inputs in a row.
+    """Streaming resampler of mono audio: its concatenated outputs equal `resample` of the concatenated inputs.
 
-    The filter looks ahead, so that the first blocks may give nothing yet; `finish` gives what it still holds.
+    The filter looks ahead, so the first outputs may be empty; `finish` returns the remaining samples.
 
     Parameters
     ----------
     source_rate, target_rate
-        Hz.
+        Hz
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         same = source_rate == target_rate
         self._stream = None if same else soxr.ResampleStream(source_rate, target_rate, 1, "float32", _QUALITY)
         self._first = np.zeros(0, dtype=np.float32)
-        self._silent = not same  # nothing has come out yet
+        self._no_output = not same  # so far
 
-    def process(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next block, of shape (N,) with any N; what comes out may be empty."""
-        return self._pass(audio, last=False)
+    def process(self, audio: Waveform) -> Waveform:
+        """Resample the next block (N,), of any length; the result may be empty."""
+        return self._resample(audio, last=False)
 
-    def finish(self) -> NDArray[np.float32]:
-        """The end of the audio, to be called once; at least one sample has come out then, if one went in."""
-        resampled = self._pass(np.zeros(0, dtype=np.float32), last=True)
-        return self._first if self._silent else resampled
+    def finish(self) -> Waveform:
+        """Flush the filter, once; if any sample went in, at least one has come out after this call."""
+        resampled = self._resample(np.zeros(0, dtype=np.float32), last=True)
+        return self._first if self._no_output else resampled
 
-    def _pass(self, audio: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
+    def _resample(self, audio: Waveform, last: bool) -> Waveform:
         audio = np.ascontiguousarray(audio, dtype=np.float32)
         if self._stream is None:
             return audio
         if not self._first.size:
             self._first = audio[:1].copy()
-        resampled: NDArray[np.float32] = self._stream.resample_chunk(audio, last=last)
-        self._silent = self._silent and not resampled.size
+        resampled: Waveform = self._stream.resample_chunk(audio, last=last)
+        self._no_output = self._no_output and not resampled.size
         return resampled
 
 
-def resample_blocks(
-    blocks: Iterable[NDArray[np.float32]], source_rate: int, target_rate: int
-) -> Iterator[NDArray[np.float32]]:
-    """Resample mono blocks of shape (N,) as they come; no block that leaves is empty."""
+def resample_blocks(blocks: Iterable[Waveform], source_rate: int, target_rate: int) -> Iterator[Waveform]:
+    """Resample a stream of mono blocks (N,); yields no empty block."""
     resampler = Resampler(source_rate, target_rate)
     for block in blocks:
         resampled = resampler.process(block)

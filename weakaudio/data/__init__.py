@@ -1,1 +1,1 @@
-"""Clips and their labels become batches."""
+"""From clips and labels to training batches."""

@@ -1,4 +1,4 @@
-"""Clips of any length become padded batches for training and validation."""
+"""Padded batches of clips of any length, for training and validation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.augment import Effects, WaveformAugmenter
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.sampling import BucketBatchSampler, Draw, balanced_weights
 from weakaudio.errors import ProtocolError
 
-Item = tuple[NDArray[np.float32], NDArray[np.float32], int]
+Item = tuple[Waveform, NDArray[np.float32], int]
 
 
 class Batch(NamedTuple):
-    """Clips padded with zeros to the longest of them."""
+    """Clips padded with zeros to the length of the longest."""
 
     waveform: Tensor
     """(B, N) float32"""
@@ -31,11 +32,11 @@ class Batch(NamedTuple):
     targets: Tensor
     """(B, C) weak labels, 0 or 1"""
     clips: Tensor
-    """(B,) positions of the clips in their dataset"""
+    """(B,) indices of the clips in their dataset"""
 
 
 class ClipDataset(Dataset[Item]):
-    """Clips of a corpus: item n, or `Draw` of clip n, is (audio (N,), weak labels (C,), n).
+    """Clips of a corpus; item n, or a `Draw` of clip n, is (audio (N,), weak labels (C,), n).
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class ClipDataset(Dataset[Item]):
     where
         Column values that select the clips, e.g. {"split": "train"} or {"fold": [1, 2, 3]}.
     augmenter
-        What changes the waveform of each `Draw`.
+        Applied to the waveform of each `Draw`.
     """
 
     def __init__(self, corpus: Corpus, where: dict[str, object], augmenter: WaveformAugmenter | None = None) -> None:
@@ -65,14 +66,14 @@ class ClipDataset(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Items of a ClipDataset to one batch."""
+    """Combine items of a `ClipDataset` into a batch."""
     waveform, lengths = pad([audio for audio, _, _ in items])
     targets = torch.from_numpy(np.stack([target for _, target, _ in items]))
     return Batch(waveform, lengths, targets, torch.tensor([n for _, _, n in items]))
 
 
-def pad(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Clips of shape (N,) to one zero-padded tensor (B, max N) and their lengths (B,)."""
+def pad(clips: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+    """Stack clips (N,) into a zero-padded tensor (B, max N) with their lengths (B,)."""
     lengths = torch.tensor([len(clip) for clip in clips])
     waveform = torch.zeros(len(clips), int(lengths.max()))
     for row, clip in zip(waveform, clips, strict=True):
@@ -90,21 +91,21 @@ class ClipDataModule(lightning.LightningDataModule):
     train, val
         Column values that select the clips, e.g. {"split": "train"} or {"fold": [1, 2, 3]}.
     batch_seconds
-        Most audio in a batch, on each device.
+        Maximum amount of audio in a batch, per device.
     workers
         Loader processes; 0 loads in the training process.
     seed
-        Of the order of clips, and of what `augment` does.
+        Seed of the order of clips and of augmentation.
     balanced
-        Draw training clips so that each class comes up alike (`balanced_weights`), not each clip once an epoch.
+        Draw training clips with equal class frequencies (`balanced_weights`) instead of each clip once per epoch.
     augment
-        What may happen to the waveform of a training clip.
+        Effects on the waveforms of training clips.
     """
 
     def __init__(
         self,
         root: str,
-        train: dict[str, object] = {"split": "train"},  # noqa: B006 (read only, and shown in --help)
+        train: dict[str, object] = {"split": "train"},  # noqa: B006 (read-only, and shown in --help)
         val: dict[str, object] = {"split": "val"},  # noqa: B006
         batch_seconds: float = 160.0,
         workers: int = 1,
@@ -117,7 +118,7 @@ class ClipDataModule(lightning.LightningDataModule):
         self.train, self.val = train, val
         self.batch_seconds, self.workers, self.seed, self.balanced = batch_seconds, workers, seed, balanced
         self.augmenter = WaveformAugmenter(augment, self.sample_rate, seed) if augment else None
-        self._epoch, self._done = 0, 0  # where a resumed run begins
+        self._epoch, self._done = 0, 0  # where a resumed run starts
 
     @property
     def labels(self) -> list[str]:
@@ -134,7 +135,7 @@ class ClipDataModule(lightning.LightningDataModule):
         if shared:
             raise ProtocolError(
                 f"{self.corpus.root}: {len(shared)} clips are in both train {self.train} and val {self.val}: the "
-                "best epoch would be chosen on clips that were trained on"
+                "best epoch would be selected on training clips"
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -142,7 +143,7 @@ class ClipDataModule(lightning.LightningDataModule):
         weights = balanced_weights(dataset.targets) if self.balanced else None
         loader = clip_loader(dataset, self.batch_seconds, self.workers, self.seed, weights, *self._place)
         assert isinstance(loader.batch_sampler, BucketBatchSampler)
-        loader.batch_sampler.go_on(self._epoch, self._done)
+        loader.batch_sampler.resume(self._epoch, self._done)
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -151,16 +152,16 @@ class ClipDataModule(lightning.LightningDataModule):
 
     @property
     def _place(self) -> tuple[int, int]:
-        """This device's number, and how many there are."""
+        """Index of this device, and number of devices."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch that a resumed run begins with: Lightning tells them only once the batches are drawn."""
+        """Epoch and batch where a resumed run starts; Lightning provides them only after batches were drawn."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         epoch, done = self.trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
         progress = cast(_ProcessedTracker, loop.epoch_progress.current)
-        ended = progress.processed > progress.completed  # maybe early
+        ended = progress.processed > progress.completed  # possibly early
         if ended or done >= self.trainer.num_training_batches:
             epoch, done = epoch + 1, 0
         return {"epoch": epoch, "batches": done, "devices": self.trainer.world_size}
@@ -170,8 +171,8 @@ class ClipDataModule(lightning.LightningDataModule):
         _, devices = self._place
         if devices != state_dict["devices"]:
             raise ProtocolError(
-                f"the run was begun on {state_dict['devices']} devices and goes on only on as many, not on "
-                f"{devices}: batches and learning rates would be others"
+                f"the run was started on {state_dict['devices']} devices and cannot be resumed on {devices}: batches "
+                "and learning rates would differ"
             )
 
 
@@ -184,10 +185,10 @@ def clip_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Batch]:
-    """Length-bucketed batches of a dataset, shuffled if a seed is given; the rest is `BucketBatchSampler`'s."""
+    """Length-bucketed batches of a dataset, shuffled if a seed is given; parameters as of `BucketBatchSampler`."""
     batch_samples = int(batch_seconds * dataset.store.sample_rate)
     return DataLoader(
-        dataset,  # type: ignore[arg-type]  # a DataLoader is typed by its items, not by what collate makes of them
+        dataset,  # type: ignore[arg-type]  # a DataLoader is typed by its items, not by its batches
         batch_sampler=BucketBatchSampler(dataset.n_samples, batch_samples, seed, weights, rank, world),
         collate_fn=collate,
         num_workers=workers,

@@ -1,24 +1,22 @@
-"""Class lists and multi-hot labels."""
+"""Class lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from weakaudio.errors import LabelError
 
 
 class LabelSet:
-    """Class names in the order of a network's outputs.
+    """Ordered class names, one for each output of a network.
 
     Raises
     ------
     LabelError
-        No classes, a name that occurs twice, or a name that a manifest cannot hold (empty, or with ";").
+        No classes, a repeated name, or a name that a manifest cannot hold (empty, or with ";").
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -28,16 +26,16 @@ class LabelSet:
             raise LabelError("a label set needs at least one class")
         if len(self._index) < len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise LabelError(f"class names must differ; more than once: {', '.join(twice)}")
+            raise LabelError(f"class names must be unique; repeated: {', '.join(twice)}")
         unfit = [name for name in self.names if ";" in name or name != name.strip() or not name]
         if unfit:
-            raise LabelError(f"class names must not be empty, hold ';', or begin or end with space: {unfit}")
+            raise LabelError(f"class names must not be empty, contain ';', or start or end with space: {unfit}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def indices(self, labels: Sequence[str]) -> list[int]:
-        """Positions of class names.
+        """Output indices of class names.
 
         Raises
         ------
@@ -49,20 +47,14 @@ class LabelSet:
             raise LabelError(f"unknown label {unknown[0]!r}; the classes are {', '.join(self.names[:10])}, ...")
         return [self._index[label] for label in labels]
 
-    def multi_hot(self, labels: Sequence[str]) -> NDArray[np.float32]:
-        """(C,) with 1 at the classes named."""
-        row = np.zeros(len(self), dtype=np.float32)
-        row[self.indices(labels)] = 1.0
-        return row
-
 
 def read_audioset_labels(path: str | Path) -> LabelSet:
-    """The display names of AudioSet's `class_labels_indices.csv`, in its order.
+    """Read the display names of AudioSet's `class_labels_indices.csv`, in its order.
 
     Raises
     ------
     LabelError
-        The file has not the columns `index` and `display_name`, or its indices are not 0, 1, 2, ...
+        The columns `index` and `display_name` are missing, or the indices are not 0, 1, 2, ...
     """
     table = pd.read_csv(path)
     if not {"index", "display_name"} <= set(table.columns):

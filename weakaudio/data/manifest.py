@@ -1,4 +1,4 @@
-"""The clip table: one row a clip, in a CSV beside the audio; read, written and validated here."""
+"""The manifest: a CSV beside the audio with one row per clip, validated when read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from weakaudio.data.labels import LabelSet
 from weakaudio.errors import DataPrepError, LabelError, ManifestError
 from weakaudio.files import write_table
 
+MANIFEST = "manifest.csv"  # its name in a corpus
 SEPARATOR = ";"  # between the labels of a clip
 
 
@@ -19,8 +20,8 @@ SEPARATOR = ";"  # between the labels of a clip
 class Manifest:
     """Clips and their weak labels.
 
-    `table` has the columns `path` (relative to `root`, unique) and `labels` (a list of class names), and may
-    have `fold` (int), `split` (str) and `source` (the recording a clip was cut from).
+    `table` has columns `path` (relative to `root`, unique) and `labels` (list of class names), and optionally `fold`
+    (int), `split` (str) and `source` (the recording that a clip was cut from).
     """
 
     table: pd.DataFrame
@@ -31,7 +32,7 @@ class Manifest:
 
     @property
     def paths(self) -> list[Path]:
-        """Where each clip is on disk."""
+        """Path of each clip on disk."""
         return [self.root / path for path in self.table["path"]]
 
     @property
@@ -40,7 +41,7 @@ class Manifest:
         return LabelSet(sorted({label for labels in self.table["labels"] for label in labels}))
 
     def where(self, **values: object) -> Manifest:
-        """The clips whose columns have these values, e.g. `where(split="train")` or `where(fold=[1, 2])`.
+        """Select clips by column values, e.g. `where(split="train")` or `where(fold=[1, 2])`.
 
         Raises
         ------
@@ -63,20 +64,20 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
     Parameters
     ----------
     path
-        CSV with columns `path` and `labels` (class names, ";" between them).
+        CSV with columns `path` and `labels` (class names separated by ";"), or a folder with such a `manifest.csv`.
     labels
-        If given, every label must be in it.
+        If given, the only labels allowed.
     check_files
-        Whether the clips must exist as files; not so where a clip store holds them.
+        Require that all clips exist as files; not needed where a clip store holds them.
 
     Raises
     ------
     ManifestError
-        Unreadable, columns missing, a path that is empty or there twice, files that do not exist.
+        Unreadable, missing columns, empty or repeated paths, or files that do not exist.
     LabelError
-        A label outside `labels`.
+        A label that is not in `labels`.
     """
-    path = Path(path)
+    path = Path(path) / MANIFEST if Path(path).is_dir() else Path(path)
     table = read_table(path, {"path": str, "labels": str, "split": str, "source": str})
     missing = {"path", "labels"} - set(table.columns)
     if missing:
@@ -91,7 +92,7 @@ def read_manifest(path: str | Path, labels: LabelSet | None = None, check_files:
 
 
 def read_table(path: str | Path, dtype: dict[str, type] | None = None) -> pd.DataFrame:
-    """Read a CSV in which only an empty cell is missing: "None" and "NA" are names like any other.
+    """Read a CSV in which only empty cells are missing values: "None" and "NA" are ordinary names.
 
     Raises
     ------
@@ -101,42 +102,42 @@ def read_table(path: str | Path, dtype: dict[str, type] | None = None) -> pd.Dat
     try:
         table = pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], float_precision="round_trip")
     except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest") from None
+        raise ManifestError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ManifestError(f"{path}: a folder; expected the manifest in it") from None
+        raise ManifestError(f"{path}: is a folder; expected a CSV table") from None
     except (ValueError, OverflowError) as error:  # pandas' parser errors are ValueErrors
         raise ManifestError(f"{path}: not a CSV table ({error})") from error
-    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cell as the row's name
+    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas used the first cell as index
         raise ManifestError(f"{path}: not a CSV table (rows have more cells than its header)")
     return table
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write a manifest CSV, byte-equal for equal content; beside first and then renamed into place."""
+    """Write a manifest CSV atomically; equal content gives equal bytes."""
     table = manifest.table.copy()
     table["labels"] = [SEPARATOR.join(labels) for labels in table["labels"]]
     write_table(table, path)
 
 
 def read_class_folders(folder: str | Path) -> pd.DataFrame:
-    """Clips below a folder that has a folder of audio, nested as you like, for each class.
+    """List clips in a folder with one subfolder per class, each searched recursively.
 
     Returns
     -------
-    One row a clip, sorted by path: path, labels (a list of the one class).
+    Table with columns `path` (sorted) and `labels` (list with the name of the subfolder).
 
     Raises
     ------
     AudioError
-        The folder does not exist or holds no audio.
+        The folder does not exist or contains no audio.
     DataPrepError
-        Audio lies in no class folder.
+        An audio file is in no subfolder.
     """
     folder = Path(folder)
     paths = find_audio(folder)
     loose = [path for path in paths if path.parent == folder]
     if loose:
-        raise DataPrepError(f"{folder}: {loose[0].name} lies in no class folder; expected {folder.name}/CLASS/...")
+        raise DataPrepError(f"{folder}: {loose[0].name} is in no class folder; expected {folder.name}/CLASS/...")
     return pd.DataFrame({"path": paths, "labels": [[path.relative_to(folder).parts[0]] for path in paths]})
 
 
@@ -149,7 +150,7 @@ def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_fil
         raise ManifestError(f"{path}: line {row} has no path")
     doubled = table["path"][table["path"].duplicated()]
     if len(doubled):
-        raise ManifestError(f"{path}: {doubled.iloc[0]!r} is there more than once ({len(doubled)} such rows)")
+        raise ManifestError(f"{path}: {doubled.iloc[0]!r} is repeated ({len(doubled)} repeated rows)")
     absent = [str(clip) for clip in manifest.paths if not _is_file(clip)] if check_files else []
     if absent:
         raise ManifestError(f"{path}: {len(absent)} of {len(table)} clips do not exist, the first: {absent[0]}")
@@ -164,5 +165,5 @@ def _validate(manifest: Manifest, path: Path, labels: LabelSet | None, check_fil
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name too long to be one
+    except OSError:  # e.g. the name is too long
         return False

@@ -1,4 +1,4 @@
-"""Endless random mixtures of recordings, for networks that learn from another network and need no labels."""
+"""Random mixtures of recordings: unlabelled training audio for distillation."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from weakaudio.audio import Waveform
 from weakaudio.data.corpus import Corpus
 from weakaudio.errors import ProtocolError
 
-Audio = NDArray[np.float32]
-
-_SOUNDS = (0.45, 0.3, 0.15, 0.1)  # chances of 1, 2, 3, 4 sounds in a mixture
-_SPEED = 0.4  # a sound is played faster or slower by up to exp of this, one time in two
-_REPEATED = 0.3  # chance that a sound shorter than the mixture fills it, again and again
-_BELOW_DB = 20.0  # most by which a sound is quieter than it could be
-_COLOURED, _COLOUR_DB = 0.5, 8.0  # chance of a filter, and standard deviation of its gain at some frequencies
-_LOW_PASSED, _LOWEST_HZ = 0.3, 2000.0  # chance that the filter ends at a frequency, and the lowest of these
-_ROOM, _ROOM_SECONDS = 0.15, (0.1, 0.8)  # chance of reverberation, and when it is 60 dB down
-_PEAK_DB = 10.0  # scale of how far the peak is under full scale
+_SOUNDS = (0.45, 0.3, 0.15, 0.1)  # probabilities of 1, 2, 3 and 4 sounds in a mixture
+_SPEED = 0.4  # largest absolute log of the speed factor, applied to half of the sounds
+_REPEATED = 0.3  # probability that a sound is repeated to fill the mixture
+_BELOW_DB = 20.0  # largest attenuation of a sound
+_COLOURED, _COLOUR_DB = 0.5, 8.0  # probability of a random equaliser, and standard deviation of its gains
+_LOW_PASSED, _LOWEST_HZ = 0.3, 2000.0  # probability of a low-pass filter, and its lowest cut-off frequency
+_ROOM, _ROOM_SECONDS = 0.15, (0.1, 0.8)  # probability of reverberation, and range of its RT60
+_PEAK_DB = 10.0  # standard deviation of the peak level, below full scale
 
 
-class Mixtures(Dataset[Audio]):
-    """Item n is a mixture (N,) float32 that hangs on the seed and n alone.
+class Mixtures(Dataset[Waveform]):
+    """Dataset of mixtures; item n is (N,) float32 and depends only on the seed and n.
 
-    One to four sounds are drawn, cut or placed, at random speeds and levels; the mixture may be filtered and get a
-    room. So a hundred minutes of recordings become as much audio as one has time to hear.
+    One to four sounds are drawn, cropped or placed in silence, at random speeds and levels; the mixture may be
+    filtered and reverberated. A hundred minutes of recordings thus give practically unlimited training audio.
 
     Parameters
     ----------
     corpora
-        Folders of prepared corpora, all at one rate, and how often each is drawn from.
+        Folders of prepared corpora with one sample rate, and the relative frequency of each.
     seconds
         Length of a mixture.
     size
-        How many mixtures there are.
+        Number of mixtures.
     seed
-        Of all draws.
+        Seed of all draws.
     where
         Column values that select the clips of each corpus.
 
@@ -50,7 +49,7 @@ class Mixtures(Dataset[Audio]):
     ProtocolError
         No corpus, or corpora of different rates.
     ManifestError, StoreError
-        A folder is no prepared corpus, or nothing in it is selected.
+        A folder is not a prepared corpus, or has no selected clip.
     """
 
     def __init__(
@@ -68,8 +67,8 @@ class Mixtures(Dataset[Audio]):
         self.sample_rate = rates.pop()
         self.stores = [corpus.store for corpus in opened]
         self.clips = [corpus.select(dict(where or {})) for corpus in opened]
-        self.chances = [
-            _of_folders(corpus.store.keys, clips) for corpus, clips in zip(opened, self.clips, strict=True)
+        self.probabilities = [
+            _balance_folders(store.keys, clips) for store, clips in zip(self.stores, self.clips, strict=True)
         ]
         weights = np.array(list(corpora.values()), dtype=float)
         self.weights = weights / weights.sum()
@@ -79,7 +78,7 @@ class Mixtures(Dataset[Audio]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Audio:
+    def __getitem__(self, index: int) -> Waveform:
         if not 0 <= index < self.size:
             raise IndexError(f"mixture {index} of {self.size}")
         rng = np.random.default_rng([self.seed, index])
@@ -90,10 +89,10 @@ class Mixtures(Dataset[Audio]):
         peak = np.float32(10 ** (-abs(rng.normal(0, _PEAK_DB)) / 20))
         return filtered * (peak / max(float(np.abs(filtered).max()), 1e-6))
 
-    def _sound(self, rng: np.random.Generator) -> Audio:
-        """(N,), as loud as full scale at most."""
+    def _sound(self, rng: np.random.Generator) -> Waveform:
+        """(N,) one sound with a peak of at most full scale."""
         which = rng.choice(len(self.stores), p=self.weights)
-        audio = self.stores[which].audio(rng.choice(self.clips[which], p=self.chances[which]))
+        audio = self.stores[which].audio(rng.choice(self.clips[which], p=self.probabilities[which]))
         speed = np.exp(rng.uniform(-_SPEED, _SPEED)) if rng.random() < 0.5 else 1.0
         needed = int(np.ceil(self.n_samples * speed))
         if len(audio) > needed:
@@ -106,17 +105,17 @@ class Mixtures(Dataset[Audio]):
         return audio * np.float32(10 ** (-rng.uniform(0, _BELOW_DB) / 20) / loudest)
 
 
-def _of_folders(keys: Sequence[str], clips: Sequence[int]) -> NDArray[np.float64]:
-    """Chance of each clip: a folder of n clips is drawn from in proportion to the root of n, so that many takes of
-    one instrument do not drown the rest."""
+def _balance_folders(keys: Sequence[str], clips: Sequence[int]) -> NDArray[np.float64]:
+    """Probability of each clip; a folder of n clips is drawn in proportion to sqrt(n), so that large ones do not
+    dominate."""
     folders = [keys[n].rpartition("/")[0] for n in clips]
     counts = Counter(folders)
-    chances = np.array([counts[folder] ** -0.5 for folder in folders])
-    return chances / chances.sum()
+    weights = np.array([counts[folder] ** -0.5 for folder in folders])
+    return weights / weights.sum()
 
 
-def _place(audio: Audio, n_samples: int, rng: np.random.Generator) -> Audio:
-    """The sound somewhere in a stretch of silence, once or repeated."""
+def _place(audio: Waveform, n_samples: int, rng: np.random.Generator) -> Waveform:
+    """Place the sound at a random position in silence, once or repeatedly."""
     if rng.random() < _REPEATED:
         pause = np.zeros(rng.integers(len(audio) + 1), dtype=np.float32)
         audio = np.resize(np.concatenate([audio, pause]), n_samples)
@@ -127,8 +126,8 @@ def _place(audio: Audio, n_samples: int, rng: np.random.Generator) -> Audio:
     return placed
 
 
-def _filter(audio: Audio, sample_rate: int, rng: np.random.Generator) -> Audio:
-    """A microphone's or a codec's colour, and a room; by way of the spectrum, so a room's tail wraps around."""
+def _filter(audio: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
+    """Colour as a microphone or codec would, and reverberate; by circular convolution, so the tail wraps around."""
     coloured, low_passed, room = rng.random(3) < (_COLOURED, _LOW_PASSED, _ROOM)
     if not (coloured or low_passed or room):
         return audio
@@ -148,12 +147,12 @@ def _filter(audio: Audio, sample_rate: int, rng: np.random.Generator) -> Audio:
         tail /= np.sqrt(np.square(tail).sum())
         tail[0] += 1.0  # the direct sound
         spectrum *= scipy.fft.rfft(tail, len(audio))
-    filtered: Audio = scipy.fft.irfft(spectrum, len(audio)).astype(np.float32)
+    filtered: Waveform = scipy.fft.irfft(spectrum, len(audio)).astype(np.float32)
     return filtered
 
 
 class _OneEpoch(Sampler[int]):
-    """Indices of an epoch, in order; Lightning says which epoch it is."""
+    """Indices of one epoch in order; Lightning sets the epoch."""
 
     def __init__(self, epoch_size: int) -> None:
         self.epoch_size, self.epoch = epoch_size, 0
@@ -171,9 +170,9 @@ class _OneEpoch(Sampler[int]):
 def mixture_loader(
     mixtures: Mixtures, batch_size: int, epoch_steps: int | None = None, workers: int = 1
 ) -> DataLoader[torch.Tensor]:
-    """Batches (B, N) of an epoch of `epoch_steps` steps, each with mixtures of its own; None: all, each time."""
+    """Batches (B, N), new ones in each epoch of `epoch_steps` steps; None for all mixtures in every epoch."""
     return DataLoader(
-        mixtures,  # type: ignore[arg-type]  # typed by its items, not by what is made of them
+        mixtures,  # type: ignore[arg-type]  # a DataLoader is typed by its items, not by its batches
         batch_size=batch_size,
         sampler=None if epoch_steps is None else _OneEpoch(batch_size * epoch_steps),
         collate_fn=_stack,
@@ -183,5 +182,5 @@ def mixture_loader(
     )
 
 
-def _stack(items: list[Audio]) -> torch.Tensor:
+def _stack(items: list[Waveform]) -> torch.Tensor:
     return torch.from_numpy(np.stack(items))

@@ -1,4 +1,4 @@
-"""AudioSet's ontology: which class is a kind of which others (Gemmeke et al., ICASSP 2017)."""
+"""AudioSet's ontology of sound classes (Gemmeke et al., ICASSP 2017)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from weakaudio.errors import LabelError
 
 @dataclass(frozen=True)
 class Ontology:
-    """A directed graph without cycles; a node may have several parents."""
+    """Directed acyclic graph of classes; a node may have several parents."""
 
     parents: Mapping[str, frozenset[str]]
-    """by node id; empty at the top"""
+    """by node id; empty for roots"""
     restrictions: Mapping[str, frozenset[str]]
-    """by node id: "abstract" (a heading, not heard by itself), "blacklist" (not rated in AudioSet)"""
+    """by node id: "abstract" (a category, not a sound), "blacklist" (not rated in AudioSet)"""
 
     def ancestors(self, node: str) -> set[str]:
-        """All nodes above one, without itself.
+        """All ancestors of a node.
 
         Raises
         ------
@@ -40,9 +40,9 @@ class Ontology:
         return above
 
     def check_classes(self, classes: Iterable[str]) -> None:
-        """Refuse classes that are no nodes, or abstract ones, which no clip can have by itself.
+        """Refuse classes that are not in the ontology, or abstract, so that no clip can be labelled with them.
 
-        Blacklisted classes pass: twelve of AudioSet's 527 are blacklisted in its own ontology.
+        Blacklisted classes pass: AudioSet's 527 classes include twelve of them.
 
         Raises
         ------
@@ -61,7 +61,7 @@ def read_ontology(path: str | Path) -> Ontology:
     Raises
     ------
     LabelError
-        Not such a list; a node that is there twice; a child that is no node; a cycle.
+        Not such a list, a repeated node, an unknown child, or a cycle.
     """
     try:
         nodes = list(_nodes(json.loads(Path(path).read_text(encoding="utf-8"))))
@@ -72,7 +72,7 @@ def read_ontology(path: str | Path) -> Ontology:
     children: dict[str, list[str]] = {}
     for node, below, _ in nodes:
         if node in children:
-            raise LabelError(f"{path}: node {node!r} is there twice")
+            raise LabelError(f"{path}: node {node!r} is repeated")
         children[node] = below
     for node, below in children.items():
         unknown = [child for child in below if child not in children]
@@ -95,7 +95,7 @@ def _nodes(content: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list
 
 
 def _refuse_cycles(children: Mapping[str, list[str]], path: str | Path) -> None:
-    """Take away nodes that nothing is above, again and again; what stays is in a cycle or below one."""
+    """Remove nodes without parents repeatedly (Kahn's algorithm); the rest are in a cycle or below one."""
     above = dict.fromkeys(children, 0)
     for below in children.values():
         for child in below:
@@ -108,4 +108,4 @@ def _refuse_cycles(children: Mapping[str, list[str]], path: str | Path) -> None:
                 free.append(child)
     stuck = [node for node, count in above.items() if count]
     if stuck:
-        raise LabelError(f"{path}: its nodes form a cycle; in it or below it: {', '.join(sorted(stuck)[:5])}")
+        raise LabelError(f"{path}: has a cycle; nodes in or below it: {', '.join(sorted(stuck)[:5])}")

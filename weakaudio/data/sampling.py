@@ -1,4 +1,4 @@
-"""Which clips meet in a batch: of like length, drawn by class if wanted, and each on one device only."""
+"""Batch sampling: bucketed by length, optionally class-balanced, and sharded over devices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils.data import Sampler
 
 from weakaudio.errors import ProtocolError
 
-MAX_PADDING = 0.05  # of a batch's samples
+MAX_PADDING = 0.05  # fraction of a batch's samples
 
 
 class Draw(NamedTuple):
-    """A clip, drawn for a batch."""
+    """A clip drawn for a batch."""
 
     clip: int
     """position in the dataset"""
     epoch: int
     number: int
-    """of the draw in its epoch, over all devices"""
+    """of the draw within its epoch, over all devices"""
 
 
 def bucket(
@@ -30,22 +30,22 @@ def bucket(
     rng: np.random.Generator | None = None,
     max_padding: float = MAX_PADDING,
 ) -> list[list[int]]:
-    """Group clips of like length.
+    """Group clips of similar length into batches.
 
     Parameters
     ----------
     n_samples
         Length of each clip.
     batch_samples
-        Most samples in a batch, padding counted; a longer clip is a batch by itself.
+        Maximum number of samples in a batch, including padding; a longer clip is a batch by itself.
     rng
-        Draws which clips of equal length meet and the order of the batches; None leaves both sorted.
+        Shuffles clips of equal length and the order of the batches; None keeps both sorted.
     max_padding
-        Largest part of a batch that may be padding.
+        Largest fraction of a batch that may be padding.
 
     Returns
     -------
-    Batches of positions; every clip is in exactly one.
+    Batches of clip indices; each clip is in exactly one.
     """
     lengths = np.asarray(n_samples)
     order = rng.permutation(len(lengths)) if rng else np.arange(len(lengths))
@@ -53,7 +53,7 @@ def bucket(
     batches: list[list[int]] = []
     total = 0
     for n in order:
-        length = int(lengths[n])  # the longest so far, as they come in order
+        length = int(lengths[n])  # the longest so far, as clips are sorted
         if batches and batches[-1]:
             padded = length * (len(batches[-1]) + 1)
             if padded <= batch_samples and padded - (total + length) <= max_padding * padded:
@@ -66,10 +66,10 @@ def bucket(
 
 
 def balanced_weights(targets: NDArray[np.generic]) -> NDArray[np.float64]:
-    """How likely each clip is drawn if first a class is drawn evenly, and then evenly one of its clips.
+    """Probability of each clip when first a class and then one of its clips is drawn uniformly.
 
-    A clip of several classes can be drawn by each of them: its weight is the sum of 1 / clips over its classes,
-    divided by the number of classes that have clips. Clips without a label are never drawn.
+    The weight of a clip is the sum over its classes of 1 / (clips of the class), divided by the number of classes
+    that have clips; it is 0 for clips without labels.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def balanced_weights(targets: NDArray[np.generic]) -> NDArray[np.float64]:
 
     Returns
     -------
-    (clips,) probabilities, which sum to 1.
+    (clips,) probabilities that sum to 1.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def balanced_weights(targets: NDArray[np.generic]) -> NDArray[np.float64]:
     """
     weights = np.zeros(len(targets))
     n_classes = 0
-    for labelled in (column > 0 for column in targets.T):  # class by class, as all at once would be copied
+    for labelled in (column > 0 for column in targets.T):  # one class at a time, to save memory
         if labelled.any():
             weights += labelled / labelled.sum()
             n_classes += 1
@@ -97,24 +97,23 @@ def balanced_weights(targets: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 class BucketBatchSampler(Sampler[list[Draw]]):
-    """`bucket` anew for every epoch, from seed and epoch alone, so that a resumed run draws what it would have.
+    """Length-bucketed batches, drawn again for each epoch from seed and epoch alone, so that runs can be resumed.
 
-    Every epoch has the same number of batches, and as many on each device; so large batches are cut in half until
-    their number can be shared out.
+    Every epoch has the same number of batches on each device; to this end the largest batches are split in half.
 
     Parameters
     ----------
     n_samples
         (clips,) length of each clip of the dataset.
     batch_samples
-        Most samples in a batch, padding counted.
+        Maximum number of samples in a batch, including padding.
     seed
-        None leaves the order sorted by length.
+        None keeps the order sorted by length.
     weights
-        (clips,) probabilities: an epoch draws as many clips as there are, with replacement, and leaves out batches
-        beyond the usual number. Without weights, it has each clip once.
+        (clips,) probabilities: each epoch draws as many clips as there are, with replacement, and drops batches in
+        excess of the usual number. None draws each clip once.
     rank, world
-        This device's number, from 0, and how many there are.
+        Index of this device, and number of devices.
 
     Raises
     ------
@@ -132,11 +131,11 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         world: int = 1,
     ) -> None:
         if len(n_samples) < world:
-            raise ProtocolError(f"{len(n_samples)} clips cannot be shared out to {world} devices")
+            raise ProtocolError(f"{len(n_samples)} clips are too few for {world} devices")
         self.n_samples, self.batch_samples, self.seed, self.weights = n_samples, batch_samples, seed, weights
         self.rank, self.world = rank, world
-        whole = len(bucket(n_samples, batch_samples))
-        self._count = min(-(-whole // world), len(n_samples) // world) * world
+        n_batches = len(bucket(n_samples, batch_samples))
+        self._count = min(-(-n_batches // world), len(n_samples) // world) * world
         self._batches: list[list[Draw]] = []
         self._begin = 0
         self.set_epoch(0)
@@ -149,41 +148,41 @@ class BucketBatchSampler(Sampler[list[Draw]]):
             assert rng is not None
             clips = rng.choice(len(clips), len(clips), p=self.weights)
         batches = bucket(self.n_samples[clips], self.batch_samples, rng)
-        if self.weights is not None:  # a draw more or less does not matter
+        if self.weights is not None:  # a few draws more or less do not matter
             batches = batches[: self._count]
-        batches = _as_many(batches, self._count)
-        first = np.cumsum([0, *map(len, batches)])  # number of each batch's first draw
+        batches = _resize(batches, self._count)
+        first = np.cumsum([0, *map(len, batches)])  # number of the first draw of each batch
         self._batches = [
             [Draw(int(clips[n]), epoch, int(first[b]) + place) for place, n in enumerate(batches[b])]
             for b in range(self.rank, len(batches), self.world)
         ]
         self._begin = 0
 
-    def go_on(self, epoch: int, batches: int) -> None:
-        """Begin in the middle of an epoch, after as many batches as were done on each device."""
+    def resume(self, epoch: int, batches: int) -> None:
+        """Start within an epoch, after the number of batches already processed on each device."""
         self.set_epoch(epoch)
         self._begin = batches
 
     @property
     def sampler(self) -> BucketBatchSampler:
-        """Where Lightning looks for `set_epoch`."""
+        """The object on which Lightning calls `set_epoch`."""
         return self
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return iter(self._batches[self._begin :])
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this device."""
+        """Number of batches of a full epoch on this device."""
         return len(self._batches)
 
 
-def _as_many(batches: list[list[int]], count: int) -> list[list[int]]:
-    """The same clips in `count` batches: the largest are cut in half, or the last are put together."""
+def _resize(batches: list[list[int]], count: int) -> list[list[int]]:
+    """Redistribute clips to `count` batches: split the largest in half, or merge the last."""
     batches = [*batches]
-    while len(batches) > count:  # only where there are hardly more clips than devices
+    while len(batches) > count:  # only if there are hardly more clips than devices
         batches[-2:] = [batches[-2] + batches[-1]]
     while len(batches) < count:
         largest = max(range(len(batches)), key=lambda n: len(batches[n]))
-        whole = batches[largest]
-        batches[largest : largest + 1] = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
+        clips, half = batches[largest], len(batches[largest]) // 2
+        batches[largest : largest + 1] = [clips[:half], clips[half:]]
     return batches

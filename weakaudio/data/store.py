@@ -1,17 +1,16 @@
 """The clip store: a folder of HDF5 shards with 16-bit audio of any length and its labels.
 
-A shard is written beside its final name and renamed when it is complete, so what is in the folder is whole: a
-run that is killed loses the clips of one open shard, and the next run writes them again. The audio of a shard is
-never changed afterwards; readers in loader workers open it by themselves. Where shards end hangs on the clips and
-their order alone, so a store that was killed and continued is byte-equal to an undisturbed one.
+Shards are written atomically, so all shards in the folder are complete: a killed run loses only the clips of the open
+shard, which the next run packs again. The audio of a shard never changes afterwards. The clips of each shard depend
+only on the clips and their order, so an interrupted and resumed store is byte-equal to an uninterrupted one.
 
-One shard holds
-    audio    (samples of all its clips,) int16, one clip after the other
-    offsets  (clips + 1,) int64, where each clip begins
-    keys     (clips,) the clips' names, unique in the store
-    labels   (clips,) class names of each, as JSON
-    crc32    (clips,) uint32 of each clip's samples
-and as attributes format_version, sample_rate (Hz), complete, and head_crc32 of all this but the audio, which shards
+Datasets of a shard:
+    audio    (samples of all clips,) int16, concatenated
+    offsets  (clips + 1,) int64, start of each clip
+    keys     (clips,) names, unique in the store
+    labels   (clips,) class names of each clip, as JSON
+    crc32    (clips,) uint32, of the samples of each clip
+Attributes: format_version, sample_rate (Hz), complete, and head_crc32 of all of these except the audio, which shards
 of earlier releases lack.
 """
 
@@ -31,42 +30,45 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import from_int16, to_int16
 from weakaudio.errors import StoreError
-from weakaudio.files import FolderLock
+from weakaudio.files import FolderLock, atomic_write
 
 FORMAT_VERSION = 1
 _SHARD_NAME = "shard-{:05d}.h5"
 _SHARD_GLOB = "shard-[0-9][0-9][0-9][0-9][0-9].h5"
-_GROWTH = 2**22  # bytes by which a shard in memory grows
-_SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a kill costs at most 70 minutes of audio, seconds of work
+_GROWTH = 2**22  # bytes, allocation step of a shard in memory
+_SHARD_SAMPLES = 2**27  # 256 MiB of int16: at 32 kHz a killed run loses at most 70 minutes of audio, seconds of work
 
 
 class StoreWriter:
     """Appends clips to a store; use it in a `with` block.
 
-    What is open when the block ends with an error is dropped, as if the run had been killed: the next run adds it.
+    If the block ends with an error, the open shard is discarded, as if the run had been killed; the next run packs
+    its clips again.
 
     Parameters
     ----------
     folder
-        Made if it does not exist. What whole shards it has stays; `keys` says which clips those are.
+        Created if needed. Shards that it already has are kept; `keys` are the names of their clips.
     sample_rate
         Hz, of all clips.
     shard_samples
-        A shard is closed when it holds this many samples.
+        Number of samples after which a shard is written.
 
     Raises
     ------
     StoreError
-        The folder holds a store of another rate or format, or another run writes to it.
+        The folder has a store of another rate or format, or another run writes to it.
+    WriteError
+        The folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path, sample_rate: int, shard_samples: int = _SHARD_SAMPLES) -> None:
         self.folder = Path(folder)
         self.sample_rate = sample_rate
         self.shard_samples = shard_samples
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)
         shards = sorted(self.folder.glob(_SHARD_GLOB))
         self.keys: set[str] = set()
@@ -84,12 +86,14 @@ class StoreWriter:
         Raises
         ------
         StoreError
-            A key that is there already, or a clip without samples.
+            The key exists already, or the clip has no samples.
+        WriteError
+            A shard cannot be written; complete shards are unchanged.
         """
         if key in self.keys:
-            raise StoreError(f"{self.folder}: clip {key!r} is there already")
+            raise StoreError(f"{self.folder}: clip {key!r} exists already")
         if audio.ndim != 1 or not audio.size:
-            raise StoreError(f"{self.folder}: clip {key!r} must have shape (N,), N > 0, has {audio.shape}")
+            raise StoreError(f"{self.folder}: clip {key!r} must have shape (N,), N > 0, but has {audio.shape}")
         samples = audio if audio.dtype == np.int16 else to_int16(np.asarray(audio, dtype=np.float32))
         self.keys.add(key)
         self._open.add(key, samples, list(labels))
@@ -97,7 +101,7 @@ class StoreWriter:
             self.flush()
 
     def relabel(self, labels: Mapping[str, Sequence[str]]) -> None:
-        """Give clips of whole shards these labels, by key; shards with clips whose labels differ are written anew."""
+        """Correct the labels of clips in complete shards, by key; shards without a difference are not rewritten."""
         for path in sorted(self.folder.glob(_SHARD_GLOB)):
             head = _read_head(path)
             wanted = [list(labels.get(key, names)) for key, names in zip(head.keys, head.labels, strict=True)]
@@ -108,12 +112,12 @@ class StoreWriter:
             self._write(_Shard(head.keys, samples, wanted, int(head.offsets[-1])), path, head.crc32)
 
     def flush(self) -> None:
-        """Write what is open as a whole shard.
+        """Write the clips added so far as a complete shard.
 
         Raises
         ------
-        StoreError
-            It cannot be written, as on a full disk. Whole shards stay as they are.
+        WriteError
+            It cannot be written; complete shards are unchanged.
         """
         if not self._open.keys:
             return
@@ -122,24 +126,13 @@ class StoreWriter:
         self._next += 1
 
     def _write(self, shard: _Shard, path: Path, crc32: NDArray[np.uint32]) -> None:
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         image = shard.image(self.sample_rate, crc32)
-        try:
-            with beside.open("wb") as file:
-                file.write(image)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise StoreError(
-                f"{path}: cannot be written ({error.strerror or error}); what was packed before it is kept: mend the "
-                "cause (on a full disk, make room) and run the same command again"
-            ) from error
+        with atomic_write(path) as part, part.open("wb") as file:
+            file.write(image)
+            file.flush()
+            os.fsync(file.fileno())
 
     def __enter__(self) -> StoreWriter:
-        for leftover in self.folder.glob(".shard-*.part"):  # of a run that was killed
-            leftover.unlink()
         return self
 
     def __exit__(
@@ -155,12 +148,12 @@ class StoreWriter:
 class ClipStore:
     """Read-only view of a store: `len(store)`, `store.audio(n)`, `store.labels[n]`, `store.n_samples[n]`.
 
-    Cheap to pickle, and safe in loader workers: each process opens its own files, on first use.
+    Cheap to pickle and safe in loader workers: each process opens its own files on first use.
 
     Raises
     ------
     StoreError
-        No store there; a shard that is damaged, cut short, of another format or rate; a clip that is twice there.
+        No store in the folder; a shard that is damaged, truncated, or of another format or rate; a repeated clip.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -182,19 +175,19 @@ class ClipStore:
         if len(rates) > 1:
             raise StoreError(f"{self.folder}: shards of different rates: {sorted(rates)} Hz")
         if len(set(self.keys)) < len(self.keys):
-            raise StoreError(f"{self.folder}: a clip is there twice; shards of two runs were mixed")
+            raise StoreError(f"{self.folder}: a clip is stored twice; shards of two runs were mixed")
         self.sample_rate: int = rates.pop()
         self.n_samples: NDArray[np.int64] = np.concatenate(lengths)
         self._shard = np.concatenate(shards)
         self._start = np.concatenate(starts)
-        self._open: dict[int, h5py.Dataset] = {}  # samples of each shard, whose file it keeps open
+        self._open: dict[int, h5py.Dataset] = {}  # audio of the shards opened so far
         self._pid = os.getpid()
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def audio(self, n: int) -> NDArray[np.float32]:
-        """Samples of clip n: (N,) float32 at `sample_rate`, full scale at +-1."""
+    def audio(self, n: int) -> Waveform:
+        """(N,) float32 samples of clip n at `sample_rate`, full scale at +-1."""
         return from_int16(self._samples(n))
 
     def _samples(self, n: int) -> NDArray[np.int16]:
@@ -214,21 +207,21 @@ class ClipStore:
 
 
 class StoredClip(NamedTuple):
-    """What a check found: a clip, or a shard that cannot be read (`key` is its file name then)."""
+    """Result of checking a clip, or a shard that cannot be read, with its file name as key."""
 
     key: str
     labels: list[str]
     fault: str
-    """empty if all is well"""
+    """empty if intact"""
 
 
 def check_clips(folder: str | Path) -> Iterator[StoredClip]:
-    """Go through all clips of a store and compare their samples with the checksums; one clip is in memory at a time.
+    """Compare the samples of all clips of a store with their checksums, one clip in memory at a time.
 
     Raises
     ------
     StoreError
-        No store there.
+        No store in the folder.
     """
     paths = sorted(Path(folder).glob(_SHARD_GLOB))
     if not paths:
@@ -243,11 +236,8 @@ def check_clips(folder: str | Path) -> Iterator[StoredClip]:
             for n, (key, labels) in enumerate(zip(head.keys, head.labels, strict=True)):
                 try:
                     samples = file["audio"][head.offsets[n] : head.offsets[n + 1]]
-                    fault = (
-                        ""
-                        if zlib.crc32(samples.tobytes()) == head.crc32[n]
-                        else "samples differ from what was packed"
-                    )
+                    intact = zlib.crc32(samples.tobytes()) == head.crc32[n]
+                    fault = "" if intact else "samples differ from what was packed"
                 except OSError as error:
                     fault = f"samples cannot be read ({error})"
                 yield StoredClip(key, labels, fault)
@@ -255,7 +245,7 @@ def check_clips(folder: str | Path) -> Iterator[StoredClip]:
 
 @dataclass
 class _Shard:
-    """Clips that wait to be written together."""
+    """Clips to be written together."""
 
     keys: list[str] = field(default_factory=list)
     samples: list[NDArray[np.int16]] = field(default_factory=list)
@@ -272,9 +262,9 @@ class _Shard:
         return np.array([zlib.crc32(s.tobytes()) for s in self.samples], dtype=np.uint32)
 
     def image(self, sample_rate: int, crc32: NDArray[np.uint32]) -> bytes:
-        """The shard's file; made in memory, as HDF5 does not survive a disk that fills up while it writes.
+        """Content of the shard's file, built in memory because HDF5 crashes if the disk fills up while it writes.
 
-        Takes the samples away clip by clip, so that they are in memory once.
+        Consumes the samples clip by clip, so that they are in memory only once.
         """
         labels = [json.dumps(names) for names in self.labels]
         offsets = np.cumsum([0] + [len(s) for s in self.samples], dtype=np.int64)
@@ -297,7 +287,7 @@ class _Shard:
 
 
 def _write_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
-    """As UTF-8 of one length: over damaged text of any length HDF5 (2.0.0) can hang for ever."""
+    """Write fixed-length UTF-8: HDF5 2.0.0 can hang on damaged variable-length text."""
     encoded = [text.encode() for text in texts]
     file.create_dataset(name, data=encoded, dtype=h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 
@@ -311,7 +301,7 @@ class _Head:
     crc32: NDArray[np.uint32]
 
     def checksum(self) -> int:
-        """CRC-32 of all of it."""
+        """CRC-32 of all fields."""
         tables = [self.sample_rate, self.keys, self.labels, self.offsets.tolist(), self.crc32.tolist()]
         return zlib.crc32(json.dumps(tables).encode())
 
@@ -321,9 +311,9 @@ def _read_head(path: Path) -> _Head:
         with h5py.File(path, "r") as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
-                raise StoreError(f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}")
+                raise StoreError(f"{path}: has format {version}, this release reads format {FORMAT_VERSION}")
             if not file.attrs.get("complete"):
-                raise StoreError(f"{path}: not complete; delete it and prepare the corpus again")
+                raise StoreError(f"{path}: incomplete; delete it and prepare the corpus again")
             head = _Head(
                 int(file.attrs["sample_rate"]),
                 list(file["keys"].asstr()[:]),
@@ -331,15 +321,13 @@ def _read_head(path: Path) -> _Head:
                 file["offsets"][:],
                 file["crc32"][:],
             )
-            fits = len(head.offsets) == len(head.keys) + 1 and head.offsets[-1] == file["audio"].shape[0]
-            if not fits or file["audio"].dtype != np.int16:
-                raise StoreError(f"{path}: its tables do not fit its audio; delete it and prepare the corpus again")
+            consistent = len(head.offsets) == len(head.keys) + 1 and head.offsets[-1] == file["audio"].shape[0]
+            if not consistent or file["audio"].dtype != np.int16:
+                raise StoreError(f"{path}: its tables do not match its audio; delete it and prepare the corpus again")
             if file.attrs.get("head_crc32", head.checksum()) != head.checksum():
-                raise StoreError(
-                    f"{path}: its tables are not what was packed; delete it and prepare the corpus again"
-                )
+                raise StoreError(f"{path}: its tables were changed; delete it and prepare the corpus again")
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise StoreError(
-            f"{path}: damaged or cut short ({error}); delete it and prepare the corpus again: whole shards are kept"
+            f"{path}: damaged or truncated ({error}); delete it and prepare the corpus again: other shards are kept"
         ) from error
     return head

@@ -88,8 +88,8 @@ class EventEvaluation:
 
         Raises
         ------
-        ManifestError
-            They cannot be written, as on a full disk.
+        WriteError
+            They cannot be written.
         """
         folder = Path(folder)
         write_table(self.per_class, folder / PER_CLASS)

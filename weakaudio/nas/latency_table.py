@@ -52,7 +52,7 @@ class LatencyTable:
 
         Raises
         ------
-        ManifestError
+        WriteError
             The file cannot be written.
         """
         rows = [{**key._asdict(), "time": time} for key, time in sorted(self.times.items())]

@@ -85,7 +85,7 @@ def measure_grid(
         No points, a depth or width that cannot be, or a loss that is no number.
     StoreError
         The table is damaged, of other settings, or another run writes into its folder.
-    ManifestError
+    WriteError
         It cannot be written.
     """
     path = Path(out)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from weakaudio.errors import ManifestError, StoreError, WeakAudioError
+from weakaudio.errors import ManifestError, StoreError, WeakAudioError, WriteError
 
 Score = Callable[[dict[str, Any]], float]
 """How bad a network is, of the arguments that `ArchitectureConfig.to_config` gives: lower is better."""
@@ -82,7 +82,7 @@ def evaluate(score: Score, config: dict[str, Any]) -> Scored:
     value, error = None, None
     try:
         value = float(score(config))
-    except (StoreError, ManifestError):  # of files, not of this network
+    except (StoreError, ManifestError, WriteError):  # of files, not of this network
         raise
     except (WeakAudioError, RuntimeError) as caught:
         error = one_line(caught)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from weakaudio.audio.frontend import FrontEnd
 from weakaudio.data.labels import LabelSet
-from weakaudio.errors import CheckpointError, LabelError, ManifestError, WeakAudioError
+from weakaudio.errors import CheckpointError, LabelError, WeakAudioError, WriteError
 from weakaudio.files import atomic_write
 from weakaudio.networks import NETWORKS, build_network, network_name
 from weakaudio.networks.model import Model
@@ -73,7 +73,7 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         with atomic_write(path) as beside:
             save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
             beside.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
-    except (ManifestError, safetensors.SafetensorError) as error:
+    except (WriteError, safetensors.SafetensorError) as error:
         raise CheckpointError(str(error)) from error
 
 
