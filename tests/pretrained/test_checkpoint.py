@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from weakaudio.errors import CheckpointError
 from weakaudio.networks import NETWORKS, Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import POOLINGS
-from weakaudio.pretrained import load_model, model_checksum, model_names, read_header, save_model
+from weakaudio.pretrained import list_models, load_model, model_checksum, read_header, save_model
 
 
 def tiny_model(name: str = "weakcnn", **config: object) -> Model:
@@ -66,7 +67,7 @@ def test_loaded_model_gives_the_same_bits(
     audio, lengths = torch.randn(2, 30000), torch.tensor([30000, 500])
     assert all(torch.equal(a, b) for a, b in zip(loaded(audio, lengths), model(audio, lengths), strict=True))
     assert not loaded.training
-    assert (loaded.labels, loaded.notes, loaded.front_end) == (model.labels, model.notes, model.front_end)
+    assert (loaded.labels, loaded.metadata, loaded.front_end) == (model.labels, model.metadata, model.front_end)
     assert model_checksum(loaded) == model_checksum(model)
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.safetensors"]
 
@@ -87,19 +88,19 @@ def test_half_the_size_gives_nearly_the_same(tmp_path: Path, randomise: Callable
 
 def test_notes_of_any_form_that_json_takes_do_not_look_like_damage(tmp_path: Path) -> None:
     model = tiny_model()
-    model.notes = {"z": (1, 2), "ü": {2: 0.1, 10: float("nan"), 1: None}, "a": 1e-7}
+    model.metadata = {"z": (1, 2), "ü": {2: 0.1, 10: float("nan"), 1: None}, "a": 1e-7}
     save_model(model, tmp_path / "a.safetensors")
-    assert load_model(tmp_path / "a.safetensors").notes["ü"]["2"] == 0.1
+    assert load_model(tmp_path / "a.safetensors").metadata["ü"]["2"] == 0.1
 
 
 def test_header_says_what_the_model_is(saved: Path) -> None:
     header = read_header(saved)
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
     assert header["network"] == "weakcnn"
     assert header["config"] == tiny_model().network.config
     assert header["front_end"]["sample_rate"] == 16000
     assert header["labels"] == ["dog", "rain", "Säge"]
-    assert header["notes"] == {"training": "none", "mAP": 0.1}
+    assert header["metadata"] == {"training": "none", "mAP": 0.1}
 
 
 def test_front_end_comes_from_the_file_not_from_the_preset_of_its_name(
@@ -128,11 +129,11 @@ def test_a_file_cut_short_is_refused_by_name(saved: Path, kept: float) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("part", ["labels", "notes", "weight"])
+@pytest.mark.parametrize("part", ["labels", "metadata", "weight"])
 def test_one_changed_bit_is_found(saved: Path, half: bool, part: str) -> None:
     save_model(tiny_model(), saved, half)
     content = bytearray(saved.read_bytes())
-    place = {"labels": content.index(b"rain"), "notes": content.index(b"none"), "weight": len(content) - 200}[part]
+    place = {"labels": content.index(b"rain"), "metadata": content.index(b"none"), "weight": len(content) - 200}[part]
     content[place] ^= 1
     saved.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* their SHA-256 is not"):
@@ -173,8 +174,39 @@ def test_tensors_without_our_header_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "other.safetensors")
 
 
+def test_a_file_of_format_1_is_read_with_the_same_checksum(tmp_path: Path) -> None:
+    """As earlier releases wrote it: "notes" is "metadata" now, and the file's own SHA-256 covers the old name."""
+    model, path = tiny_model(), tmp_path / "old.safetensors"
+    header = {
+        "format_version": 1,
+        "network": "weakcnn",
+        "config": model.network.config,
+        "front_end": model.front_end.to_dict(),
+        "labels": model.labels,
+        "notes": model.metadata,
+    }
+    tensors = model.network.state_dict()
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    header["sha256"] = digest.hexdigest()
+    safetensors.torch.save_file(tensors, path, metadata={"weakaudio": json.dumps(header)})
+    assert load_model(path).metadata == read_header(path)["metadata"] == model.metadata
+    assert model_checksum(load_model(path)) == model_checksum(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [("weakaudio-base", "2338b0a39057"), ("weakaudio-small", "933f9aac5041"), ("weakaudio-fast", "ff63e5122b7c")],
+)
+def test_shipped_files_have_the_checksum_that_results_are_recorded_under(name: str, checksum: str) -> None:
+    model = load_model(name)
+    assert model_checksum(model).startswith(checksum)
+    assert model.metadata["licence"] == "MIT"
+
+
 def test_another_format_is_refused_with_both_versions(rewrite: Callable[..., Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"format 999.*format 1"):
+    with pytest.raises(CheckpointError, match=r"format 999.*up to 2"):
         load_model(rewrite(format_version=999))
 
 
@@ -200,7 +232,7 @@ def test_a_header_that_does_not_fit_its_tensors_is_refused(
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CheckpointError, match=r"best-model.*untrained-16k"):
         load_model("best-model")
-    assert {"untrained-16k", "untrained-44k"} <= set(model_names())
+    assert {"untrained-16k", "untrained-44k"} <= set(list_models())
 
 
 def test_checksum_tells_models_apart() -> None:
@@ -255,7 +287,7 @@ def test_values_that_would_be_lost_are_not_saved(tmp_path: Path, value: float) -
     model = tiny_model()
     with torch.no_grad():
         model.network.classifier.weight[0, 0] = value
-    with pytest.raises(CheckpointError, match=r"classifier\.weight holds NaN or infinite values"):
+    with pytest.raises(CheckpointError, match=r"classifier\.weight holds NaN, infinity, or a value beyond float16"):
         save_model(model, tmp_path / "a.safetensors", half=True)
     assert list(tmp_path.iterdir()) == []
 

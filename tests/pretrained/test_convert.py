@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from weakaudio.cli import main
 from weakaudio.errors import CheckpointError
-from weakaudio.pretrained import CONVERTERS, convert, open_model, read_header, registry, save_model
+from weakaudio.pretrained import CONVERTERS, convert, converters, open_model, read_header, save_model
 
 NAMES = [f"class {n}" for n in range(12)]
 
@@ -60,14 +60,14 @@ def test_converted_model_keeps_the_contract_and_says_where_it_is_from(
     files: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
     model = convert(kind, files[kind], NAMES)
-    assert model.notes == {
+    assert model.metadata == {
         "source": CONVERTERS[kind].source,
         "licence": CONVERTERS[kind].licence,
         "file": f"{kind}.pt",
     }
     save_model(model, tmp_path / "a.safetensors")
     loaded = open_model(tmp_path / "a.safetensors")
-    assert (loaded.labels, loaded.notes, loaded.front_end) == (model.labels, model.notes, model.front_end)
+    assert (loaded.labels, loaded.metadata, loaded.front_end) == (model.labels, model.metadata, model.front_end)
     generator = torch.Generator().manual_seed(0)
     lengths = [2 * model.sample_rate + 77, 1, model.sample_rate // 4]
     clips = [0.1 * torch.randn(n, generator=generator) for n in lengths]
@@ -87,7 +87,7 @@ def test_converted_model_keeps_the_contract_and_says_where_it_is_from(
 def test_class_names_are_audiosets_where_none_are_given_and_the_order_is_audiosets(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(registry, "audioset_labels", lambda: NAMES)
+    monkeypatch.setattr(converters, "audioset_labels", lambda: NAMES)
     assert convert(kind, files[kind]).labels == NAMES
 
 
@@ -224,7 +224,7 @@ def test_a_file_cut_short_is_refused_by_name(
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(
-        CheckpointError, match=r"a\.pt: (cut short or damaged; download it again|not a file of tensors)"
+        CheckpointError, match=r"a\.pt: (truncated or damaged; download it again|not a file of tensors)"
     ):
         convert("efficientat", path, NAMES)
 
@@ -264,13 +264,13 @@ def test_the_command_writes_a_model_that_opens(
         assert f"12 classes, {open_model(out).sample_rate} Hz" in printed
         assert CONVERTERS[kind].licence in printed
         assert read_header(out)["labels"] == NAMES
-        assert read_header(out)["notes"]["source"] == CONVERTERS[kind].source
+        assert read_header(out)["metadata"]["source"] == CONVERTERS[kind].source
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["paper", "paper.pt", "-o", "out/a.safetensors"], "every score would bear a wrong name"),
+        (["paper", "paper.pt", "-o", "out/a.safetensors"], "every score would get a wrong name"),
         (
             ["paper", "paper.pt", "-o", "out/a.safetensors", "--labels", "eleven.txt"],
             "12 classes, but 11 class names",

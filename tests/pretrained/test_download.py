@@ -107,7 +107,7 @@ def test_what_broke_off_goes_on_and_only_the_rest_is_sent(
 
 def test_the_next_run_goes_on_where_the_last_one_gave_up(get: Get, server: WeightsServer, cache: Path) -> None:
     server.faults = ["truncate", "truncate"]
-    with pytest.raises(CheckpointError, match=r"weights\.bin broke off"):
+    with pytest.raises(CheckpointError, match=r"weights\.bin disconnected"):
         get(server.url, attempts=2)
     assert not (cache / "weights.bin").exists()
     assert get(server.url).read_bytes() == CONTENT
@@ -149,7 +149,7 @@ def test_without_a_mark_of_the_version_nothing_is_continued_or_kept(
     get: Get, server: WeightsServer, cache: Path
 ) -> None:
     server.mark, server.faults = {"ETag": 'W/"weak"'}, ["truncate", "truncate"]
-    with pytest.raises(CheckpointError, match="broke off"):
+    with pytest.raises(CheckpointError, match="disconnected"):
         get(server.url, attempts=2)
     assert server.asked("Range") == [None, None]
     assert left_in(cache) == []

@@ -78,5 +78,5 @@ def test_a_width_that_is_not_published_is_refused(tmp_path: Path, width: float) 
 def test_networks_of_the_same_shapes_but_another_front_end_or_no_classifier_are_refused(
     tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(CheckpointError, match="by its name"):
+    with pytest.raises(CheckpointError, match="in its name"):
         convert("efficientat", saved(random_state(0.1, 12), tmp_path / name), NAMES)

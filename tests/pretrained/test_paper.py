@@ -40,5 +40,7 @@ def test_random_weights_of_the_published_layout_give_the_scores_of_plain_functio
 
 def test_the_class_list_must_be_given(tmp_path: Path) -> None:
     torch.save(random_state(527), tmp_path / "ns.pkl")
-    with pytest.raises(CheckpointError, match=r"ns\.pkl: .*order of their own.*classes_id_name\.txt.*--labels"):
+    with pytest.raises(
+        CheckpointError, match=r"ns\.pkl: 'paper' orders its classes .*classes_id_name\.txt.*--labels"
+    ):
         convert("paper", tmp_path / "ns.pkl")

@@ -24,11 +24,11 @@ from weakaudio.cli import main
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import MobileNet, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import CONVERTERS, load_model, model_checksum, model_names, save_model
+from weakaudio.pretrained import CONVERTERS, list_models, load_model, model_checksum, save_model
 from weakaudio.pretrained import catalogue as catalogue_module
 from weakaudio.pretrained import registry as registry_module
 from weakaudio.pretrained.catalogue import Entry, cache_folder, catalogue, shipped_folder
-from weakaudio.pretrained.registry import audioset_labels
+from weakaudio.pretrained.converters import audioset_labels
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["Speech", "Dog", "Rain"]
@@ -87,7 +87,7 @@ def left_in_cache() -> list[str]:
 
 def test_a_shipped_model_opens_by_its_name(register: Register, shipped: Path) -> None:
     register("http://127.0.0.1/none")
-    assert model_names() == ["weakaudio-base", "theirs"]
+    assert list_models() == ["weakaudio-base", "theirs"]
     expected = load_model(shipped / "weakaudio-base.safetensors")
     assert model_checksum(load_model("weakaudio-base")) == model_checksum(expected)
     assert audioset_labels() == LABELS
@@ -98,7 +98,7 @@ def test_a_shipped_model_that_is_missing_is_named_with_the_remedy(
 ) -> None:
     register(server.url)
     (shipped / "weakaudio-base.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors: no such file.*install weakaudio anew"):
+    with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors: no such file.*reinstall weakaudio"):
         load_model("weakaudio-base")
     with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors.*names of AudioSet's classes"):
         load_model("theirs")
@@ -111,7 +111,7 @@ def test_a_damaged_registry_is_named(shipped: Path) -> None:
             (shipped / "registry.toml").unlink()
         else:
             (shipped / "registry.toml").write_text(text)
-        with pytest.raises(CheckpointError, match=r"registry\.toml.*install weakaudio anew"):
+        with pytest.raises(CheckpointError, match=r"registry\.toml.*reinstall weakaudio"):
             load_model("weakaudio-base")
 
 
@@ -138,7 +138,7 @@ def test_a_file_put_there_by_hand_is_used_and_checked(
     by_hand.write_bytes(published)
     assert load_model("theirs").labels == LABELS
     by_hand.write_bytes(published + b"\0")
-    with pytest.raises(CheckpointError, match=r"weights\.bin: its SHA-256 is .* published for theirs; delete it"):
+    with pytest.raises(CheckpointError, match=r"weights\.bin: its SHA-256 is .* for theirs; delete the file"):
         load_model("theirs")
     assert by_hand.exists()  # the user's file is the user's
     assert server.requests == []
@@ -159,11 +159,11 @@ def test_what_nobody_verified_is_trusted_once_with_a_warning(register: Register,
         subprocess.run([checked, "--check", "--quiet", "weights.bin.sha256"], cwd=cache_folder(), check=True)
     path = cache_folder() / "weights.bin"
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(CheckpointError, match=r"kept from its first use; .* delete .*weights\.bin\.sha256"):
+    with pytest.raises(CheckpointError, match=r"recorded on first use; .* delete .*weights\.bin\.sha256"):
         load_model("theirs")
 
 
-def test_another_file_than_that_of_the_first_use_does_not_stay_and_can_be_trusted_anew(
+def test_another_file_than_that_of_the_first_use_does_not_stay_and_can_be_trusted_again(
     register: Register, server: WeightsServer, published: bytes
 ) -> None:
     register(server.url)
@@ -266,7 +266,7 @@ def test_what_the_registry_says_is_so(entry: Entry) -> None:
     assert all(metric.source for metric in entry.metrics)
     if entry.path is None:
         model = load_model(entry.name)
-    elif entry.file and entry.at_hand:
+    elif entry.file and entry.is_available:
         model = load_model(entry.name)
         content = entry.path.read_bytes()
         assert entry.size in (None, len(content))
@@ -337,7 +337,7 @@ def test_models_says_where_each_one_is(register: Register, server: WeightsServer
     (shipped / "weakaudio-base.safetensors").unlink()
     code, out, _ = run("models")
     assert code == 0
-    assert re.search(r"weakaudio-base .*MIT +missing here\s*$", out, re.MULTILINE)
+    assert re.search(r"weakaudio-base .*MIT +missing\s*$", out, re.MULTILINE)
     assert re.search(r"theirs .*MIT +downloaded\s*$", out, re.MULTILINE)
 
 
@@ -349,10 +349,9 @@ def test_models_of_this_repository_fit_a_terminal(run: Run, monkeypatch: pytest.
     assert "…" not in out
 
 
-def test_measure_times_what_is_at_hand_and_downloads_nothing(
+def test_measure_times_available_models_and_downloads_nothing(
     register: Register, server: WeightsServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.pretrained.measure._TRIALS", (1, 1))
     register(server.url)
     code, out, _ = run("models", "--measure")
     assert code == 0

@@ -53,9 +53,9 @@ class Detector:
         Is copied; the copy is made faster (`Network.fuse`).
     threshold
         Probability in [0, 1] from which on a class counts as heard; or one for each class that is to be found.
-        None: the model's own, in its notes under "threshold", else 0.5.
+        None: the model's own, in its metadata under "threshold", else 0.5.
     min_length
-        Shorter events are left out; seconds. None: the model's own, in its notes under "min_length", else 0.
+        Shorter events are left out; seconds. None: the model's own, in its metadata under "min_length", else 0.
     merge_gap
         Events of a class that are no farther apart become one, before the short are left out; seconds.
     device, dtype
@@ -87,9 +87,9 @@ class Detector:
         max_events: int | None = None,
     ) -> None:
         if threshold is None:
-            threshold = model.notes.get("threshold", THRESHOLD)
+            threshold = model.metadata.get("threshold", THRESHOLD)
         if min_length is None:
-            min_length = model.notes.get("min_length", 0.0)
+            min_length = model.metadata.get("min_length", 0.0)
         if not 0 < hysteresis <= 1:
             raise WeakAudioError(f"hysteresis {hysteresis!r}: expected a part of the threshold, above 0 and up to 1")
         if max_events is not None and max_events < 1:

@@ -25,8 +25,8 @@ class Model(nn.Module):
         The log-mel that it was, or will be, trained on; a preset's name or a `FrontEnd`.
     labels
         Class names in the order of the network's outputs.
-    notes
-        Free facts that travel in the checkpoint: training data, metrics, licence.
+    metadata
+        Free facts that are saved with the model: training data, metrics, licence.
 
     Raises
     ------
@@ -41,7 +41,7 @@ class Model(nn.Module):
         network: Network,
         front_end: FrontEnd | str,
         labels: Sequence[str],
-        notes: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(labels) != network.classifier.out_features:
@@ -54,7 +54,7 @@ class Model(nn.Module):
             )
         self.network = network
         self.labels = list(labels)
-        self.notes = dict(notes or {})
+        self.metadata = dict(metadata or {})
 
     @property
     def front_end(self) -> FrontEnd:
