@@ -23,6 +23,8 @@ from weakaudio.networks.model import Model
 FORMAT_VERSION = 2
 _METADATA = {1: "notes", 2: "metadata"}  # name of the header's free entry, in each format that this release reads
 _KEY = "weakaudio"
+# What opening a damaged file raises, depending on the damaged part.
+_DAMAGE = (WeakAudioError, safetensors.SafetensorError, RuntimeError, TypeError, KeyError, ValueError, MemoryError)
 
 
 def save_model(model: Model, path: str | Path, half: bool = False) -> None:
@@ -101,15 +103,7 @@ def open_model(path: str | Path) -> Model:
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise LabelError("labels are not a list of names")
         model = Model(network, front_end, LabelSet(labels).names, _renamed(header)["metadata"])
-    except (
-        WeakAudioError,
-        safetensors.SafetensorError,
-        RuntimeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        MemoryError,
-    ) as error:
+    except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its tensors and header do not fit together: {reason}") from error
     return model.eval()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
@@ -47,8 +47,12 @@ def download(
         A model with `urls`. If its file is in the cache already, nothing is done.
     check
         Called on the complete file before it is moved into place; raises CheckpointError if the content is wrong.
-    timeout, attempts, wait
-        As for `ResumingDownloader`.
+    timeout
+        Seconds without a response or a byte after which a connection counts as dead.
+    attempts
+        Requests to a server that disconnects, stalls or is busy.
+    wait
+        Seconds before the second attempt; doubled before each further one.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def download(
     """
     path = entry.path
     assert path is not None
-    fetch = ResumingDownloader(entry.size, timeout, attempts, wait)
+    transfer = _Transfer(entry.size, timeout, attempts, wait)
     unfinished = path.with_name(f".{path.name}.download")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,7 @@ def download(
             if path.is_file():  # another process was faster
                 return
             try:
-                failures = _try_urls(entry, path, unfinished, fetch, check)
+                failures = _try_urls(entry, path, unfinished, transfer, check)
             except OSError:
                 shutil.rmtree(unfinished, ignore_errors=True)  # a full disk
                 raise
@@ -87,61 +91,46 @@ def download(
 
 
 def _try_urls(
-    entry: Entry, path: Path, unfinished: Path, fetch: ResumingDownloader, check: Callable[[Path], object]
+    entry: Entry, path: Path, unfinished: Path, transfer: _Transfer, check: Callable[[Path], object]
 ) -> list[str]:
     """Download the file to `path`; returns the failure of each URL if none succeeds, else an empty list."""
-    known = f"sha256:{entry.sha256}" if entry.sha256 else None
+    received = unfinished / path.name
     failures = []
     for url in entry.urls:
         unfinished.mkdir(exist_ok=True)
         try:
-            with _quiet_pooch():
-                found = Path(pooch.retrieve(url, known, path.name, unfinished, downloader=fetch))
-            check(found)
+            transfer.fetch(url, received)
+            found = pooch.file_hash(str(received))
+            if entry.sha256 not in (None, found):
+                raise CheckpointError(f"its SHA-256 is {found}, expected {entry.sha256}")
+            check(received)
         except DownloadError as error:
             failures.append(f"{url} {error}")
-        except (ValueError, CheckpointError) as error:  # ValueError: pooch found another checksum
+        except CheckpointError as error:
             failures.append(f"{url} sent something else ({error})")
             shutil.rmtree(unfinished)
         else:
-            os.replace(found, path)
+            os.replace(received, path)
             return []
     return failures
 
 
-class ResumingDownloader:
-    """A downloader for `pooch.retrieve` that resumes an interrupted transfer, also that of a killed process.
+@dataclass(frozen=True)
+class _Transfer:
+    """HTTP transfers that resume where an earlier one was interrupted, also that of a killed process.
 
-    A transfer is resumed only if the server tagged the first part with a version (ETag or Last-Modified); a file that
-    has changed since is sent from its beginning (RFC 9110, If-Range).
-
-    Parameters
-    ----------
-    size
-        Expected size of the file in bytes, None if unknown.
-    timeout
-        Seconds without a response or a byte after which a connection counts as dead.
-    attempts
-        Requests to a server that disconnects, stalls or is busy.
-    wait
-        Seconds before the second attempt; doubled before each further one.
+    This takes a server that tagged the first part with a version (ETag or Last-Modified); a file that has changed
+    since is sent from its beginning (RFC 9110, If-Range).
     """
 
-    def __init__(self, size: int | None = None, timeout: float = 30.0, attempts: int = 3, wait: float = 1.0) -> None:
-        self.size = size
-        self.timeout = timeout
-        self.attempts = attempts
-        self.wait = wait
+    size: int | None
+    timeout: float
+    attempts: int
+    wait: float
 
-    def __call__(self, url: str, output_file: str | os.PathLike[str], pooch: object = None) -> None:
-        """Download `url` to `output_file`; an interrupted transfer leaves its part beside it.
-
-        Raises
-        ------
-        DownloadError
-            The server cannot be reached, disconnects, stalls, is busy, or sends something other than the file.
-        """
-        part = Path(output_file).with_name(_PART)
+    def fetch(self, url: str, path: Path) -> None:
+        """Download `url` to `path`; an interrupted transfer leaves its part beside it, and raises DownloadError."""
+        part = path.with_name(_PART)
         for attempt in range(1, self.attempts + 1):
             try:
                 self._receive(url, part)
@@ -150,7 +139,7 @@ class ResumingDownloader:
                 if attempt == self.attempts:
                     raise
             time.sleep(self.wait * 2 ** (attempt - 1))
-        os.replace(part, output_file)
+        os.replace(part, path)
 
     def _receive(self, url: str, part: Path) -> None:
         tag = _tag_of_part(part, url)
@@ -269,15 +258,3 @@ def _bar(url: str, received: int, total: int | None) -> Iterator[Callable[[int],
     with Progress(name, *columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(url.rpartition("/")[2], total=total, completed=received)
         yield lambda n_bytes: bar.advance(task, n_bytes)
-
-
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Silence pooch's log lines, which are for programmers; the progress bar informs the user."""
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

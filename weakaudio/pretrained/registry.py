@@ -50,13 +50,11 @@ def load_model(name_or_path: str | Path) -> Model:
         return open_model(name_or_path)
     if entry.urls:
         return _published(entry)
-    return _untrained(entry.name) if entry.path is None else _shipped(entry.name, entry.path)
-
-
-def _shipped(name: str, path: Path) -> Model:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: this installation lacks the weights of {name}; {REINSTALL}")
-    return open_model(path)
+    if entry.path is None:
+        return _untrained(entry.name)
+    if not entry.is_available:
+        raise CheckpointError(f"{entry.path}: no such file: the installation lacks {entry.name}; {REINSTALL}")
+    return open_model(entry.path)
 
 
 def _published(entry: Entry) -> Model:
