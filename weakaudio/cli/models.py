@@ -52,13 +52,13 @@ def models(
         raise typer.Exit(SOME_FAILED)
 
 
-def _speeds(names: list[str]) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def _speeds(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Times real time and milliseconds for a clip of each model; and the errors of those that do not open."""
     from weakaudio.deploy.benchmark import time_path
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
 
-    speeds = {}
+    speeds: dict[str, tuple[str, ...]] = {}
     failures = []
     for name in progress(names, len(names), "measuring"):
         try:
