@@ -10,7 +10,7 @@ from weakaudio.audio.geometry import length_mask
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch normalisation, which `fold` merges for inference."""
+    """Convolution and batch normalisation, which `fold_norms` merges for inference."""
 
     def __init__(
         self,
@@ -32,18 +32,13 @@ class ConvNorm(nn.Module):
         y: Tensor = self.norm(self.conv(x))
         return y
 
-    def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
-
 
 def fold_norms(network: nn.Module) -> None:
     """Fold the batch normalisation of each `ConvNorm`, in place, and set weights to channels-last memory format."""
     network.eval()
     for layer in network.modules():
-        if isinstance(layer, ConvNorm):
-            layer.fold()
+        if isinstance(layer, ConvNorm) and isinstance(layer.norm, nn.BatchNorm2d):
+            layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

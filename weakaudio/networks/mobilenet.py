@@ -65,17 +65,17 @@ class MobileNet(StagedNetwork):
             )
         self.config = {"n_classes": n_classes, "n_mels": n_mels, "width": width}
         self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, lead=_SHRINK // 2)
-        channels = _scale(_STEM, width)
+        channels = _divisible(_STEM * width)
         self.stem = _conv(1, channels, kernel=3, stride=2)
         blocks = []
         for kernel, expanded, outputs, squeeze, hardswish, stride in _BLOCKS:
-            expanded, outputs = _scale(expanded, width), _scale(outputs, width)
+            expanded, outputs = _divisible(expanded * width), _divisible(outputs * width)
             blocks.append(_InvertedResidual(channels, expanded, outputs, kernel, stride, squeeze, hardswish))
             channels = outputs
         self.blocks = nn.ModuleList(blocks)
         self.n_features = _EXPANSION * channels
         self.last = _conv(channels, self.n_features, kernel=1)
-        self.hidden = nn.Linear(self.n_features, _scale(_HIDDEN, width))
+        self.hidden = nn.Linear(self.n_features, _divisible(_HIDDEN * width))
         self.reset_classifier(n_classes)
 
     def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
@@ -164,10 +164,6 @@ def _mean_around(embeddings: Tensor, mask: Tensor, width: int) -> Tensor:
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> ConvNorm:
     return ConvNorm(inputs, outputs, kernel, kernel // 2, stride, groups, bias=False, eps=1e-3, momentum=0.01)
-
-
-def _scale(channels: int, width: float) -> int:
-    return _divisible(channels * width)
 
 
 def _divisible(channels: float) -> int:

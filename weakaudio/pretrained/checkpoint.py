@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from weakaudio.audio.frontend import FrontEnd
 from weakaudio.data.labels import LabelSet
@@ -73,9 +71,8 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
     header["sha256"] = _checksum(header, tensors)
     try:
         with atomic_write(path) as part:
-            save_file(tensors, part, metadata={_KEY: json.dumps(header)})
-            part.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
-    except (ManifestError, safetensors.SafetensorError) as error:
+            part.write_bytes(safetensors.torch.save(tensors, {_KEY: json.dumps(header)}))
+    except ManifestError as error:
         raise CheckpointError(str(error)) from error
 
 
@@ -180,9 +177,3 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # can only be read by setting it
-    os.umask(mask)
-    return mask
