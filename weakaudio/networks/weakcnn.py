@@ -158,9 +158,9 @@ class WindowedCNN(WeakCNN):
 
         windows = logmel.unfold(1, span, hop).transpose(2, 3)[mask]  # (windows of all clips, span, F)
         window_lengths = (lengths[:, None] - starts)[mask].clamp(1, span)
-        own, _ = super().forward_trunk(windows, window_lengths)  # (windows, channels, 2, F')
-        x = own.new_zeros(*mask.shape, own.shape[1] * own.shape[2], own.shape[3])
-        x[mask] = own.flatten(1, 2)
+        maps, _ = super().forward_trunk(windows, window_lengths)  # (windows, channels, 2, F')
+        x = maps.new_zeros(*mask.shape, maps.shape[1] * maps.shape[2], maps.shape[3])
+        x[mask] = maps.flatten(1, 2)
         return x.transpose(1, 2), mask
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:

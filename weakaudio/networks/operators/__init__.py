@@ -1,7 +1,7 @@
 """Operators, the building blocks of FlashCNN's stages; each keeps the shape of a map.
 
 `dense`, `inverted`, `large-kernel` and `frequency` are convolutions with a receptive field of a few rows; `attention`
-and `recurrence` span the whole clip. To add one, subclass `Operator` in a file of its own and list it in `OPERATORS`.
+and `recurrence` span the whole clip. To add one, subclass `Operator` in a new file and list it in `OPERATORS`.
 """
 
 from __future__ import annotations
