@@ -14,8 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakaudio.pretrained.catalogue import catalogue
-from weakaudio.pretrained.overview import COLUMNS, NOTE, facts, origin
+from weakaudio.pretrained.catalogue import COLUMNS, NOTE, catalogue
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 _TABLE = re.compile(r"(<!-- models -->\n).*?(<!-- /models -->)", re.DOTALL)
@@ -25,7 +24,7 @@ def table() -> str:
     """Markdown: a row for each model that is known by name."""
     entries = list(catalogue().values())
     lines = [[*COLUMNS, "comes"], ["---", *["---:"] * 5, "---", "---"]]
-    lines += [[f"`{entry.name}`", *facts(entry)[1:], origin(entry)] for entry in entries]
+    lines += [[f"`{entry.name}`", *entry.cells[1:], entry.origin] for entry in entries]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     sources = dict.fromkeys(f"{m.data} {m.metric}: {m.source}" for entry in entries for m in entry.metrics)
     return f"{text}\n<sub>{NOTE} Sources: {'; '.join(sources)}.</sub>\n"

@@ -28,6 +28,7 @@ _HOME = {
     "detect_folder": "weakaudio.batch.detect",
     "evaluate_events": "weakaudio.evaluation.events",
     "embed_folder": "weakaudio.batch.embed",
+    "list_models": "weakaudio.pretrained",
     "load_model": "weakaudio.pretrained",
     "read_audio": "weakaudio.audio.io",
     "read_events": "weakaudio.formats.events",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from weakaudio.inference.streaming import StreamingDetector as StreamingDetector
     from weakaudio.networks import WeakCNN as WeakCNN
     from weakaudio.networks.model import Model as Model
+    from weakaudio.pretrained import list_models as list_models
     from weakaudio.pretrained import load_model as load_model
     from weakaudio.pretrained import save_model as save_model
     from weakaudio.training.lightning_module import TaggingModule as TaggingModule

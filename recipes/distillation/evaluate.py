@@ -30,11 +30,11 @@ from recipes.distillation.train import MODEL
 from recipes.results import ROOT, Row, record
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
+from weakaudio.deploy.benchmark import time_path
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.contract import StagedNetwork
 from weakaudio.pretrained import load_model, model_checksum
-from weakaudio.pretrained.measure import measure
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validation import cross_validate
 
@@ -93,11 +93,12 @@ def rows(model: str, heard: Heard, teacher: Heard, y: list[str], folds: list[int
     if heard is not teacher:
         later, spread, n = lag(heard.courses, teacher.courses)
         yield {**facts, "metric": "later than the teacher (s)", "value": later, "spread": spread, "n": n}
-    speed, size = measure(opened, budget=5.0), sum(p.numel() for p in opened.network.parameters())
+    batch, clip = time_path(opened, batch=8), time_path(opened)
+    size = sum(p.numel() for p in opened.network.parameters())
     facts |= {"what": "speed", "data": "noise, from waveform, network fused"}
     yield {**facts, "metric": "weights (M)", "value": size / 1e6}
-    yield {**facts, "metric": "times real time, 8 x 10 s", "value": speed.times_real_time}
-    yield {**facts, "metric": "ms for 10 s", "value": 1000 * speed.latency}
+    yield {**facts, "metric": "times real time, 8 x 10 s", "value": batch.times_real_time}
+    yield {**facts, "metric": "ms for 10 s", "value": 1000 * clip.whole}
 
 
 def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:

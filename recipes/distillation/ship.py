@@ -23,7 +23,7 @@ _LICENCE = "MIT"
 def ship(path: str | Path, name: str, root: Path = ROOT) -> Path:
     """Write a student as `pretrained/NAME.safetensors`; returns the path."""
     model = load_model(path)
-    model.notes |= {"name": name, "licence": _LICENCE, "card": f"pretrained/{name}.md"}
+    model.metadata |= {"name": name, "licence": _LICENCE, "card": f"pretrained/{name}.md"}
     out = root / "pretrained" / f"{name}.safetensors"
     save_model(model, out, half=True)
     return out

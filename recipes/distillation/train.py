@@ -194,7 +194,7 @@ class _Export(Checkpoint):
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
         model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
-        model.notes = {
+        model.metadata = {
             "weakaudio": __version__,
             "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
             "teacher_checksum": model_checksum(distiller.teacher),
@@ -209,7 +209,7 @@ class _Export(Checkpoint):
         if not self.asked["start"]:
             return {}
         start = load_model(self.asked["start"])
-        history = {name: start.notes[name] for name in ("name", "training", "start") if name in start.notes}
+        history = {name: start.metadata[name] for name in ("name", "training", "start") if name in start.metadata}
         return {"start": {**history, "checksum": model_checksum(start)}}
 
 

@@ -58,7 +58,7 @@ def train_head(model: Model, X: NDArray[np.floating], targets: NDArray[np.intege
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(weight))
         network.classifier.bias.copy_(torch.from_numpy(bias))
-    return Model(network, model.front_end, labels, model.notes).eval()
+    return Model(network, model.front_end, labels, model.metadata).eval()
 
 
 def strong_clips(model: Model, corpus: Corpus, split: str) -> StrongClips:

@@ -68,7 +68,7 @@ def changed(file: Path, out: Path, change: Callable[[dict[str, Any]], object]) -
 
 
 def test_a_file_says_what_it_is(model: Model, tagger: OnnxTagger) -> None:
-    assert (tagger.labels, tagger.sample_rate, tagger.notes) == (LABELS, 16000, {"licence": "MIT"})
+    assert (tagger.labels, tagger.sample_rate, tagger.metadata) == (LABELS, 16000, {"licence": "MIT"})
     assert (tagger.precision, tagger.front_end_place, tagger.input) == ("float32", "inside", "waveform")
     assert tagger.checksum == model_checksum(model)
     assert tagger.front_end == model.front_end.to_dict()
@@ -205,9 +205,17 @@ def test_metadata_that_lack_a_fact_are_refused(file: Path, tmp_path: Path) -> No
             OnnxTagger(path)
 
 
+def test_a_file_of_format_1_is_read(file: Path, tmp_path: Path) -> None:
+    def to_format_1(header: dict[str, Any]) -> None:
+        header.update(format_version=1, notes=header.pop("metadata"))
+
+    old, new = OnnxTagger(changed(file, tmp_path / "m.onnx", to_format_1)), OnnxTagger(file)
+    assert (old.metadata, old.checksum, old.labels) == (new.metadata, new.checksum, new.labels)
+
+
 def test_another_format_is_named_with_the_remedy(file: Path, tmp_path: Path) -> None:
-    path = changed(file, tmp_path / "m.onnx", lambda header: header.update(format_version=2))
-    with pytest.raises(CheckpointError, match="written in format 2, this release runs format 1; export the model"):
+    path = changed(file, tmp_path / "m.onnx", lambda header: header.update(format_version=9))
+    with pytest.raises(CheckpointError, match="written in format 9, this release runs formats up to 2; export the"):
         OnnxTagger(path)
 
 

@@ -97,7 +97,7 @@ def test_convolutions_compute_in_8_bits_and_the_rest_does_not(small: Path) -> No
 def test_facts_and_times_stay(whole: Path, small: Path) -> None:
     before, after = OnnxTagger(whole), OnnxTagger(small)
     assert (before.precision, after.precision) == ("float32", "int8")
-    for fact in ("labels", "sample_rate", "checksum", "front_end", "front_end_place", "notes"):
+    for fact in ("labels", "sample_rate", "checksum", "front_end", "front_end_place", "metadata"):
         assert getattr(after, fact) == getattr(before, fact)
     for n_samples in (1, 511, 100_000):
         clip = 0.1 * np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)

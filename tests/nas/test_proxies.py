@@ -123,7 +123,7 @@ def test_what_cannot_be_trained_is_refused(root: Path, make: Callable[..., Any])
             make(root, **wrong)
     with pytest.raises(ProtocolError, match=r"corpora at 16000 Hz, and the teacher .* takes 32000 Hz"):
         replace(make(root), corpora={str(root / "slow"): 1.0})(CONFIG)
-    with pytest.raises(WeakAudioError, match="WeakCNN does not show its stages"):
+    with pytest.raises(WeakAudioError, match="WeakCNN has no stages"):
         replace(make(root), teacher=str(root / "weak.safetensors"))(CONFIG)
     with pytest.raises(WeakAudioError, match="'sparse': unknown"):
         make(root)(with_stage(2, "sparse", 1, 16))

@@ -1,4 +1,4 @@
-"""The operators of the flash network as plain loops over the rows of one clip, in float64."""
+"""Reference operators: plain loops over the rows of one clip, in float64; a function for each name in `OPERATORS`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 def plain(name: str, operator: Operator, x: Array) -> Array:
-    """(channels, T, n_mels) to the same, with an operator's weights in eval mode."""
+    """Output (channels, T, n_mels) for an input of that shape, with an operator's weights in eval mode."""
     return globals()[name.replace("-", "_")](operator, x)
 
 
@@ -66,7 +66,7 @@ def recurrence(operator: Operator, x: Array) -> Array:
 
 
 def gated_linear_attention(queries: Array, keys: Array, values: Array, forward: Array, backward: Array) -> Array:
-    """(heads, T, width) and (heads, T), row by row."""
+    """Row by row, from (heads, T, width) and (heads, T)."""
     heads, rows, width = queries.shape
     read = np.zeros_like(values)
     for head in range(heads):
@@ -83,7 +83,7 @@ def gated_linear_attention(queries: Array, keys: Array, values: Array, forward: 
 
 
 def from_tokens(operator: Operator, read: Array, shape: tuple[int, ...]) -> Array:
-    """(heads, T, width) to a map (channels, T, n_mels), whose outputs are mel after mel."""
+    """Map (channels, T, n_mels) of (heads, T, width); the outputs of a token are ordered by mel, then channel."""
     channels, rows, n_mels = shape
     tokens = read.transpose(1, 0, 2).reshape(rows, -1)
     written = conv_norm(operator.out, tokens.T[:, :, None])[:, :, 0]

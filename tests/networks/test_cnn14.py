@@ -20,14 +20,14 @@ def noise(n_frames: int) -> torch.Tensor:
     return torch.rand(1, n_frames, 64, generator=torch.Generator().manual_seed(n_frames))
 
 
-def test_parameters_are_as_many_as_published() -> None:
+def test_parameter_count_is_the_published_one() -> None:
     """80,753,615 in table III of arXiv 1912.10211."""
     with torch.device("meta"):
         network = Cnn14(527)
     assert sum(p.numel() for p in network.parameters()) == 80_753_615
 
 
-def test_a_clip_is_scored_by_largest_and_mean_of_its_segments(randomise: Randomise) -> None:
+def test_a_clip_is_scored_by_the_maximum_plus_the_mean_of_its_segments(randomise: Randomise) -> None:
     network = tiny(randomise)
     output = network(noise(300), torch.tensor([300]))
     features = output.embeddings[0] / 2
@@ -36,7 +36,7 @@ def test_a_clip_is_scored_by_largest_and_mean_of_its_segments(randomise: Randomi
 
 
 @pytest.mark.parametrize("n_frames", [1, 31, 32, 63])
-def test_a_segment_is_scored_as_a_clip_of_nothing_else(randomise: Randomise, n_frames: int) -> None:
+def test_a_segment_is_scored_like_a_clip_of_one_segment(randomise: Randomise, n_frames: int) -> None:
     output = tiny(randomise)(noise(n_frames))
     assert output.mask.tolist() == [[True]]
     torch.testing.assert_close(output.segment_logits[:, 0].sigmoid(), output.clip_probs, rtol=0, atol=1e-6)

@@ -1,10 +1,11 @@
-"""What every network promises, under every pooling and coverage that it has."""
+"""The contract of all networks in `NETWORKS`, with each pooling and coverage that they take."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from weakaudio.audio.geometry import COVERAGES
 from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks import NETWORKS, Network, Output, build_network
 from weakaudio.networks.model import Model
-from weakaudio.networks.pooling import POOLINGS
+from weakaudio.networks.pooling import POOLINGS, Pooling
+from weakaudio.pretrained import load_model, save_model
 
 Randomise = Callable[..., Network]
 
-RATE = 16000  # of the front end "16k": a frame each 160 samples, a segment each 64 or 32 frames
+RATE = 16000  # of the front end "16k": one frame per 160 samples, one segment per 64 or 32 frames
 CHOICES: dict[str, Iterable[str]] = {"pooling": POOLINGS, "coverage": COVERAGES}
 SMALL: dict[str, dict[str, object]] = {
     "weakcnn": {"width": 1 / 8},
@@ -38,7 +40,7 @@ def takes(name: str, argument: str) -> bool:
 
 
 def networks(*choices: str, **fixed: str) -> pytest.MarkDecorator:
-    """Each network under all combinations of those of the choices that it has; `fixed` where it takes that."""
+    """Each network with all combinations of the choices that it takes, and of `fixed` what it takes."""
     cases = []
     for name in NETWORKS:
         own = [choice for choice in choices if takes(name, choice)]
@@ -53,11 +55,11 @@ def tiny(name: str, config: dict[str, str] | None = None, **more: object) -> Net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mels = {"n_mels": 64} if takes(name, "n_mels") else {}
-        return build_network(name, **{"n_classes": 5, **mels, **SMALL[name], **(config or {}), **more})
+        return build_network(name, **{"n_classes": 5, **mels, **SMALL.get(name, {}), **(config or {}), **more})
 
 
 def clips_of(lengths: list[int]) -> list[Tensor]:
-    """Noise of another level and colour for each clip."""
+    """White and brown noise in turn, of different lengths."""
     generator = torch.Generator().manual_seed(0)
     clips = [torch.randn(n, generator=generator) for n in lengths]
     return [clip.cumsum(0) * 0.01 if k % 2 else clip * 0.1 for k, clip in enumerate(clips)]
@@ -73,7 +75,7 @@ def assert_same_clip(together: Output, row: int, alone: Output, tolerance: float
     torch.testing.assert_close(together.clip_probs[row], alone.clip_probs[0], rtol=0, atol=tolerance)
 
 
-# Anything from one sample on, and lengths at which a frame or a segment more begins.
+# Any length from one sample, and lengths at which another frame or segment starts.
 seconds = st.integers(1, 6 * RATE)
 borders = st.builds(
     lambda frames, off: max(frames * 160 + off, 1),
@@ -87,7 +89,7 @@ lengths_of_clips = st.lists(st.one_of(borders, seconds), min_size=2, max_size=3)
 @settings(max_examples=5)
 @example(lengths=[1, 2])
 @given(lengths=lengths_of_clips)
-def test_clip_in_a_batch_is_the_clip_alone(
+def test_a_clip_has_the_same_output_alone_and_in_a_batch(
     randomise: Randomise, name: str, config: dict[str, str], lengths: list[int]
 ) -> None:
     model = Model(randomise(tiny(name, config)), "16k", list("abcde")).eval()
@@ -100,7 +102,7 @@ def test_clip_in_a_batch_is_the_clip_alone(
 
 
 @networks("coverage", pooling="attention")
-def test_one_sample_beside_two_minutes_is_the_clip_alone(
+def test_a_clip_of_one_sample_has_the_same_output_beside_one_of_two_minutes(
     randomise: Randomise, name: str, config: dict[str, str]
 ) -> None:
     lengths = [120 * RATE, 1, 4 * RATE + 77]
@@ -115,7 +117,7 @@ def test_one_sample_beside_two_minutes_is_the_clip_alone(
 @networks("coverage", pooling="attention")
 @settings(max_examples=15)
 @given(n_frames=st.integers(1, 500), more=st.integers(0, 200))
-def test_what_lies_past_the_end_of_a_clip_is_ignored(
+def test_padding_is_ignored(
     randomise: Randomise, name: str, config: dict[str, str], n_frames: int, more: int
 ) -> None:
     network = randomise(tiny(name, config))
@@ -126,7 +128,7 @@ def test_what_lies_past_the_end_of_a_clip_is_ignored(
 
 
 @networks("pooling", "coverage")
-def test_shapes_are_those_of_the_contract(name: str, config: dict[str, str]) -> None:
+def test_output_has_the_shapes_of_the_contract(name: str, config: dict[str, str]) -> None:
     network = tiny(name, config).eval()
     lengths = torch.tensor([500, 130, 1])
     output = network(torch.rand(3, 500, 64), lengths)
@@ -142,10 +144,8 @@ def test_shapes_are_those_of_the_contract(name: str, config: dict[str, str]) -> 
 
 
 @networks("coverage")
-def test_the_trunk_of_a_clip_can_be_kept_and_joined_with_that_of_others(
-    randomise: Randomise, name: str, config: dict[str, str]
-) -> None:
-    """In other batches than it was made in: cut to the clip's own rows, and filled up with 0."""
+def test_cached_trunks_can_be_batched_with_others(randomise: Randomise, name: str, config: dict[str, str]) -> None:
+    """Cut to the clip's own rows, and zero-padded in another batch."""
     network = randomise(tiny(name, config))
     lengths = torch.tensor([500, 130, 1])
     logmel = torch.rand(3, 500, 64)
@@ -164,14 +164,14 @@ def test_the_trunk_of_a_clip_can_be_kept_and_joined_with_that_of_others(
 
 
 @networks("pooling", "coverage")
-def test_same_input_twice_gives_the_same_bits(randomise: Randomise, name: str, config: dict[str, str]) -> None:
+def test_output_is_deterministic(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     logmel, lengths = torch.rand(3, 300, 64), torch.tensor([300, 200, 7])
     first, second = (randomise(tiny(name, config))(logmel, lengths) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @networks("coverage", pooling="attention")
-def test_fusing_changes_nothing(randomise: Randomise, name: str, config: dict[str, str]) -> None:
+def test_fusing_preserves_the_output(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     network = randomise(tiny(name, config))
     logmel, lengths = torch.rand(3, 431, 64), torch.tensor([431, 200, 7])
     with torch.no_grad():
@@ -220,8 +220,8 @@ def test_every_parameter_receives_a_gradient(name: str, config: dict[str, str]) 
         {"heads": 4},
     ],
 )
-def test_wrong_arguments_are_refused(name: str, wrong: dict[str, object]) -> None:
-    """Also those that are another network's."""
+def test_invalid_arguments_are_refused(name: str, wrong: dict[str, object]) -> None:
+    """Including arguments of other networks."""
     with pytest.raises(WeakAudioError, match=str(next(iter(wrong.values())))[:5] + "|" + next(iter(wrong))):
         tiny(name, **wrong)
 
@@ -238,22 +238,22 @@ def test_wrong_arguments_are_refused(name: str, wrong: dict[str, object]) -> Non
         ("cnn14", {"width": 0.001}),
     ],
 )
-def test_arguments_that_leave_nothing_are_refused(name: str, wrong: dict[str, object]) -> None:
+def test_sizes_that_leave_no_channels_or_rows_are_refused(name: str, wrong: dict[str, object]) -> None:
     with pytest.raises(WeakAudioError, match=str(next(iter(wrong.values())))):
         tiny(name, **wrong)
 
 
-def test_unknown_network_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_network_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(WeakAudioError, match=r"'resnet'.*weakcnn, windowed-cnn"):
         build_network("resnet", n_classes=2)
 
 
-def test_missing_argument_is_refused() -> None:
+def test_a_missing_argument_is_refused() -> None:
     with pytest.raises(WeakAudioError, match="n_classes"):
         build_network("weakcnn")
 
 
-def test_model_needs_a_label_for_each_class() -> None:
+def test_a_model_needs_one_label_per_class() -> None:
     with pytest.raises(LabelError, match="2 labels for a network of 5 classes"):
         Model(tiny("weakcnn"), "16k", ["a", "b"])
 
@@ -261,7 +261,7 @@ def test_model_needs_a_label_for_each_class() -> None:
 @networks("coverage")
 @settings(max_examples=15)
 @given(n_samples=st.integers(1, 5 * RATE))
-def test_model_has_a_time_for_each_segment(name: str, config: dict[str, str], n_samples: int) -> None:
+def test_a_model_gives_times_of_each_segment(name: str, config: dict[str, str], n_samples: int) -> None:
     model = Model(tiny(name, config), "16k", list("abcde")).eval()
     with torch.no_grad():
         mask = model(torch.zeros(1, n_samples)).mask
@@ -273,7 +273,7 @@ def test_model_has_a_time_for_each_segment(name: str, config: dict[str, str], n_
     assert times.max() <= n_samples / RATE
 
 
-def test_model_applies_its_own_front_end() -> None:
+def test_a_model_applies_its_front_end() -> None:
     model, audio = Model(tiny("weakcnn"), "16k", list("abcde")).eval(), torch.randn(2, RATE)
     expected = model.network(*LogMel("16k")(audio))
     assert torch.equal(model(audio).clip_probs, expected.clip_probs)
@@ -281,8 +281,8 @@ def test_model_applies_its_own_front_end() -> None:
 
 
 @networks()
-def test_layers_lead_to_the_embedding_and_leave_the_heads(name: str, config: dict[str, str]) -> None:
-    """Each parameter is in one layer, or only scores what the layers made."""
+def test_layers_are_all_that_leads_to_the_embedding(name: str, config: dict[str, str]) -> None:
+    """Each parameter is in exactly one layer, or in the head."""
     net = tiny(name, config)
     in_layers = [id(p) for layer in net.layers() for p in layer.parameters()]
     assert len(in_layers) == len(set(in_layers))
@@ -295,4 +295,20 @@ def test_layers_lead_to_the_embedding_and_leave_the_heads(name: str, config: dic
             parameter.requires_grad_(False)
     net.zero_grad()
     embeddings, _ = net.forward_features(torch.randn(2, 200, 64))
-    assert embeddings.requires_grad  # the last layer makes them
+    assert embeddings.requires_grad  # from the last layer
+
+
+def test_a_pooling_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a user would: a class and a line in `POOLINGS`; networks build it and model files hold it by name."""
+
+    class MedianPooling(Pooling):
+        def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
+            return probs.masked_fill(~mask[:, :, None], torch.nan).nanmedian(1).values
+
+    monkeypatch.setitem(POOLINGS, "median", MedianPooling)
+    for name in ("weakcnn", "windowed-cnn"):
+        model = Model(tiny(name, {"pooling": "median"}), "16k", list("abcde")).eval()
+        save_model(model, tmp_path / "model.safetensors")
+        output = load_model(tmp_path / "model.safetensors")(torch.randn(1, 5 * RATE))
+        expected = output.segment_logits.sigmoid().median(1).values
+        torch.testing.assert_close(output.clip_probs, expected, rtol=0, atol=1e-6)

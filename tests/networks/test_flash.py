@@ -26,22 +26,27 @@ def tiny(**config: object) -> FlashCNN:
         return FlashCNN(5, 64, **{"stages": STAGES, "n_features": 12, **config})  # type: ignore[arg-type]
 
 
-# Each operator in each stage, and mixes of them.
-GENOMES = {
+# Each operator in all stages, and mixtures of operators.
+ARCHITECTURES = {
     **{name: [(name, 1, 4), (name, 1, 6), (name, 2, 8), (name, 1, 8)] for name in OPERATORS},
-    "convolutions in turns": [
+    "alternating convolutions": [
         ("large-kernel+dense", 3, 4),
         ("inverted", 0, 8),
         ("frequency+inverted", 2, 8),
         STAGES[3],
     ],
-    "all in turns": [STAGES[0], ("inverted", 1, 6), ("dense+attention+frequency", 3, 8), ("recurrence+dense", 2, 40)],
+    "mixed": [
+        STAGES[0],
+        ("inverted", 1, 6),
+        ("dense+attention+frequency", 3, 8),
+        ("recurrence+dense", 2, 40),
+    ],
 }
-each_genome = pytest.mark.parametrize("stages", [pytest.param(stages, id=name) for name, stages in GENOMES.items()])
-LOCAL = [name for name in GENOMES if name not in ("attention", "recurrence", "all in turns")]
+each_architecture = pytest.mark.parametrize("stages", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+LOCAL = [name for name in ARCHITECTURES if name not in ("attention", "recurrence", "mixed")]
 
 
-def test_maps_halve_and_embeddings_come_each_32_frames(randomise: Callable[..., Network]) -> None:
+def test_maps_halve_and_there_is_one_embedding_per_32_frames(randomise: Callable[..., Network]) -> None:
     net = randomise(tiny())
     maps, embeddings, mask = net.forward_maps(torch.randn(2, 100, 64))
     assert [tuple(m.shape) for m in maps] == [(2, 4, 25, 16), (2, 8, 13, 8), (2, 8, 7, 4), (2, 16, 4, 2)]
@@ -49,8 +54,8 @@ def test_maps_halve_and_embeddings_come_each_32_frames(randomise: Callable[..., 
     assert mask.all()
 
 
-def test_a_segment_is_centred_on_its_time_and_hears_what_is_near_alone(randomise: Callable[..., Network]) -> None:
-    """Only segments around an impulse change; so times are true, and blocks can equal the whole."""
+def test_a_segment_is_centred_on_its_time_and_has_a_finite_receptive_field(randomise: Callable[..., Network]) -> None:
+    """Only segments around an impulse change; so times are correct, and processing in blocks can be exact."""
     net = randomise(tiny())
     n_segments, struck = 64, 32
     quiet = torch.zeros(1, 32 * n_segments, 64)
@@ -81,12 +86,12 @@ def test_a_segment_is_centred_on_its_time_and_hears_what_is_near_alone(randomise
         ({"n_features": 0}, "0 features"),
     ],
 )
-def test_a_genome_that_cannot_be_built_is_refused(config: dict[str, object], words: str) -> None:
+def test_an_invalid_architecture_is_refused(config: dict[str, object], words: str) -> None:
     with pytest.raises(WeakAudioError, match=words):
         FlashCNN(**{"n_classes": 5, "n_mels": 64, "stages": STAGES, "n_features": 12, **config})  # type: ignore[arg-type]
 
 
-def test_blocks_take_turns() -> None:
+def test_blocks_alternate_between_operators() -> None:
     stages = [("dense+attention", 3, 4), ("inverted+dense", 0, 4), ("frequency+dense", 1, 4), ("dense", 2, 4)]
     net = tiny(stages=stages)
     built = [[type(block) for block in blocks] for blocks in net.stages]
@@ -94,15 +99,15 @@ def test_blocks_take_turns() -> None:
     assert built == [[OPERATORS[name] for name in names] for names in expected]
 
 
-@each_genome
+@each_architecture
 @settings(max_examples=4)
 @example(n_frames=[1, 2])
 @example(n_frames=[3000, 1, 70])  # several chunks of a recurrence
 @given(n_frames=st.lists(st.integers(1, 500), min_size=2, max_size=3))
-def test_a_clip_in_a_batch_is_the_clip_alone(
+def test_a_clip_has_the_same_output_alone_and_in_a_batch(
     randomise: Callable[..., Network], stages: list[tuple[str, int, int]], n_frames: list[int]
 ) -> None:
-    """Up to the rounding of values of that size; of which nothing is left in float64."""
+    """Up to float32 rounding at the scale of the embeddings, and to 1e-11 in float64."""
     net, lengths = randomise(tiny(stages=stages)), torch.tensor(n_frames)
     logmel = torch.randn(len(n_frames), max(n_frames) + 5, 64, generator=torch.Generator().manual_seed(0))
     alone = [logmel[row : row + 1, :length] for row, length in enumerate(n_frames)]
@@ -120,35 +125,35 @@ def test_a_clip_in_a_batch_is_the_clip_alone(
             torch.testing.assert_close(embeddings[row][mask[row]], expected[0], rtol=0, atol=1e-11)
 
 
-@each_genome
-def test_a_segment_depends_on_its_context_and_no_more(
+@each_architecture
+def test_context_is_the_receptive_field(
     randomise: Callable[..., Network], stages: list[tuple[str, int, int]]
 ) -> None:
     net, segment = randomise(tiny(stages=stages)), 30
     logmel = torch.randn(1, 60 * 32, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     net.forward_features(logmel)[0][0, segment].square().sum().backward()
     assert logmel.grad is not None
-    felt = torch.nonzero(logmel.grad[0].abs().amax(1))[:, 0]
+    seen = torch.nonzero(logmel.grad[0].abs().amax(1))[:, 0]
     if net.context is None:
-        assert (int(felt.min()), int(felt.max())) == (0, 60 * 32 - 1)
+        assert (int(seen.min()), int(seen.max())) == (0, 60 * 32 - 1)
     else:
         start = net.geometry.hop * segment - net.geometry.lead
         end = start + net.geometry.span - 1
-        assert start - felt.min() <= net.context
-        assert felt.max() - end <= net.context
-        assert max(start - felt.min(), felt.max() - end) >= net.context - 2  # nor is more heard than needed
+        assert start - seen.min() <= net.context
+        assert seen.max() - end <= net.context
+        assert max(start - seen.min(), seen.max() - end) >= net.context - 2  # nor is it wider than needed
 
 
-def test_context_is_a_number_where_all_blocks_are_local() -> None:
-    contexts = {name: tiny(stages=stages).context for name, stages in GENOMES.items()}
+def test_context_is_finite_if_all_blocks_are_local() -> None:
+    contexts = {name: tiny(stages=stages).context for name, stages in ARCHITECTURES.items()}
     assert [name for name, context in contexts.items() if context is not None] == LOCAL
-    # of 2 blocks only the convolutions are built
+    # of 2 blocks none is attention
     assert tiny(stages=[("dense", 1, 4)] * 3 + [("dense+inverted+attention", 2, 4)]).context is not None
 
 
-@each_genome
-def test_fusing_changes_nothing(randomise: Callable[..., Network], stages: list[tuple[str, int, int]]) -> None:
-    """Embeddings in float64: what float32 rounds differs from run to run, by which kernels it takes."""
+@each_architecture
+def test_fusing_preserves_the_output(randomise: Callable[..., Network], stages: list[tuple[str, int, int]]) -> None:
+    """Embeddings in float64, as float32 rounding differs between kernels."""
     net = randomise(tiny(stages=stages))
     logmel, lengths = torch.randn(3, 431, 64), torch.tensor([431, 200, 7])
 
@@ -165,8 +170,8 @@ def test_fusing_changes_nothing(randomise: Callable[..., Network], stages: list[
         torch.testing.assert_close(net.float()(logmel, lengths).clip_probs, probs, rtol=0, atol=1e-4)
 
 
-@each_genome
-def test_it_learns_with_all_its_parameters_also_in_bfloat16(stages: list[tuple[str, int, int]]) -> None:
+@each_architecture
+def test_every_parameter_receives_a_gradient_also_in_bfloat16(stages: list[tuple[str, int, int]]) -> None:
     net = tiny(stages=stages)
     with torch.autocast("cpu", torch.bfloat16):
         output = net(torch.randn(2, 400, 64), torch.tensor([400, 150]))
@@ -175,8 +180,8 @@ def test_it_learns_with_all_its_parameters_also_in_bfloat16(stages: list[tuple[s
     assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@each_genome
-def test_a_file_keeps_it(
+@each_architecture
+def test_a_saved_network_has_the_same_output(
     randomise: Callable[..., Network], stages: list[tuple[str, int, int]], tmp_path: Path
 ) -> None:
     model = Model(randomise(tiny(stages=stages)), "16k", list("abcde"))
@@ -188,8 +193,8 @@ def test_a_file_keeps_it(
 
 
 @pytest.mark.parametrize("name", ["weakaudio-base", "weakaudio-small"])
-def test_shipped_weights_are_still_those_of_the_network_they_were_trained_in(name: str) -> None:
-    """By the names of their tensors, and what is made of these."""
+def test_shipped_weights_keep_their_names_and_architecture(name: str) -> None:
+    """Computed from the names of their tensors alone."""
     model = load_model(name)
     weights = model.network.state_dict()
     logmel = torch.randn(1, 150, model.front_end.n_mels, generator=torch.Generator().manual_seed(0))

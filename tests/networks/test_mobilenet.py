@@ -12,8 +12,8 @@ Randomise = Callable[..., Network]
 
 
 @pytest.mark.parametrize(("width", "millions"), [(0.4, 0.98), (1.0, 4.88), (4.0, 68.43)])
-def test_parameters_are_as_many_as_published(width: float, millions: float) -> None:
-    """Of mn04, mn10 and mn40, in the table of github.com/fschmid56/EfficientAT."""
+def test_parameter_counts_are_the_published_ones(width: float, millions: float) -> None:
+    """mn04, mn10 and mn40 in the table of github.com/fschmid56/EfficientAT."""
     with torch.device("meta"):
         network = MobileNet(527, width=width)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
@@ -28,7 +28,7 @@ def test_a_clip_is_scored_by_its_mean_embedding(randomise: Randomise) -> None:
     assert output.mask.sum(1).tolist() == [10, 3]
 
 
-def test_ten_seconds_have_a_segment_each_third_of_a_second() -> None:
+def test_ten_seconds_have_one_segment_per_320_ms() -> None:
     model = Model(MobileNet(2, width=0.1), "efficientat-32k", ["a", "b"]).eval()
     times = model.segment_times(320000)
     assert len(times) == 32
@@ -38,7 +38,7 @@ def test_ten_seconds_have_a_segment_each_third_of_a_second() -> None:
 
 @pytest.mark.parametrize("n_samples", [1, 2, 320, 513])
 def test_the_shortest_clips_have_scores(randomise: Randomise, n_samples: int) -> None:
-    """Pre-emphasis takes a sample, and mirroring needs another."""
+    """Pre-emphasis removes a sample, and reflection padding needs another."""
     model = Model(randomise(MobileNet(2, width=0.1)), "efficientat-32k", ["a", "b"]).eval()
     output = model(torch.ones(1, n_samples))
     assert output.clip_probs.isfinite().all()

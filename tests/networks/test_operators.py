@@ -1,4 +1,4 @@
-"""What every operator of the flash network promises, and that each computes what it says, against plain loops."""
+"""The contract of all operators, and each one against plain loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ each_operator = pytest.mark.parametrize("name", OPERATORS)
 
 @pytest.fixture(scope="session")
 def make(randomise: Randomise) -> Callable[..., Operator]:
-    """An operator in eval mode, all of whose weights and statistics carry signal."""
+    """An operator in eval mode whose weights and statistics all carry signal."""
 
     def build(name: str, channels: int = 8, n_mels: int = 4) -> Operator:
         operator = randomise(OPERATORS[name](channels, n_mels))
@@ -39,17 +39,17 @@ def make(randomise: Randomise) -> Callable[..., Operator]:
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
-    """Like those of a network: laid out channels-last."""
+    """Channels-last maps, as in a network."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return x.contiguous(memory_format=torch.channels_last)
 
 
 @each_operator
 @pytest.mark.parametrize(("channels", "n_mels", "rows"), [(3, 1, 1), (8, 4, 7), (40, 2, 70), (70, 2, 130)])
-def test_it_computes_what_a_plain_loop_computes(
+def test_output_equals_plain_loops(
     make: Callable[..., Operator], name: str, channels: int, n_mels: int, rows: int
 ) -> None:
-    if channels > 8 and name not in ("attention", "recurrence"):  # those have several heads and chunks
+    if channels > 8 and name not in ("attention", "recurrence"):  # for their heads and chunks
         channels, rows = 8, 9
     operator, x = make(name, channels, n_mels), maps(1, channels, rows, n_mels)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_it_computes_what_a_plain_loop_computes(
 @example(lengths=[1, 2])
 @example(lengths=[1, 200, 63])
 @given(lengths=st.lists(st.integers(1, 150), min_size=2, max_size=3))
-def test_a_clip_in_a_batch_is_the_clip_alone_and_its_end_is_cleared(
+def test_a_clip_has_the_same_output_alone_and_in_a_batch_and_padding_is_zero(
     make: Callable[..., Operator], name: str, lengths: list[int]
 ) -> None:
     operator, counts = make(name), torch.tensor(lengths)
@@ -78,8 +78,8 @@ def test_a_clip_in_a_batch_is_the_clip_alone_and_its_end_is_cleared(
 
 
 @each_operator
-def test_it_reaches_as_far_as_it_says(make: Callable[..., Operator], name: str) -> None:
-    """Both ways, no further and no less; without a number, from one end of a clip to the other."""
+def test_reach_is_the_receptive_field(make: Callable[..., Operator], name: str) -> None:
+    """In both directions exactly; None: from one end of a clip to the other."""
     operator, x = make(name), maps(1, 8, 161, 4)
     other = x.clone()
     other[:, :, 80] += 3 * maps(1, 8, 1, 4, seed=1)[:, :, 0]
@@ -92,8 +92,8 @@ def test_it_reaches_as_far_as_it_says(make: Callable[..., Operator], name: str) 
 
 
 @each_operator
-def test_it_adds_to_the_map_that_it_gets(name: str) -> None:
-    """Without its last normalisation nothing is left but the map, of which some operators keep what is positive."""
+def test_it_is_residual(name: str) -> None:
+    """With a zero gain in its last normalisation it is the identity, or a ReLU."""
     operator, x = OPERATORS[name](8, 4).eval(), maps(2, 8, 20, 4).abs()
     last = [layer for layer in operator.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
     nn.init.zeros_(last.weight)
@@ -102,7 +102,7 @@ def test_it_adds_to_the_map_that_it_gets(name: str) -> None:
 
 @each_operator
 @pytest.mark.parametrize("channels", [8, 70])
-def test_folding_changes_nothing(make: Callable[..., Operator], name: str, channels: int) -> None:
+def test_folding_preserves_the_output(make: Callable[..., Operator], name: str, channels: int) -> None:
     operator, x = make(name, channels), maps(2, channels, 80, 4)
     folded = copy.deepcopy(operator)
     fold_norms(folded)
@@ -113,7 +113,7 @@ def test_folding_changes_nothing(make: Callable[..., Operator], name: str, chann
 
 
 @each_operator
-def test_all_that_it_learns_gets_a_gradient(name: str) -> None:
+def test_every_parameter_receives_a_gradient(name: str) -> None:
     operator, x, lengths = OPERATORS[name](40, 4), maps(2, 40, 90, 4), torch.tensor([90, 1])
     x = clear(x, lengths).requires_grad_()
     operator(x, lengths).square().sum().backward()
@@ -135,8 +135,8 @@ def test_bfloat16_is_near_float32(make: Callable[..., Operator], name: str) -> N
 
 
 @each_operator
-def test_the_map_stays_channels_last(make: Callable[..., Operator], name: str) -> None:
-    """Otherwise each convolution after it copies, or is a slower one."""
+def test_maps_stay_channels_last(make: Callable[..., Operator], name: str) -> None:
+    """Otherwise the next convolution copies the map or runs a slower kernel."""
     with torch.inference_mode():
         y = make(name)(maps(2, 8, 20, 4), None)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -151,8 +151,8 @@ def test_the_map_stays_channels_last(make: Callable[..., Operator], name: str) -
     slow=st.sampled_from([0.0, 1e-3, 0.1, 3.0, 1e4]),
     seed=st.integers(0, 9),
 )
-def test_memories_go_from_chunk_to_chunk_as_from_row_to_row(rows: int, chunk: int, slow: float, seed: int) -> None:
-    """With gates from 1, that forget nothing, to 0, that forget all at once."""
+def test_chunked_recurrence_equals_row_by_row(rows: int, chunk: int, slow: float, seed: int) -> None:
+    """With gates from 1 (no decay) to 0 (no memory)."""
     generator = torch.Generator().manual_seed(seed)
     queries, keys, values = torch.randn(3, 1, 2, rows, 4, generator=generator)
     decays = -slow * torch.rand(2, 1, 2, rows, generator=generator)
@@ -162,7 +162,7 @@ def test_memories_go_from_chunk_to_chunk_as_from_row_to_row(rows: int, chunk: in
     np.testing.assert_allclose(y[0], expected, rtol=0, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
 
 
-def test_gates_of_any_strength_have_finite_gradients() -> None:
+def test_extreme_gates_have_finite_gradients() -> None:
     logits = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4]).repeat(40).requires_grad_()
     decays = nn.functional.logsigmoid(logits)[None, None]
     x = torch.randn(3, 1, 1, 200, 4, generator=torch.Generator().manual_seed(0))
@@ -171,7 +171,7 @@ def test_gates_of_any_strength_have_finite_gradients() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_the_work_of_a_recurrence_grows_with_the_rows() -> None:
+def test_a_recurrence_takes_linear_time() -> None:
     def products(rows: int) -> int:
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
@@ -181,8 +181,8 @@ def test_the_work_of_a_recurrence_grows_with_the_rows() -> None:
     assert products(1024) == 4 * products(256) > 0
 
 
-def test_a_sound_pattern_means_something_else_at_another_frequency(make: Callable[..., Operator]) -> None:
-    """To the frequency-aware convolution; to a plain one it is the same, moved."""
+def test_only_the_frequency_operator_distinguishes_frequencies(make: Callable[..., Operator]) -> None:
+    """A plain convolution maps a shifted pattern to the shifted output."""
     x = torch.zeros(2, 8, 5, 16)
     pattern = maps(1, 8, 3, 3)[0]
     x[0, :, 1:4, 3:6] = pattern

@@ -86,7 +86,7 @@ def test_attention_pooling_equals_its_formula(batch: tuple[Tensor, Tensor, Tenso
 
 
 @given(batch=batches())
-def test_auto_pooling_at_zero_is_the_mean_and_far_up_the_maximum(
+def test_auto_pooling_is_the_mean_at_zero_and_the_maximum_at_large_alpha(
     batch: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     auto = build_pooling("auto", CLASSES, FEATURES)
@@ -112,7 +112,7 @@ def test_masked_segments_have_no_influence(name: str, batch: tuple[Tensor, Tenso
 
 @pytest.mark.parametrize("name", POOLINGS)
 @given(batch=batches())
-def test_pooling_lies_between_the_least_and_the_largest(name: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_pooling_lies_between_minimum_and_maximum(name: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     probs, mask, embeddings = batch
     pooled = build_pooling(name, CLASSES, FEATURES)(probs, mask, embeddings)
     for row in range(len(probs)):
@@ -123,7 +123,7 @@ def test_pooling_lies_between_the_least_and_the_largest(name: str, batch: tuple[
 
 @pytest.mark.parametrize("name", POOLINGS)
 @pytest.mark.parametrize("logit", [-200.0, 0.0, 200.0])
-def test_gradient_is_finite_where_segments_are_sure(name: str, logit: float) -> None:
+def test_gradient_is_finite_at_saturated_segments(name: str, logit: float) -> None:
     logits = torch.full((2, 5, CLASSES), logit, requires_grad=True)
     mask = torch.tensor([[True] * 5, [True] + [False] * 4])
     pooled = build_pooling(name, CLASSES, FEATURES)(logits.sigmoid(), mask, torch.zeros(2, 5, FEATURES))
@@ -133,6 +133,6 @@ def test_gradient_is_finite_where_segments_are_sure(name: str, logit: float) -> 
     assert torch.count_nonzero(logits.grad[1, 1:]) == 0
 
 
-def test_unknown_pooling_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_pooling_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(WeakAudioError, match=r"'median'.*mean, max"):
         build_pooling("median", 1, 1)

@@ -14,9 +14,7 @@ from weakaudio.networks import Network, WeakCNN, WindowedCNN
 @pytest.mark.parametrize("coverage", COVERAGES)
 @settings(max_examples=8)
 @given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=2))
-def test_windowed_network_equals_a_loop_over_windows(
-    randomise: Callable[..., Network], coverage: str, lengths: list[int]
-) -> None:
+def test_it_equals_a_loop_over_windows(randomise: Callable[..., Network], coverage: str, lengths: list[int]) -> None:
     windowed = randomise(WindowedCNN(4, n_mels=64, width=1 / 8, coverage=coverage))
     plain = WeakCNN(4, n_mels=64, width=1 / 8, coverage=coverage).eval()
     plain.load_state_dict(windowed.state_dict())
@@ -36,7 +34,7 @@ def test_windowed_network_equals_a_loop_over_windows(
                 )
 
 
-def test_windows_do_not_see_their_neighbours(randomise: Callable[..., Network]) -> None:
+def test_windows_are_independent(randomise: Callable[..., Network]) -> None:
     network = randomise(WindowedCNN(4, n_mels=64, width=1 / 8))
     logmel = torch.rand(1, 640, 64)
     changed = logmel.clone()

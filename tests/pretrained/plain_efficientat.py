@@ -1,4 +1,4 @@
-"""EfficientAT's networks once more, in plain functions straight off the published names, in float64.
+"""Reference for EfficientAT: plain functions on the published tensor names, in float64.
 
 Facts: github.com/fschmid56/EfficientAT, models/mn/model.py, block_types.py and models/preprocess.py.
 """
@@ -37,7 +37,7 @@ FIRST_HARDSWISH = 7  # blocks before it have a ReLU
 
 
 def eights(channels: float) -> int:
-    """Channels are multiples of 8, at most a tenth less than asked for."""
+    """Round to a multiple of 8, at most a tenth below the argument."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
@@ -86,7 +86,7 @@ def random_state(width: float, n_classes: int) -> State:
 
 
 def logmel(audio: NDArray[np.float32]) -> Tensor:
-    """(1, 1, mel, time)"""
+    """Log-mel (1, 1, mel, time)."""
     wave = torch.from_numpy(audio.astype(np.float64))
     wave = wave[1:] - 0.97 * wave[:-1]
     window = torch.hann_window(800, periodic=False, dtype=torch.float64)
@@ -96,7 +96,7 @@ def logmel(audio: NDArray[np.float32]) -> Tensor:
 
 
 def logits(published: State, audio: NDArray[np.float32]) -> Tensor:
-    """(C,) of a clip at 32 kHz."""
+    """Logits (C,) of a clip at 32 kHz."""
     state = {name: tensor.double() for name, tensor in published.items()}
 
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:

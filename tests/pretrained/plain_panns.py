@@ -1,4 +1,4 @@
-"""PANNs' Cnn14 once more, in plain functions straight off the published names, its front end included, in float64.
+"""Reference for PANNs' Cnn14 and its front end: plain functions on the published tensor names, in float64.
 
 Facts: github.com/qiuqiangkong/audioset_tagging_cnn, pytorch/models.py (Cnn14) and pytorch/stft.py.
 """
@@ -16,7 +16,7 @@ State = dict[str, Tensor]
 
 
 def random_state(width: float, n_classes: int) -> State:
-    """A state dict of the published names and, at width 1, shapes; with the front end that the release has."""
+    """A state dict of the published names and, at width 1, shapes, including the release's front end."""
     generator = torch.Generator().manual_seed(0)
     state: State = {}
     turn = 2 * np.pi * np.outer(np.arange(513), np.arange(1024)) / 1024
@@ -53,7 +53,7 @@ def random_state(width: float, n_classes: int) -> State:
 
 
 def probs(published: State, audio: NDArray[np.float32]) -> Tensor:
-    """(C,) of a clip at 32 kHz of at least 0.31 s."""
+    """Probabilities (C,) of a clip at 32 kHz, of at least 0.31 s."""
     state = {name: tensor.double() for name, tensor in published.items()}
 
     def norm(name: str, x: Tensor) -> Tensor:

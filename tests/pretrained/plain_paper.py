@@ -1,4 +1,4 @@
-"""N_S as its authors released it, once more, in plain functions straight off the published names, in float64.
+"""Reference for the released N_S: plain functions on the published tensor names, in float64.
 
 Facts: github.com/anuragkr90/weak_feature_extractor, network_architectures.py and feat_extractor.py.
 """
@@ -19,7 +19,7 @@ CHANNELS = {1: 16, 2: 16, 4: 32, 5: 32, 7: 64, 8: 64, 10: 128, 11: 128, 13: 256,
 
 
 def random_state(n_classes: int, prefix: str = "") -> State:
-    """A state dict of the published names and shapes; PyTorch counted no batches at that time."""
+    """A state dict of the published names and shapes; PyTorch had no batch counters then."""
     generator = torch.Generator().manual_seed(0)
     state: State = {}
 
@@ -41,7 +41,7 @@ def random_state(n_classes: int, prefix: str = "") -> State:
 
 
 def segment_probs(published: State, audio: NDArray[np.float32]) -> Tensor:
-    """(K, C) of a clip at 44.1 kHz; their mean is the clip's."""
+    """Segment probabilities (K, C) of a clip at 44.1 kHz; the clip's are their mean."""
     state = {name.removeprefix("module."): tensor.double() for name, tensor in published.items()}
     power = librosa.feature.melspectrogram(y=audio, sr=44100, n_fft=1024, hop_length=512, n_mels=128)
     rows = librosa.power_to_db(power).T

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from weakaudio.errors import CheckpointError
 from weakaudio.networks import NETWORKS, Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import POOLINGS
-from weakaudio.pretrained import load_model, model_checksum, model_names, read_header, save_model
+from weakaudio.pretrained import list_models, load_model, model_checksum, read_header, save_model
 
 
 def tiny_model(name: str = "weakcnn", **config: object) -> Model:
@@ -38,7 +39,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rewrite(saved: Path) -> Callable[..., Path]:
-    """Change entries of a saved model's header, and take its checksum out, as in files of earlier releases."""
+    """Change header entries of a saved model, and drop its checksum, as in files of early releases."""
 
     def change(**entries: object) -> Path:
         header = {**read_header(saved), **entries}
@@ -56,7 +57,7 @@ def rewrite(saved: Path) -> Callable[..., Path]:
     + [(name, {"pooling": pooling}) for name in ("weakcnn", "windowed-cnn") for pooling in POOLINGS]
     + [(name, {"coverage": "paper"}) for name in ("weakcnn", "windowed-cnn")],
 )
-def test_loaded_model_gives_the_same_bits(
+def test_a_loaded_model_has_bit_equal_output(
     tmp_path: Path, randomise: Callable[..., Network], name: str, config: dict[str, str]
 ) -> None:
     model = tiny_model(name, **config)
@@ -66,13 +67,15 @@ def test_loaded_model_gives_the_same_bits(
     audio, lengths = torch.randn(2, 30000), torch.tensor([30000, 500])
     assert all(torch.equal(a, b) for a, b in zip(loaded(audio, lengths), model(audio, lengths), strict=True))
     assert not loaded.training
-    assert (loaded.labels, loaded.notes, loaded.front_end) == (model.labels, model.notes, model.front_end)
+    assert (loaded.labels, loaded.metadata, loaded.front_end) == (model.labels, model.metadata, model.front_end)
     assert model_checksum(loaded) == model_checksum(model)
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["weakcnn", "mobilenet", "flash"])
-def test_half_the_size_gives_nearly_the_same(tmp_path: Path, randomise: Callable[..., Network], name: str) -> None:
+def test_float16_weights_hardly_change_the_output(
+    tmp_path: Path, randomise: Callable[..., Network], name: str
+) -> None:
     model = tiny_model(name)
     randomise(model.network)
     save_model(model, tmp_path / "whole.safetensors")
@@ -85,24 +88,24 @@ def test_half_the_size_gives_nearly_the_same(tmp_path: Path, randomise: Callable
     assert sizes["half"] < 0.8 * sizes["whole"]  # headers and batch normalisations stay as they are
 
 
-def test_notes_of_any_form_that_json_takes_do_not_look_like_damage(tmp_path: Path) -> None:
+def test_any_json_metadata_pass_the_checksum(tmp_path: Path) -> None:
     model = tiny_model()
-    model.notes = {"z": (1, 2), "ü": {2: 0.1, 10: float("nan"), 1: None}, "a": 1e-7}
+    model.metadata = {"z": (1, 2), "ü": {2: 0.1, 10: float("nan"), 1: None}, "a": 1e-7}
     save_model(model, tmp_path / "a.safetensors")
-    assert load_model(tmp_path / "a.safetensors").notes["ü"]["2"] == 0.1
+    assert load_model(tmp_path / "a.safetensors").metadata["ü"]["2"] == 0.1
 
 
-def test_header_says_what_the_model_is(saved: Path) -> None:
+def test_header_describes_the_model(saved: Path) -> None:
     header = read_header(saved)
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
     assert header["network"] == "weakcnn"
     assert header["config"] == tiny_model().network.config
     assert header["front_end"]["sample_rate"] == 16000
     assert header["labels"] == ["dog", "rain", "Säge"]
-    assert header["notes"] == {"training": "none", "mAP": 0.1}
+    assert header["metadata"] == {"training": "none", "mAP": 0.1}
 
 
-def test_front_end_comes_from_the_file_not_from_the_preset_of_its_name(
+def test_front_end_comes_from_the_file_not_from_its_preset(
     tmp_path: Path,
 ) -> None:
     model = tiny_model()
@@ -120,7 +123,7 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, zipped: bool) -> N
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99])
-def test_a_file_cut_short_is_refused_by_name(saved: Path, kept: float) -> None:
+def test_a_truncated_file_is_refused_by_name(saved: Path, kept: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors"):
@@ -128,11 +131,11 @@ def test_a_file_cut_short_is_refused_by_name(saved: Path, kept: float) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("part", ["labels", "notes", "weight"])
+@pytest.mark.parametrize("part", ["labels", "metadata", "weight"])
 def test_one_changed_bit_is_found(saved: Path, half: bool, part: str) -> None:
     save_model(tiny_model(), saved, half)
     content = bytearray(saved.read_bytes())
-    place = {"labels": content.index(b"rain"), "notes": content.index(b"none"), "weight": len(content) - 200}[part]
+    place = {"labels": content.index(b"rain"), "metadata": content.index(b"none"), "weight": len(content) - 200}[part]
     content[place] ^= 1
     saved.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* their SHA-256 is not"):
@@ -152,9 +155,7 @@ def test_a_file_without_a_checksum_is_read_unless_its_weights_are_not_finite(
 
 
 @pytest.mark.parametrize("kind", ["F6_E2M3", "F4", "F8_E4M3"])
-def test_numbers_of_a_kind_that_no_network_has_are_refused(
-    saved: Path, rewrite: Callable[..., Path], kind: str
-) -> None:
+def test_unsupported_number_formats_are_refused(saved: Path, rewrite: Callable[..., Path], kind: str) -> None:
     content = rewrite().read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -173,8 +174,39 @@ def test_tensors_without_our_header_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "other.safetensors")
 
 
-def test_another_format_is_refused_with_both_versions(rewrite: Callable[..., Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"format 999.*format 1"):
+def test_a_file_of_format_1_is_read_with_the_same_checksum(tmp_path: Path) -> None:
+    """As earlier releases wrote it: "notes" is "metadata" now, and the file's own SHA-256 covers the old name."""
+    model, path = tiny_model(), tmp_path / "old.safetensors"
+    header = {
+        "format_version": 1,
+        "network": "weakcnn",
+        "config": model.network.config,
+        "front_end": model.front_end.to_dict(),
+        "labels": model.labels,
+        "notes": model.metadata,
+    }
+    tensors = model.network.state_dict()
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    header["sha256"] = digest.hexdigest()
+    safetensors.torch.save_file(tensors, path, metadata={"weakaudio": json.dumps(header)})
+    assert load_model(path).metadata == read_header(path)["metadata"] == model.metadata
+    assert model_checksum(load_model(path)) == model_checksum(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [("weakaudio-base", "2338b0a39057"), ("weakaudio-small", "933f9aac5041"), ("weakaudio-fast", "ff63e5122b7c")],
+)
+def test_shipped_files_have_the_checksum_that_results_are_recorded_under(name: str, checksum: str) -> None:
+    model = load_model(name)
+    assert model_checksum(model).startswith(checksum)
+    assert model.metadata["licence"] == "MIT"
+
+
+def test_an_unknown_format_version_is_refused_naming_both(rewrite: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"format 999.*up to 2"):
         load_model(rewrite(format_version=999))
 
 
@@ -197,13 +229,13 @@ def test_a_header_that_does_not_fit_its_tensors_is_refused(
         load_model(rewrite(**entries))
 
 
-def test_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(CheckpointError, match=r"best-model.*untrained-16k"):
         load_model("best-model")
-    assert {"untrained-16k", "untrained-44k"} <= set(model_names())
+    assert {"untrained-16k", "untrained-44k"} <= set(list_models())
 
 
-def test_checksum_tells_models_apart() -> None:
+def test_checksum_distinguishes_models() -> None:
     checksums = {model_checksum(tiny_model())}
     weight = tiny_model()
     with torch.no_grad():
@@ -219,7 +251,7 @@ def test_checksum_tells_models_apart() -> None:
     assert model_checksum(tiny_model()) in checksums
 
 
-def test_untrained_model_is_the_same_each_time_and_leaves_the_seed_alone() -> None:
+def test_untrained_model_is_deterministic_and_keeps_the_random_state() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -230,7 +262,7 @@ def test_untrained_model_is_the_same_each_time_and_leaves_the_seed_alone() -> No
     assert first(torch.zeros(1, 16000)).clip_probs.shape == (1, 527)
 
 
-def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     fused, other = tiny_model(), tiny_model()
     fused.network.fuse()
     other.network.reset_classifier(5)
@@ -243,24 +275,24 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
 
 
-def test_a_model_file_can_be_read_by_others(saved: Path) -> None:
+def test_a_model_file_has_the_default_permissions(saved: Path) -> None:
     plain = saved.with_name("plain")
     plain.write_text("")
     assert saved.stat().st_mode == plain.stat().st_mode
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
-def test_values_that_would_be_lost_are_not_saved(tmp_path: Path, value: float) -> None:
-    """1e6 is more than float16 can hold."""
+def test_values_that_the_file_cannot_hold_are_not_saved(tmp_path: Path, value: float) -> None:
+    """1e6 is beyond float16."""
     model = tiny_model()
     with torch.no_grad():
         model.network.classifier.weight[0, 0] = value
-    with pytest.raises(CheckpointError, match=r"classifier\.weight holds NaN or infinite values"):
+    with pytest.raises(CheckpointError, match=r"classifier\.weight holds NaN, infinity, or a value beyond float16"):
         save_model(model, tmp_path / "a.safetensors", half=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_named_and_left_clean(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named_and_left_clean(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors" / "inside").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "folder.safetensors", tmp_path / "file" / "a.safetensors"):
@@ -282,6 +314,6 @@ def test_a_place_that_cannot_be_written_is_named_and_left_clean(tmp_path: Path) 
         {"front_end": {**tiny_model().front_end.to_dict(), "n_mels": 2**50}},
     ],
 )
-def test_a_header_that_makes_no_sense_is_refused(rewrite: Callable[..., Path], entries: dict[str, object]) -> None:
+def test_invalid_header_values_are_refused(rewrite: Callable[..., Path], entries: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="do not fit together"):
         load_model(rewrite(**entries))

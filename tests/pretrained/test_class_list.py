@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from weakaudio.errors import LabelError
-from weakaudio.pretrained.class_list import read_class_list
+from weakaudio.pretrained import read_class_list
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from weakaudio.pretrained.class_list import read_class_list
         ("\ufeffdog\r\nrain\r\n", ["dog", "rain"]),  # as some editors save
         ('index,mid,display_name\n0,/m/1,Speech\n1,/m/2,"Male speech, man"\n', ["Speech", "Male speech, man"]),
         ("0 /m/012xff Toothbrush\n1 /t/dd00088 Gush now \n", ["Toothbrush", "Gush now"]),
-        # As in the release of arXiv 1711.01369, where two classes bear one name.
+        # As in the release of arXiv 1711.01369, where two classes have one name.
         (
             "0 /m/05r5wn Rattle \n1 /m/1 Dog\n2 /m/07qn4z3 Rattle\n",
             ["Rattle (/m/05r5wn)", "Dog", "Rattle (/m/07qn4z3)"],
@@ -23,7 +23,7 @@ from weakaudio.pretrained.class_list import read_class_list
         ("0 /m/1 Dog\nRain\n", ["0 /m/1 Dog", "Rain"]),  # names, one of which looks like a row
     ],
 )
-def test_class_lists_are_read_in_their_order(tmp_path: Path, content: str, names: list[str]) -> None:
+def test_class_lists_are_read_in_order(tmp_path: Path, content: str, names: list[str]) -> None:
     (tmp_path / "classes.txt").write_text(content, encoding="utf-8")
     assert read_class_list(tmp_path / "classes.txt") == names
 
@@ -38,7 +38,7 @@ def test_class_lists_are_read_in_their_order(tmp_path: Path, content: str, names
         (b"\xff\xfe\x00d", "not a readable list"),
     ],
 )
-def test_a_class_list_that_cannot_be_one_is_refused_by_name(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_class_list_is_refused_by_name(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(LabelError, match=rf"classes\.txt: .*{reason}"):
         read_class_list(tmp_path / "classes.txt")

@@ -1,9 +1,8 @@
-"""What holds for every converter, and the command; what is refused leaves nothing behind."""
+"""All converters, and `weakaudio convert`."""
 
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weakaudio.cli import main
 from weakaudio.errors import CheckpointError
-from weakaudio.pretrained import CONVERTERS, convert, open_model, read_header, registry, save_model
+from weakaudio.pretrained import CONVERTERS, convert, converters, open_model, read_header, save_model
 
 NAMES = [f"class {n}" for n in range(12)]
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Any]:
-    """What a file of each kind holds, with random weights and 12 classes."""
+    """Content of a file of each kind, with random weights and 12 classes."""
     return {
         "efficientat": plain_efficientat.random_state(0.1, 12),
         "panns": {"model": plain_panns.random_state(1 / 16, 12)},
@@ -41,33 +39,19 @@ def files(published: dict[str, Any], tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the console script's function: (exit code, standard output, standard error)."""
-
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weakaudio", "convert", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
-
-
 @pytest.mark.parametrize("kind", CONVERTERS)
-def test_converted_model_keeps_the_contract_and_says_where_it_is_from(
+def test_a_converted_model_keeps_the_contract_and_names_its_source(
     files: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
     model = convert(kind, files[kind], NAMES)
-    assert model.notes == {
+    assert model.metadata == {
         "source": CONVERTERS[kind].source,
         "licence": CONVERTERS[kind].licence,
         "file": f"{kind}.pt",
     }
     save_model(model, tmp_path / "a.safetensors")
     loaded = open_model(tmp_path / "a.safetensors")
-    assert (loaded.labels, loaded.notes, loaded.front_end) == (model.labels, model.notes, model.front_end)
+    assert (loaded.labels, loaded.metadata, loaded.front_end) == (model.labels, model.metadata, model.front_end)
     generator = torch.Generator().manual_seed(0)
     lengths = [2 * model.sample_rate + 77, 1, model.sample_rate // 4]
     clips = [0.1 * torch.randn(n, generator=generator) for n in lengths]
@@ -84,10 +68,10 @@ def test_converted_model_keeps_the_contract_and_says_where_it_is_from(
 
 
 @pytest.mark.parametrize("kind", ["efficientat", "panns"])
-def test_class_names_are_audiosets_where_none_are_given_and_the_order_is_audiosets(
+def test_class_names_default_to_audioset_where_the_order_is_audioset_s(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(registry, "audioset_labels", lambda: NAMES)
+    monkeypatch.setattr(converters, "audioset_labels", lambda: NAMES)
     assert convert(kind, files[kind]).labels == NAMES
 
 
@@ -147,7 +131,7 @@ def test_tensors_of_another_network_are_refused_by_name(
         convert(kind, tmp_path / "a.pt", NAMES)
 
 
-def test_counters_that_old_versions_did_not_write_may_be_missing(published: dict[str, Any], tmp_path: Path) -> None:
+def test_batch_counters_may_be_missing_as_in_old_files(published: dict[str, Any], tmp_path: Path) -> None:
     tensors = {k: v for k, v in published["efficientat"].items() if not k.endswith("num_batches_tracked")}
     torch.save(tensors, tmp_path / "a.pt")
     convert("efficientat", tmp_path / "a.pt", NAMES)
@@ -155,7 +139,7 @@ def test_counters_that_old_versions_did_not_write_may_be_missing(published: dict
 
 @pytest.mark.parametrize("kind", CONVERTERS)
 @pytest.mark.parametrize("given", CONVERTERS)
-def test_a_file_of_another_kind_is_refused_with_its_kind(files: dict[str, Path], kind: str, given: str) -> None:
+def test_a_file_of_another_kind_is_refused_naming_its_kind(files: dict[str, Path], kind: str, given: str) -> None:
     if kind != given:
         with pytest.raises(CheckpointError, match=rf"not weights of the kind '{kind}'.*looks like '{given}'"):
             convert(kind, files[given], NAMES)
@@ -175,13 +159,13 @@ def test_a_file_of_another_kind_is_refused_with_its_kind(files: dict[str, Path],
         {name: torch.zeros(12) for name in ("classifier.5.weight", "layer19.0.weight", "fc_audioset.weight")},
     ],
 )
-def test_what_is_no_state_dict_of_a_kind_is_refused(tmp_path: Path, kind: str, content: object) -> None:
+def test_content_other_than_a_state_dict_of_the_kind_is_refused(tmp_path: Path, kind: str, content: object) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=rf"a\.pt: not weights of the kind '{kind}'"):
         convert(kind, tmp_path / "a.pt", NAMES)
 
 
-def test_only_kinds_that_are_published_wrapped_are_taken_wrapped(published: dict[str, Any], tmp_path: Path) -> None:
+def test_only_kinds_published_wrapped_are_accepted_wrapped(published: dict[str, Any], tmp_path: Path) -> None:
     for kind, content in (("paper", {"model": published["paper"]}), ("panns", published["panns"]["model"])):
         torch.save(content, tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match=f"not weights of the kind '{kind}'"):
@@ -216,7 +200,7 @@ def test_code_in_a_pickle_is_not_run(published: dict[str, Any], tmp_path: Path, 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_a_file_cut_short_is_refused_by_name(
+def test_a_truncated_file_is_refused_by_name(
     published: dict[str, Any], tmp_path: Path, zipped: bool, kept: float
 ) -> None:
     path = tmp_path / "a.pt"
@@ -224,25 +208,25 @@ def test_a_file_cut_short_is_refused_by_name(
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(
-        CheckpointError, match=r"a\.pt: (cut short or damaged; download it again|not a file of tensors)"
+        CheckpointError, match=r"a\.pt: (truncated or damaged; download it again|not a file of tensors)"
     ):
         convert("efficientat", path, NAMES)
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"RIFF\x00\x00", bytes(1000), b"\x80\x02}q\x00."])
-def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"a\.pt: "):
         convert("efficientat", tmp_path / "a.pt", NAMES)
 
 
-def test_a_whole_network_in_a_pickle_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="holds more than that"):
         convert("efficientat", tmp_path / "a.pt", NAMES)
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused_naming_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'vggish': unknown; there are efficientat, panns, paper"):
         convert("vggish", tmp_path / "a.pt", NAMES)
 
@@ -253,24 +237,24 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
             convert("paper", path, NAMES)
 
 
-def test_the_command_writes_a_model_that_opens(
+def test_the_command_writes_a_model_file(
     files: dict[str, Path], tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     (tmp_path / "classes.txt").write_text("\n".join(NAMES))
     for kind, path in files.items():
         out = tmp_path / "models" / f"{kind}.safetensors"
-        code, printed, _ = run(kind, path, "-o", out, "--labels", tmp_path / "classes.txt")
+        code, printed, _ = run("convert", kind, path, "-o", out, "--labels", tmp_path / "classes.txt")
         assert code == 0
         assert f"12 classes, {open_model(out).sample_rate} Hz" in printed
         assert CONVERTERS[kind].licence in printed
         assert read_header(out)["labels"] == NAMES
-        assert read_header(out)["notes"]["source"] == CONVERTERS[kind].source
+        assert read_header(out)["metadata"]["source"] == CONVERTERS[kind].source
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["paper", "paper.pt", "-o", "out/a.safetensors"], "every score would bear a wrong name"),
+        (["paper", "paper.pt", "-o", "out/a.safetensors"], "every score would get a wrong name"),
         (
             ["paper", "paper.pt", "-o", "out/a.safetensors", "--labels", "eleven.txt"],
             "12 classes, but 11 class names",
@@ -285,7 +269,7 @@ def test_the_command_writes_a_model_that_opens(
         (["paper", "paper.pt", "-o", "out/a.pt", "--labels", "classes.txt"], "ends in .safetensors"),
     ],
 )
-def test_what_the_command_refuses_is_one_line_and_leaves_nothing(
+def test_errors_of_the_command_are_one_line_and_leave_no_file(
     files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -297,7 +281,7 @@ def test_what_the_command_refuses_is_one_line_and_leaves_nothing(
     Path("classes.txt").write_text("\n".join(NAMES))
     Path("eleven.txt").write_text("\n".join(NAMES[1:]))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    code, printed, error = run(*arguments)
+    code, printed, error = run("convert", *arguments)
     assert (code, printed) == (2, "")
     assert error.startswith("weakaudio: ")
     assert error.count("\n") == 1

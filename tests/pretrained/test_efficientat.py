@@ -1,4 +1,4 @@
-"""Converted networks of EfficientAT equal their own plain functions, on random weights and on the published ones."""
+"""Converted EfficientAT networks equal plain functions, with random and with the published weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def saved(state: State, path: Path) -> Path:
 
 
 def sweep(n_samples: int) -> NDArray[np.float32]:
-    """A tone that rises, over noise that fades: another picture in time than in frequency."""
+    """A rising tone over fading noise: not symmetric in time and frequency."""
     t = np.arange(n_samples) / RATE
     noise = np.random.default_rng(0).standard_normal(n_samples) * np.exp(-t)
     return (0.3 * np.sin(2 * np.pi * (200 + 300 * t) * t) + 0.05 * noise).astype(np.float32)
@@ -38,22 +38,20 @@ def clip_logits(model: Model, audio: NDArray[np.float32]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("width", [0.1, 0.4])
-def test_random_weights_of_the_published_layout_give_the_logits_of_plain_functions(
-    tmp_path: Path, width: float
-) -> None:
+def test_random_weights_in_the_published_layout_give_the_reference_logits(tmp_path: Path, width: float) -> None:
     state = random_state(width, 12)
     model = convert("efficientat", saved(state, tmp_path / "mn.pt"), NAMES)
     assert (model.sample_rate, model.labels, model.training) == (RATE, NAMES, False)
     for n_samples in LENGTHS.values():
         audio = sweep(n_samples)
         expected = logits(state, audio)
-        assert expected.abs().max() < 5  # a probability near 1 would not tell logits apart
+        assert expected.abs().max() < 5  # probabilities near 1 would not resolve logits
         torch.testing.assert_close(clip_logits(model, audio), expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("n_samples", LENGTHS.values(), ids=LENGTHS)
-def test_published_weights_give_the_logits_of_plain_functions(real_data: Path, n_samples: int) -> None:
+def test_published_weights_give_the_reference_logits(real_data: Path, n_samples: int) -> None:
     path = real_data.parent / "weights" / "mn04_as_mAP_432.pt"
     if not path.is_file():
         pytest.skip(f"no {path.name} beside the real recordings")
@@ -66,7 +64,7 @@ def test_published_weights_give_the_logits_of_plain_functions(real_data: Path, n
 
 
 @pytest.mark.parametrize("width", [0.3, 0.6])
-def test_a_width_that_is_not_published_is_refused(tmp_path: Path, width: float) -> None:
+def test_an_unpublished_width_is_refused(tmp_path: Path, width: float) -> None:
     path = saved(random_state(width, 12), tmp_path / "mn.pt")
     with pytest.raises(CheckpointError, match=r"mn\.pt: another network: its width is none of 0\.1, 0\.2"):
         convert("efficientat", path, NAMES)
@@ -75,8 +73,8 @@ def test_a_width_that_is_not_published_is_refused(tmp_path: Path, width: float) 
 @pytest.mark.parametrize(
     "name", ["mn10_as_hop_5_mAP_475.pt", "mn10_as_mels_64_mAP_461.pt", "mn04_im.pt", "mn10_im_pytorch.pt"]
 )
-def test_networks_of_the_same_shapes_but_another_front_end_or_no_classifier_are_refused(
+def test_networks_of_the_same_shapes_with_another_front_end_or_an_untrained_classifier_are_refused(
     tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(CheckpointError, match="by its name"):
+    with pytest.raises(CheckpointError, match="in its name"):
         convert("efficientat", saved(random_state(0.1, 12), tmp_path / name), NAMES)

@@ -1,4 +1,4 @@
-"""Converted networks of PANNs equal their own plain functions."""
+"""A converted Cnn14 of PANNs equals plain functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def saved(state: State, path: Path) -> Path:
     return path
 
 
-def test_random_weights_of_the_published_layout_give_the_scores_of_plain_functions(tmp_path: Path) -> None:
+def test_random_weights_in_the_published_layout_give_the_reference_scores(tmp_path: Path) -> None:
     state = random_state(1 / 16, 12)
     model = convert("panns", saved(state, tmp_path / "Cnn14_mAP=0.431.pth"), NAMES)
     assert (model.front_end.name, model.labels) == ("panns-32k", NAMES)
@@ -37,7 +37,7 @@ def test_random_weights_of_the_published_layout_give_the_scores_of_plain_functio
 
 
 def test_another_front_end_is_refused(tmp_path: Path) -> None:
-    """The release has networks of the same shapes at other rates; the tensors of the front end tell."""
+    """The release has networks of the same shapes at other sample rates, which the front end's tensors reveal."""
     other = random_state(1 / 16, 12)
     mel = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=64, fmin=50, fmax=8000)
     other["logmel_extractor.melW"] = torch.from_numpy(mel.T.copy())
@@ -49,14 +49,14 @@ def test_another_front_end_is_refused(tmp_path: Path) -> None:
             convert("panns", saved(state, tmp_path / "a.pth"), NAMES)
 
 
-def test_tensors_of_the_front_end_must_be_there(tmp_path: Path) -> None:
+def test_missing_front_end_tensors_are_refused(tmp_path: Path) -> None:
     state = random_state(1 / 16, 12)
     del state["logmel_extractor.melW"]
     with pytest.raises(CheckpointError, match=r"logmel_extractor\.melW is missing"):
         convert("panns", saved(state, tmp_path / "a.pth"), NAMES)
 
 
-def test_a_network_of_the_same_shapes_that_scores_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_network_of_the_same_shapes_with_another_head_is_refused(tmp_path: Path) -> None:
     path = saved(random_state(1 / 16, 12), tmp_path / "Cnn14_DecisionLevelMax_mAP=0.385.pth")
     with pytest.raises(CheckpointError, match="'DecisionLevel'"):
         convert("panns", path, NAMES)

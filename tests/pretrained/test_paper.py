@@ -1,4 +1,4 @@
-"""The converted N_S of arXiv 1711.01369 equals its release's functions."""
+"""The converted N_S of arXiv 1711.01369 equals plain functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = [f"class {n}" for n in range(527)]
 
 
 @pytest.mark.parametrize(("prefix", "zipped"), [("", True), ("module.", False)])  # PyTorch 0.3 did not zip
-def test_random_weights_of_the_published_layout_give_the_scores_of_plain_functions(
+def test_random_weights_in_the_published_layout_give_the_reference_scores(
     tmp_path: Path, prefix: str, zipped: bool
 ) -> None:
     state = random_state(527, prefix)
@@ -38,7 +38,9 @@ def test_random_weights_of_the_published_layout_give_the_scores_of_plain_functio
         torch.testing.assert_close(output.clip_probs[0].double(), expected.mean(0), rtol=0, atol=3e-6)
 
 
-def test_the_class_list_must_be_given(tmp_path: Path) -> None:
+def test_the_class_list_is_required(tmp_path: Path) -> None:
     torch.save(random_state(527), tmp_path / "ns.pkl")
-    with pytest.raises(CheckpointError, match=r"ns\.pkl: .*order of their own.*classes_id_name\.txt.*--labels"):
+    with pytest.raises(
+        CheckpointError, match=r"ns\.pkl: 'paper' orders its classes .*classes_id_name\.txt.*--labels"
+    ):
         convert("paper", tmp_path / "ns.pkl")

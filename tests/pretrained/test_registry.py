@@ -1,4 +1,4 @@
-"""Models by name: shipped, published, built in code; and the tables that list them."""
+"""Models by name: shipped, published and built in code, and the tables that list them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from plain_efficientat import random_state
 from weights_server import WeightsServer
 
 from recipes import models_table, results
-from weakaudio.cli import main
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import MobileNet, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import CONVERTERS, load_model, model_checksum, model_names, save_model
+from weakaudio.pretrained import CONVERTERS, list_models, load_model, model_checksum, save_model
 from weakaudio.pretrained import catalogue as catalogue_module
 from weakaudio.pretrained import registry as registry_module
 from weakaudio.pretrained.catalogue import Entry, cache_folder, catalogue, shipped_folder
-from weakaudio.pretrained.registry import audioset_labels
+from weakaudio.pretrained.converters import audioset_labels
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["Speech", "Dog", "Rain"]
@@ -52,7 +51,7 @@ def server(published: bytes) -> Iterator[WeightsServer]:
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation of its own: a folder with a tiny weakaudio-base and what `register` writes, and a cache."""
+    """An isolated installation: a folder with a tiny weakaudio-base, where `register` writes, and an empty cache."""
     folder = tmp_path / "shipped"
     base = Model(WeakCNN(len(LABELS), n_mels=64, width=1 / 16), "16k", LABELS)
     save_model(base, folder / "weakaudio-base.safetensors")
@@ -80,29 +79,29 @@ def register(shipped: Path) -> Register:
 
 
 def left_in_cache() -> list[str]:
-    """All files in the cache but locks, which are empty and mean nothing."""
+    """All files in the cache except locks, which stay."""
     files = (path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock")
     return sorted(path.relative_to(cache_folder()).as_posix() for path in files)
 
 
-def test_a_shipped_model_opens_by_its_name(register: Register, shipped: Path) -> None:
+def test_a_shipped_model_loads_by_name(register: Register, shipped: Path) -> None:
     register("http://127.0.0.1/none")
-    assert model_names() == ["weakaudio-base", "theirs"]
+    assert list_models() == ["weakaudio-base", "theirs"]
     expected = load_model(shipped / "weakaudio-base.safetensors")
     assert model_checksum(load_model("weakaudio-base")) == model_checksum(expected)
     assert audioset_labels() == LABELS
 
 
-def test_a_shipped_model_that_is_missing_is_named_with_the_remedy(
+def test_a_missing_shipped_model_is_named_with_the_remedy(
     register: Register, shipped: Path, server: WeightsServer
 ) -> None:
     register(server.url)
     (shipped / "weakaudio-base.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors: no such file.*install weakaudio anew"):
+    with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors: no such file.*reinstall weakaudio"):
         load_model("weakaudio-base")
     with pytest.raises(CheckpointError, match=r"weakaudio-base\.safetensors.*names of AudioSet's classes"):
         load_model("theirs")
-    assert server.requests == []  # nothing is fetched that could not be opened
+    assert server.requests == []  # nothing is downloaded that could not be opened
 
 
 def test_a_damaged_registry_is_named(shipped: Path) -> None:
@@ -111,7 +110,7 @@ def test_a_damaged_registry_is_named(shipped: Path) -> None:
             (shipped / "registry.toml").unlink()
         else:
             (shipped / "registry.toml").write_text(text)
-        with pytest.raises(CheckpointError, match=r"registry\.toml.*install weakaudio anew"):
+        with pytest.raises(CheckpointError, match=r"registry\.toml.*reinstall weakaudio"):
             load_model("weakaudio-base")
 
 
@@ -129,7 +128,7 @@ def test_a_published_model_is_downloaded_once_and_converted(
     assert left_in_cache() == ["weights.bin"]
 
 
-def test_a_file_put_there_by_hand_is_used_and_checked(
+def test_a_file_placed_by_hand_is_used_and_checked(
     register: Register, server: WeightsServer, published: bytes
 ) -> None:
     register(server.url, sha256=hashlib.sha256(published).hexdigest())
@@ -138,13 +137,13 @@ def test_a_file_put_there_by_hand_is_used_and_checked(
     by_hand.write_bytes(published)
     assert load_model("theirs").labels == LABELS
     by_hand.write_bytes(published + b"\0")
-    with pytest.raises(CheckpointError, match=r"weights\.bin: its SHA-256 is .* published for theirs; delete it"):
+    with pytest.raises(CheckpointError, match=r"weights\.bin: its SHA-256 is .* for theirs; delete the file"):
         load_model("theirs")
-    assert by_hand.exists()  # the user's file is the user's
+    assert by_hand.exists()  # never delete a user's file
     assert server.requests == []
 
 
-def test_what_nobody_verified_is_trusted_once_with_a_warning(register: Register, server: WeightsServer) -> None:
+def test_an_unverified_file_is_trusted_on_first_use_with_a_warning(register: Register, server: WeightsServer) -> None:
     register(server.url)
     with pytest.warns(UserWarning, match="could not verify") as warned:
         load_model("theirs")
@@ -159,11 +158,11 @@ def test_what_nobody_verified_is_trusted_once_with_a_warning(register: Register,
         subprocess.run([checked, "--check", "--quiet", "weights.bin.sha256"], cwd=cache_folder(), check=True)
     path = cache_folder() / "weights.bin"
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(CheckpointError, match=r"kept from its first use; .* delete .*weights\.bin\.sha256"):
+    with pytest.raises(CheckpointError, match=r"recorded on first use; .* delete .*weights\.bin\.sha256"):
         load_model("theirs")
 
 
-def test_another_file_than_that_of_the_first_use_does_not_stay_and_can_be_trusted_anew(
+def test_a_file_that_differs_from_first_use_is_deleted_until_the_record_is(
     register: Register, server: WeightsServer, published: bytes
 ) -> None:
     register(server.url)
@@ -181,16 +180,14 @@ def test_another_file_than_that_of_the_first_use_does_not_stay_and_can_be_truste
         load_model("theirs")
 
 
-def test_a_registry_that_says_something_else_than_the_file_is_refused(
-    register: Register, server: WeightsServer
-) -> None:
+def test_a_file_that_contradicts_the_registry_is_refused(register: Register, server: WeightsServer) -> None:
     register(server.url, classes=7)
     with pytest.raises(CheckpointError, match="classes at 32000 Hz, but theirs has 7"):
         load_model("theirs")
     assert left_in_cache() == []
 
 
-def test_a_cache_that_others_filled_need_not_be_writable(
+def test_a_read_only_cache_is_used(
     register: Register, server: WeightsServer, published: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(server.url)
@@ -217,7 +214,7 @@ def test_a_cache_that_others_filled_need_not_be_writable(
         ("", {"convert": "panns"}),
     ],
 )
-def test_what_cannot_be_opened_is_not_kept(
+def test_a_file_that_does_not_open_is_not_kept(
     register: Register, server: WeightsServer, fault: str, facts: dict[str, object]
 ) -> None:
     register(server.url, **facts)
@@ -245,7 +242,7 @@ def test_a_pickle_with_code_in_it_is_neither_run_nor_kept(
     assert left_in_cache() == []
 
 
-def test_the_cache_is_where_the_user_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_is_configurable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEAKAUDIO_CACHE", "~/models")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "models"
@@ -258,7 +255,7 @@ def test_the_cache_is_where_the_user_wants_it(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
-def test_what_the_registry_says_is_so(entry: Entry) -> None:
+def test_registry_entries_are_correct(entry: Entry) -> None:
     assert not (entry.file and entry.urls)
     assert all(url.startswith("https://") for url in entry.urls)
     assert entry.sha256 is None or re.fullmatch("[0-9a-f]{64}", entry.sha256)
@@ -266,7 +263,7 @@ def test_what_the_registry_says_is_so(entry: Entry) -> None:
     assert all(metric.source for metric in entry.metrics)
     if entry.path is None:
         model = load_model(entry.name)
-    elif entry.file and entry.at_hand:
+    elif entry.file and entry.is_available:
         model = load_model(entry.name)
         content = entry.path.read_bytes()
         assert entry.size in (None, len(content))
@@ -278,13 +275,13 @@ def test_what_the_registry_says_is_so(entry: Entry) -> None:
     assert sum(parameter.numel() for parameter in model.network.parameters()) == entry.parameters
 
 
-def test_files_of_the_registry_have_names_of_their_own() -> None:
+def test_file_names_of_the_registry_are_unique() -> None:
     paths = [entry.path for entry in catalogue().values() if entry.path is not None]
     assert len(set(paths)) == len(paths)
 
 
 @pytest.mark.parametrize("width", [0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0])
-def test_efficientat_s_models_are_listed_with_their_sizes_and_figures(width: float) -> None:
+def test_efficientat_models_have_their_sizes_and_figures(width: float) -> None:
     entry = catalogue()[f"efficientat-mn{round(10 * width):02}"]
     with torch.device("meta"):
         network = MobileNet(527, width=width)
@@ -294,7 +291,7 @@ def test_efficientat_s_models_are_listed_with_their_sizes_and_figures(width: flo
     )
 
 
-def test_figures_that_this_project_measured_are_those_of_its_recipes() -> None:
+def test_measured_figures_are_those_of_the_recipes() -> None:
     for entry in catalogue().values():
         for metric in entry.metrics:
             if metric.source.startswith("recipes/"):
@@ -304,28 +301,17 @@ def test_figures_that_this_project_measured_are_those_of_its_recipes() -> None:
                 assert any(abs(value - 100 * metric.value) < 0.05 for value in found), entry.name
 
 
-def test_registry_and_shipped_weights_are_beside_the_package_in_a_checkout() -> None:
+def test_in_a_checkout_shipped_files_are_beside_the_package() -> None:
     assert shipped_folder() == ROOT / "pretrained"
 
 
 # The tables
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weakaudio", *args])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_models_says_where_each_one_is(register: Register, server: WeightsServer, shipped: Path, run: Run) -> None:
+def test_models_shows_where_each_one_is(register: Register, server: WeightsServer, shipped: Path, run: Run) -> None:
     register(server.url, size=5_000_000)
     code, out, _ = run("models")
     assert code == 0
@@ -337,11 +323,11 @@ def test_models_says_where_each_one_is(register: Register, server: WeightsServer
     (shipped / "weakaudio-base.safetensors").unlink()
     code, out, _ = run("models")
     assert code == 0
-    assert re.search(r"weakaudio-base .*MIT +missing here\s*$", out, re.MULTILINE)
+    assert re.search(r"weakaudio-base .*MIT +missing\s*$", out, re.MULTILINE)
     assert re.search(r"theirs .*MIT +downloaded\s*$", out, re.MULTILINE)
 
 
-def test_models_of_this_repository_fit_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_models_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = run("models")[1]
@@ -349,10 +335,9 @@ def test_models_of_this_repository_fit_a_terminal(run: Run, monkeypatch: pytest.
     assert "…" not in out
 
 
-def test_measure_times_what_is_at_hand_and_downloads_nothing(
+def test_measure_times_available_models_and_downloads_nothing(
     register: Register, server: WeightsServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.pretrained.measure._TRIALS", (1, 1))
     register(server.url)
     code, out, _ = run("models", "--measure")
     assert code == 0
@@ -361,7 +346,7 @@ def test_measure_times_what_is_at_hand_and_downloads_nothing(
     assert server.requests == []
 
 
-def test_measure_goes_on_past_a_damaged_file(register: Register, shipped: Path, run: Run) -> None:
+def test_measure_continues_past_a_damaged_file(register: Register, shipped: Path, run: Run) -> None:
     register("http://127.0.0.1/none.bin")
     (shipped / "weakaudio-base.safetensors").write_bytes(b"damaged")
     code, out, err = run("models", "--measure")
@@ -382,11 +367,11 @@ def test_listing_loads_no_torch() -> None:
     assert "untrained-16k" in listing.stdout
 
 
-def test_names_of_the_room_are_there_in_any_order() -> None:
+def test_lazy_names_can_be_imported_in_any_order() -> None:
     code = (
-        "import weakaudio.pretrained as room\n"
-        "assert [name for name in room.__all__ if getattr(room, name) is None] == []\n"
-        "assert callable(room.convert)\n"
+        "import weakaudio.pretrained as pretrained\n"
+        "assert [name for name in pretrained.__all__ if getattr(pretrained, name) is None] == []\n"
+        "assert callable(pretrained.convert)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -395,7 +380,7 @@ def test_readme_has_the_table_of_the_registry() -> None:
     assert models_table.main(["--check"]) == 0
 
 
-def test_the_table_is_written_between_its_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_written_between_its_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("# A\n<!-- models -->\nold\n<!-- /models -->\nB\n")
     assert models_table.main(["--check"], readme) == 1

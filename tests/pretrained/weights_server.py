@@ -1,4 +1,4 @@
-"""A server of one file that can truncate, stall, redirect and lie, and remembers what it was asked."""
+"""A server of one file with faults on request, which records what it receives."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PAGE = b"<!doctype html><title>Sign in</title>" * 20
 
 
 class WeightsServer:
-    """Serves `content` under any path; request n suffers `faults[n]`, later ones nothing.
+    """Serves `content` under any path; request n gets `faults[n]`, later ones none.
 
-    Faults: "truncate" and "stall" come after half of what was asked for; "nothing" is no answer at all; "redirect"
-    leads elsewhere on this server, "circle" always to itself; "lie" is other bytes; "html" is a web page,
-    "disguised" one that calls itself a file; "endless" is more than was asked for, without a length; "shifted" is
-    another range than asked for; a number is a status.
+    Faults: "truncate" disconnects and "stall" hangs after half of the response; "nothing": no response at all;
+    "redirect": to another path of this server; "circle": redirects to itself; "lie": other bytes; "html": a web page;
+    "disguised": a web page with the content type of a file; "endless": more than requested, without a length;
+    "shifted": another range than requested; a number: that status.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -46,7 +46,7 @@ class WeightsServer:
         self._http.server_close()
 
     def asked(self, header: str) -> list[str | None]:
-        """What each request said in a header."""
+        """Value of a header in each request."""
         return [headers.get(header) for _, headers in self.requests]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -38,7 +38,7 @@ def test_two_devices_train_and_measure_as_they_should(tones: Path, tmp_path: Pat
     assert list(table["epoch"]) == [1, 2]
     model = load_model(tmp_path / "two" / "model.safetensors")
     alone = evaluate(model, Corpus(tones), {"split": "val"}, None).clip  # all clips, in one process
-    best = table.loc[table["epoch"] == model.notes["best_epoch"]].iloc[0]
+    best = table.loc[table["epoch"] == model.metadata["best_epoch"]].iloc[0]
     assert best["val_mAP"] == pytest.approx(alone.mean_ap, abs=1e-6)
     assert best["val_mAUC"] == pytest.approx(alone.mean_auc, abs=1e-6)
     assert best["val_lwlrap"] == pytest.approx(alone.lwlrap, abs=1e-6)

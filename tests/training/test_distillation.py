@@ -198,7 +198,7 @@ def test_the_rate_rises_stays_and_falls(teacher: Path) -> None:
 
 
 def test_what_cannot_be_taught_is_refused(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeakAudioError, match="WeakCNN does not show its stages"):
+    with pytest.raises(WeakAudioError, match="WeakCNN has no stages"):
         Distiller(str(teacher), "weakcnn", {}, 1000)
     with pytest.raises(ProtocolError, match="25 steps are fewer than 10 of warmup and 20 of cooldown"):
         distiller(teacher, steps=25, cooldown=20)

@@ -54,9 +54,9 @@ def test_progress_is_shown(tones: Path, tmp_path: Path, capfd: pytest.CaptureFix
 def test_the_export_is_the_best_epoch_and_opens_by_itself(run: Path) -> None:
     table = epochs(run)
     best = int(table["val_mAP"].idxmax())
-    notes = read_header(run / "model.safetensors")["notes"]
-    assert (notes["best_epoch"], notes["epochs"], notes["corpus"]) == (best + 1, EPOCHS, "tones0")
-    assert notes["val_mAP"] == pytest.approx(table["val_mAP"][best])
+    metadata = read_header(run / "model.safetensors")["metadata"]
+    assert (metadata["best_epoch"], metadata["epochs"], metadata["corpus"]) == (best + 1, EPOCHS, "tones0")
+    assert metadata["val_mAP"] == pytest.approx(table["val_mAP"][best])
     model = load_model(run / "model.safetensors")
     assert model.labels == ["onset", "macro_average"]
     assert model.front_end.name == "16k"

@@ -45,7 +45,7 @@ def test_a_network_learns_other_classes_and_stays_as_it_was_itself(model: Model,
     practice = QUICK if PRESETS[preset].new_rate == 1 else replace(QUICK, learning_rate=3e-3)
     adapted = adapt(model, clips, targets, ["low", "high", "noise"], preset, practice)
     assert adapted.labels == ["low", "high", "noise"]
-    assert adapted.notes["adapted"]["preset"] == preset
+    assert adapted.metadata["adapted"]["preset"] == preset
     unseen, truth = sounds(60)
     right = clip_probs(adapted, unseen).argmax(1) == truth.argmax(1)
     assert right.mean() > 0.6  # one in three by chance

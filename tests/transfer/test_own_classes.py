@@ -49,7 +49,7 @@ def test_a_folder_of_classes_becomes_a_model_for_all_that_models_are_for(
     assert "How many labels it takes" in page
     mine = load_model(summary.out)
     assert mine.labels == ["noise", "tone"]
-    assert mine.notes["adapted"]["accuracy"] == summary.quality.scores.mean
+    assert mine.metadata["adapted"]["accuracy"] == summary.quality.scores.mean
     tags = Detector(mine).detect_file(folder / "tone" / "3.wav").tags
     assert tags["label"][0] == "tone"
     assert Embedder(mine).n_features == 32

@@ -50,8 +50,8 @@ def export_onnx(model: Model, path: str | Path, front_end: Place = "inside") -> 
     Batch and length are dynamic, and all clips of a batch have the same length: padding is no part of the file.
     It takes `waveform` (B, N) at the model's rate, or, with the front end outside, `logmel` (B, T, F), and gives
     `segment_probs` (B, S, C), `clip_probs` (B, C) and `embeddings` (B, S, D). Its metadata hold, as JSON under
-    "weakaudio", all that `OnnxTagger` needs: labels, sample rate, front end, geometry, notes, and the checksum of the
-    model and the version of this package that it was made by.
+    "weakaudio", all that `OnnxTagger` needs: labels, sample rate, front end, geometry, metadata, and the checksum of
+    the model and the version of this package that it was made by.
 
     The file is compared with the model before it is put in place, as tracing would fix what a network decides by the
     length of a clip.
@@ -165,7 +165,7 @@ def _header(model: Model, front_end: Place) -> dict[str, Any]:
         "sample_rate": model.sample_rate,
         "geometry": asdict(model.network.geometry),
         "labels": model.labels,
-        "notes": model.notes,
+        "metadata": model.metadata,
     }
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from weakaudio.audio.io import check_sample_rate, check_samples, resample
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_METADATA = {1: "notes", 2: "metadata"}  # name of the free entry, in each format that this release runs
 KEY = "weakaudio"
 """of the entry in a file's metadata"""
 INPUTS = {"inside": "waveform", "outside": "logmel"}
@@ -66,7 +67,7 @@ class OnnxTagger:
     """all numbers of the log-mel"""
     front_end_place: str
     """inside: the file takes waveforms; outside: log-mels"""
-    notes: dict[str, Any]
+    metadata: dict[str, Any]
     """training data, figures, licence"""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -175,15 +176,15 @@ class OnnxTagger:
         try:
             facts = json.loads(header)
             version = facts["format_version"]
-            if version != FORMAT_VERSION:
+            if version not in list(_METADATA):
                 raise CheckpointError(
-                    f"{self.path}: written in format {version}, this release runs format {FORMAT_VERSION}; export "
-                    "the model again"
+                    f"{self.path}: written in format {version}, this release runs formats up to "
+                    f"{FORMAT_VERSION}; export the model again"
                 )
             self.labels, self.sample_rate = facts["labels"], facts["sample_rate"]
             self.checksum, self.precision = facts["sha256"], facts["precision"]
             self.front_end, self.front_end_place = facts["front_end"], facts["front_end_place"]
-            self._geometry, self.notes = facts["geometry"], facts["notes"]
+            self._geometry, self.metadata = facts["geometry"], facts[_METADATA[version]]
             names = [
                 [tensor.name for tensor in side] for side in (self._session.get_inputs(), self._session.get_outputs())
             ]

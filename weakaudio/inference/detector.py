@@ -87,9 +87,9 @@ class Detector:
         dtype: str = "auto",
     ) -> None:
         if threshold is None:
-            threshold = model.notes.get("threshold", THRESHOLD)
+            threshold = model.metadata.get("threshold", THRESHOLD)
         if min_length is None:
-            min_length = model.notes.get("min_length", 0.0)
+            min_length = model.metadata.get("min_length", 0.0)
         if not 0 < hysteresis <= 1:
             raise WeakAudioError(f"hysteresis {hysteresis!r}: expected a fraction of the threshold, in (0, 1]")
         if max_events is not None and max_events < 1:

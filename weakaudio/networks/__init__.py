@@ -1,4 +1,4 @@
-"""A log-mel becomes segment and clip scores: plain torch networks under one contract."""
+"""Networks in plain torch, from a log-mel to segment and clip scores, under one contract (`Network`)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NETWORKS: dict[str, type[Network]] = {
 
 
 def build_network(name: str, **config: Any) -> Network:
-    """A network by name, with its constructor's arguments.
+    """Build a network by its name in `NETWORKS`, with its constructor's arguments.
 
     Raises
     ------
     WeakAudioError
-        No network of that name, or arguments it does not take.
+        Unknown name, or invalid arguments.
     """
     if name not in NETWORKS:
         raise WeakAudioError(f"network {name!r}: unknown; there are {', '.join(NETWORKS)}")
@@ -39,7 +39,7 @@ def build_network(name: str, **config: Any) -> Network:
 
 
 def network_name(network: Network) -> str:
-    """The name under which `build_network` builds networks of this class."""
+    """Name of a network's class in `NETWORKS`."""
     return next(name for name, cls in NETWORKS.items() if cls is type(network))
 
 

@@ -1,4 +1,4 @@
-"""The contract every network keeps, so that embeddings, transfer and training need no surgery."""
+"""The contract of every network: features and head are methods, so embeddings and transfer need no layer names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from weakaudio.audio.geometry import SegmentGeometry
 from weakaudio.errors import WeakAudioError
+from weakaudio.networks.layers import fold_norms
 from weakaudio.networks.pooling import build_pooling
 
 
 class Output(NamedTuple):
-    """What a network says of a batch."""
+    """Scores and embeddings of a batch."""
 
     segment_logits: Tensor
     """(B, S, C)"""
@@ -26,10 +27,10 @@ class Output(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a network makes of a batch on its way to the scores."""
+    """Intermediate maps and embeddings of a batch."""
 
     maps: list[Tensor]
-    """(B, channels, T / stride, F / stride) of each of its stages; what lies past the end of a clip is undefined"""
+    """(B, channels, T / stride, F / stride) of each stage; undefined past the end of a clip"""
     embeddings: Tensor
     """(B, S, D)"""
     mask: Tensor
@@ -37,11 +38,12 @@ class Features(NamedTuple):
 
 
 class Network(nn.Module):
-    """A log-mel becomes segment and clip scores; plain torch.
+    """Base of all networks: a log-mel (B, T, F) becomes segment and clip scores.
 
-    A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, writes
+    A subclass sets `n_features` (D) and `geometry`, fills `config` with the arguments that rebuild it, implements
     `forward_trunk`, `forward_last` and `layers`, and calls `reset_classifier` at the end of its `__init__`. A clip's
-    output must not depend on what else is in its batch, nor on how far it is padded.
+    output must depend neither on the other clips of its batch nor on its padding. To make it known by name, list it
+    in `weakaudio.networks.NETWORKS`; the tests of the contract then cover it.
     """
 
     n_features: int
@@ -51,21 +53,21 @@ class Network(nn.Module):
 
     @property
     def context(self) -> int | None:
-        """Frames before and after a segment's own that it depends on; None: on all of its clip.
+        """Receptive field beyond a segment's own frames, on each side; None: a segment depends on its whole clip.
 
-        With a number, a recording can be processed in parts without a difference.
+        With a number, a recording can be processed in blocks with the same result.
         """
         return None
 
     def forward_features(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Segment embeddings.
+        """Compute segment embeddings.
 
         Parameters
         ----------
         logmel
-            (B, T, F); what lies past a clip's length is ignored.
+            (B, T, F); frames past a clip's length are ignored.
         lengths
-            (B,) frames of each clip; None means all T.
+            (B,) frames of each clip; None: all T.
 
         Returns
         -------
@@ -76,18 +78,18 @@ class Network(nn.Module):
         return self.forward_last(x, mask), mask
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All of `layers` but the last: what transfer keeps, when it trains no more than the last and the heads.
+        """Apply all `layers` but the last; transfer caches the result when it trains only the last and the head.
 
         Returns
         -------
         x, mask
-            (B, channels, rows, F') and (B, S) bool. A clip with fewer segments needs as many rows fewer; the others
-            may as well be 0.
+            (B, channels, rows, F') and (B, S) bool. A clip with fewer segments than S uses as many rows fewer; the
+            remaining rows have no influence.
         """
         raise NotImplementedError
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Segment embeddings (B, S, D) of what `forward_trunk` gives; may change x."""
+        """Segment embeddings (B, S, D) from the output of `forward_trunk`; may modify x in place."""
         raise NotImplementedError
 
     def forward_head(self, embeddings: Tensor) -> Tensor:
@@ -96,70 +98,72 @@ class Network(nn.Module):
         return logits
 
     def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Segment logits (B, S, C) as `forward` gives them: of each segment alone, unless a network knows better."""
+        """Segment logits (B, S, C) of `forward`: `forward_head` of each segment, unless a network uses context."""
         return self.forward_head(embeddings)
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
-        """Clip probabilities (B, C): the segments' probabilities pooled, unless a network has another way.
+        """Clip probabilities (B, C): pooled segment probabilities, unless a network overrides it.
 
-        It gets float32, outside of autocast.
+        Called with float32, outside autocast.
         """
         probs: Tensor = self.pooling(segment_logits.sigmoid(), mask, embeddings)
         return probs
 
     def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
-        """Everything at once; clips are scored in float32 also inside autocast."""
+        """Features and scores of a log-mel (B, T, F); clips are scored in float32, also under autocast."""
         return self.forward_scores(*self.forward_features(logmel, lengths))
 
     def forward_scores(self, embeddings: Tensor, mask: Tensor) -> Output:
-        """All that follows `forward_features`."""
+        """Scores from the output of `forward_features`."""
         logits = self.score_segments(embeddings, mask)
         with torch.autocast(logits.device.type, enabled=False):
             clip_probs = self.score_clips(embeddings.float(), logits.float(), mask)
         return Output(logits, clip_probs, embeddings, mask)
 
     def reset_classifier(self, n_classes: int) -> None:
-        """Replace classifier and pooling by fresh ones for `n_classes` classes."""
+        """Initialise a new classifier, and pooling if the network has one, for `n_classes` classes."""
         self.config["n_classes"] = n_classes
-        self.classifier = nn.Linear(self.n_features, n_classes)
-        self.pooling = build_pooling(self.config["pooling"], n_classes, self.n_features)
+        self.classifier = nn.Linear(self.classifier_inputs, n_classes)
+        if "pooling" in self.config:
+            self.pooling = build_pooling(self.config["pooling"], n_classes, self.n_features)
+
+    @property
+    def classifier_inputs(self) -> int:
+        """Input width of `classifier`: D, unless hidden layers precede it."""
+        return self.n_features
 
     def layers(self) -> list[nn.Module]:
-        """Its layers from the log-mel to the embedding, which the last of them makes; heads are not among them.
-
-        So that transfer can train them at different rates, or some of them only.
-        """
+        """Layers from the log-mel to the embedding, without the head, for layer-wise learning rates and freezing."""
         raise NotImplementedError
 
     def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
-        """As `forward_features`, and what the stages give on the way, for networks that are taught by another one.
+        """Compute embeddings and the maps of the stages, for distillation between networks.
 
         Raises
         ------
         WeakAudioError
-            The network does not show its stages.
+            The network is not a `StagedNetwork`.
         """
-        raise WeakAudioError(
-            f"{type(self).__name__} does not show its stages, so it cannot be taught or teach by them"
-        )
+        raise WeakAudioError(f"{type(self).__name__} has no stages: it can be neither teacher nor student")
 
     def fuse(self) -> Network:
-        """Make this network faster at inference, in place, without changing what it computes; returns itself.
+        """Fold batch normalisation into the convolutions, in place, for faster inference; returns itself.
 
-        The network cannot be trained or saved afterwards. Networks that have nothing to fuse do nothing.
+        The output stays the same; the network can be neither trained nor saved afterwards.
         """
-        return self.eval()
+        fold_norms(self)
+        return self
 
 
 class StagedNetwork(Network):
-    """A network that shows its stages, and scores a clip by its mean embedding.
+    """Base of networks with stages, which can teach or be taught by distillation.
 
-    `clip_probs` is the head on the mean of the clip's embeddings, and is not pooled from the segments' probabilities.
-    A subclass writes `forward_stages`.
+    `clip_probs` is the head on the mean of the clip's embeddings, not pooled from segment probabilities. A subclass
+    implements `forward_stages` in place of `forward_trunk`.
     """
 
     def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """The map of each stage, of which the last is what `forward_last` takes, and the mask of the segments."""
+        """Maps of the stages, the last of which is the input of `forward_last`, and the mask (B, S) of segments."""
         raise NotImplementedError
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -175,6 +179,6 @@ class StagedNetwork(Network):
 
 
 def mean_embedding(embeddings: Tensor, mask: Tensor) -> Tensor:
-    """(B, D), each clip's mean over its own segments."""
+    """Mean (B, D) of each clip's embeddings over its own segments."""
     inside = mask[:, :, None]
     return torch.where(inside, embeddings, 0.0).sum(1) / inside.sum(1)

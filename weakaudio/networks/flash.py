@@ -1,4 +1,4 @@
-"""A network assembled from a small genome, so that a device can choose its own (after arXiv 2511.18890)."""
+"""FlashCNN: stages of interchangeable operators, the space of the architecture search (after arXiv 2511.18890)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Network, StagedNetwork
-from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+from weakaudio.networks.contract import StagedNetwork
+from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
 from weakaudio.networks.operators import OPERATORS
 
 _STEM = 4  # stride of the first convolution
@@ -20,11 +20,11 @@ _SHRINK = _STRIDES[-1]
 
 
 class FlashCNN(StagedNetwork):
-    """A stem that sees 7x7 at stride 4, four stages of blocks at strides 4, 8, 16 and 32, and a convolution over all
-    mels that are left, which gives an embedding each 32 frames.
+    """A 7x7 stem at stride 4, four stages of residual blocks at strides 4, 8, 16 and 32, and a convolution over the
+    remaining mels; one embedding per 32 frames.
 
-    A segment depends on the frames around it alone, so a recording can be processed in blocks; with attention or
-    recurrence in a stage it depends on all of its clip.
+    The receptive field is finite, so a recording can be processed in blocks, unless a stage has attention or
+    recurrence: then a segment depends on its whole clip.
 
     Parameters
     ----------
@@ -33,11 +33,16 @@ class FlashCNN(StagedNetwork):
     n_mels
         F, a multiple of 32.
     stages
-        Operator, number of blocks and channels of each of the four stages. The operator is a name of `OPERATORS`, or
-        several joined by "+", of which the blocks take turns: of 3 blocks of "dense+attention", the second is
+        Operator, number of blocks and channels of each of the four stages. The operator is a key of `OPERATORS`, or
+        several joined by "+", between which the blocks alternate: of 3 blocks of "dense+attention", the second is
         attention.
     n_features
         D, width of the embedding.
+
+    Raises
+    ------
+    WeakAudioError
+        An unknown operator, another number of stages than four, or an invalid size.
     """
 
     def __init__(
@@ -86,8 +91,7 @@ class FlashCNN(StagedNetwork):
         self.reset_classifier(n_classes)
 
     def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        if lengths is None:
-            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        lengths = clip_lengths(logmel, lengths)
         x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         inner = ragged(lengths, x.shape[2])
         x = clear(x, inner)
@@ -108,7 +112,7 @@ class FlashCNN(StagedNetwork):
 
     @property
     def context(self) -> int | None:
-        entries = 3 + sum(_STRIDES[:-1])  # 7 rows at stride 1, and 3 rows of each stage before the next
+        entries = 3 + sum(_STRIDES[:-1])  # 7x7 at stride 1, then 3x3 at the stride of each stage before the next
         blocks = 0
         for stride, (operator, count, _) in zip(_STRIDES, self.config["stages"], strict=True):
             for name in _turns(operator, count):
@@ -116,22 +120,13 @@ class FlashCNN(StagedNetwork):
                 if reach is None:
                     return None
                 blocks += stride * reach
-        return entries + blocks - self.geometry.lead + 1  # from the middle of a segment, of which `lead` is its own
+        return entries + blocks - self.geometry.lead + 1  # counted from the middle of a segment
 
     def layers(self) -> list[nn.Module]:
         pairs = zip(self.entries, self.stages, strict=True)
         return [*(nn.ModuleList(pair) for pair in pairs), self.last]
 
-    def reset_classifier(self, n_classes: int) -> None:
-        self.config["n_classes"] = n_classes
-        self.classifier = nn.Linear(self.n_features, n_classes)
-
-    def fuse(self) -> Network:
-        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
-        fold_norms(self)
-        return self
-
 
 def _turns(operator: str, count: int) -> list[str]:
-    """The operator of each block of a stage."""
+    """Operator of each block of a stage."""
     return list(islice(cycle(operator.split("+")), count))

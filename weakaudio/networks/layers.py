@@ -1,4 +1,4 @@
-"""What the networks are built from: convolution with normalisation, and the clearing of what is past a clip's end."""
+"""Shared layers: convolution with batch normalisation, and masking of what lies past the end of a clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakaudio.audio.geometry import length_mask
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch normalisation; the one folds into the other for inference."""
+    """Convolution and batch normalisation, which `fold_norms` merges for inference."""
 
     def __init__(
         self,
@@ -32,25 +32,25 @@ class ConvNorm(nn.Module):
         y: Tensor = self.norm(self.conv(x))
         return y
 
-    def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
-
 
 def fold_norms(network: nn.Module) -> None:
-    """Fold all of a network's batch normalisations, in place, and lay its weights out channels-last."""
+    """Fold the batch normalisation of each `ConvNorm`, in place, and set weights to channels-last memory format."""
     network.eval()
     for layer in network.modules():
-        if isinstance(layer, ConvNorm):
-            layer.fold()
+        if isinstance(layer, ConvNorm) and isinstance(layer.norm, nn.BatchNorm2d):
+            layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def ragged(lengths: Tensor, size: int) -> Tensor | None:
-    """None if all clips fill their rows: clearing costs a pass over memory, so they go without.
+def clip_lengths(logmel: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B,) frames of each clip of a log-mel (B, T, F): `lengths`, or all T if that is None."""
+    return torch.full((len(logmel),), logmel.shape[1], device=logmel.device) if lengths is None else lengths
 
-    While a CUDA graph is captured, the device may not be asked, so there they are cleared.
+
+def ragged(lengths: Tensor, size: int) -> Tensor | None:
+    """`lengths`, or None if all clips fill `size` rows, which saves `clear` a pass over memory.
+
+    The lengths cannot be read while a CUDA graph is captured; then they are returned in any case.
     """
     if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
         return lengths
@@ -58,5 +58,5 @@ def ragged(lengths: Tensor, size: int) -> Tensor | None:
 
 
 def clear(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Set what lies past the end of each clip to 0; x is (B, channels, T, F)."""
+    """Zero x (B, channels, T, F) past the end of each clip; `lengths` (B,) are rows, None: all T."""
     return x if lengths is None else x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :, None], 0.0)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Network, StagedNetwork
-from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+from weakaudio.networks.contract import StagedNetwork
+from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
 
 # Blocks of MobileNetV3-Large at width 1: kernel, expanded channels, channels, squeeze-and-excitation, hardswish,
 # stride.
@@ -39,12 +39,13 @@ _SHRINK = 32
 
 
 class MobileNet(StagedNetwork):
-    """MobileNetV3-Large over a log-mel, with an embedding each 32 frames and a head of two layers.
+    """MobileNetV3-Large over a log-mel, with one embedding per 32 frames and a head of two layers.
 
-    A clip is scored by its mean embedding, as in the release. The head was never shown a single segment, and sees
-    dozens of classes in one that is silent; so a segment's score is the lower of the head's on the means of 3 and of
-    9 segments around it, the one for where a sound is, the other for whether it is. Squeeze-and-excitation scales
-    channels by their means over the whole clip, so each segment depends on all of its clip.
+    A clip is scored by its mean embedding, as in the release. The head was never trained on single segments, and
+    scores dozens of classes high in a silent one; so a segment's score is the minimum of the head's scores of the
+    mean embeddings of 3 and of 9 segments around it: the short mean localises a sound, the long one suppresses false
+    alarms. Squeeze-and-excitation scales channels by their means over the clip, so a segment depends on its whole
+    clip.
 
     Parameters
     ----------
@@ -64,23 +65,22 @@ class MobileNet(StagedNetwork):
             )
         self.config = {"n_classes": n_classes, "n_mels": n_mels, "width": width}
         self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, lead=_SHRINK // 2)
-        channels = _scale(_STEM, width)
+        channels = _divisible(_STEM * width)
         self.stem = _conv(1, channels, kernel=3, stride=2)
         blocks = []
         for kernel, expanded, outputs, squeeze, hardswish, stride in _BLOCKS:
-            expanded, outputs = _scale(expanded, width), _scale(outputs, width)
+            expanded, outputs = _divisible(expanded * width), _divisible(outputs * width)
             blocks.append(_InvertedResidual(channels, expanded, outputs, kernel, stride, squeeze, hardswish))
             channels = outputs
         self.blocks = nn.ModuleList(blocks)
         self.n_features = _EXPANSION * channels
         self.last = _conv(channels, self.n_features, kernel=1)
-        self.hidden = nn.Linear(self.n_features, _scale(_HIDDEN, width))
+        self.hidden = nn.Linear(self.n_features, _divisible(_HIDDEN * width))
         self.reset_classifier(n_classes)
 
     def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """As the contract says; the maps of the last blocks before each halving: strides 4, 8, 16 and 32."""
-        if lengths is None:
-            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        """Maps of the last block before each halving, at strides 4, 8, 16 and 32, and the mask of segments."""
+        lengths = clip_lengths(logmel, lengths)
         x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         inner = ragged(lengths, x.shape[2])
         x = F.hardswish(self.stem(clear(x, inner)))
@@ -106,18 +106,13 @@ class MobileNet(StagedNetwork):
         near, far = (self.forward_head(_mean_around(embeddings, mask, width)) for width in _CONTEXTS)
         return torch.minimum(near, far)
 
-    def reset_classifier(self, n_classes: int) -> None:
-        self.config["n_classes"] = n_classes
-        self.classifier = nn.Linear(self.hidden.out_features, n_classes)
-
-    def fuse(self) -> Network:
-        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
-        fold_norms(self)
-        return self
+    @property
+    def classifier_inputs(self) -> int:
+        return self.hidden.out_features
 
 
 class _InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, weigh the channels, project; plus the input where shapes allow."""
+    """Expand, depthwise convolution, squeeze-and-excitation, project; plus the input where shapes allow."""
 
     def __init__(
         self, inputs: int, expanded: int, outputs: int, kernel: int, stride: int, squeeze: bool, hardswish: bool
@@ -131,7 +126,7 @@ class _InvertedResidual(nn.Module):
         self.stride, self.residual = stride, stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, channels, T, F), of which clip b has `lengths[b]` frames (None: all), to the same of the output."""
+        """Map and clip lengths (B,) after the block, from (B, channels, T, F) and lengths before it (None: all T)."""
         y = x if self.expand is None else self.activation(self.expand(x))
         y = self.activation(self.depthwise(clear(y, lengths)))
         after = halves(lengths, "all") if lengths is not None and self.stride == 2 else lengths
@@ -142,7 +137,7 @@ class _InvertedResidual(nn.Module):
 
 
 class _SqueezeExcitation(nn.Module):
-    """Channels times a gate, which a small network draws from their means over the clip (arXiv 1709.01507)."""
+    """Scale channels by gates computed from their means over the clip (arXiv 1709.01507)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -157,7 +152,7 @@ class _SqueezeExcitation(nn.Module):
 
 
 def _mean_around(embeddings: Tensor, mask: Tensor, width: int) -> Tensor:
-    """(B, S, D) means over `width` segments around each; at the ends of a clip over its first or last `width`."""
+    """Means (B, S, D) over `width` segments around each; at the ends of a clip, over its first or last `width`."""
     counts = mask.sum(1, keepdim=True)  # (B, 1)
     inside = torch.where(mask[:, :, None], embeddings, 0.0)
     sums = width * F.avg_pool1d(F.pad(inside, (0, 0, 0, width - 1)).transpose(1, 2), width, 1)  # from each on
@@ -169,10 +164,6 @@ def _mean_around(embeddings: Tensor, mask: Tensor, width: int) -> Tensor:
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> ConvNorm:
     return ConvNorm(inputs, outputs, kernel, kernel // 2, stride, groups, bias=False, eps=1e-3, momentum=0.01)
-
-
-def _scale(channels: int, width: float) -> int:
-    return _divisible(channels * width)
 
 
 def _divisible(channels: float) -> int:

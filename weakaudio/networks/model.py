@@ -1,4 +1,4 @@
-"""A model: front end, network and class names together, so that no caller repeats a number."""
+"""A model: front end, network and class names in one module."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from weakaudio.networks.contract import Network, Output
 
 
 class Model(nn.Module):
-    """Waveforms (B, N) to segment and clip scores.
+    """From waveforms (B, N) to segment and clip scores.
 
     Parameters
     ----------
     network
-        Any network under the contract.
+        Any network of the contract.
     front_end
-        The log-mel that it was, or will be, trained on; a preset's name or a `FrontEnd`.
+        Log-mel that the network is trained on; a preset's name or a `FrontEnd`.
     labels
         Class names in the order of the network's outputs.
-    notes
-        Free facts that travel in the checkpoint: training data, metrics, licence.
+    metadata
+        Free facts that are saved with the model: training data, metrics, licence.
 
     Raises
     ------
     LabelError
-        There are not as many labels as the network has classes.
+        The number of labels is not that of the network's classes.
     WeakAudioError
-        The network is made for another number of mels.
+        The network takes another number of mels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Model(nn.Module):
         network: Network,
         front_end: FrontEnd | str,
         labels: Sequence[str],
-        notes: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(labels) != network.classifier.out_features:
@@ -50,11 +50,11 @@ class Model(nn.Module):
         n_mels = network.config.get("n_mels", self.front_end.n_mels)
         if n_mels != self.front_end.n_mels:
             raise WeakAudioError(
-                f"a network of {n_mels} mels, and {self.front_end.n_mels} of the front end {self.front_end.name!r}"
+                f"network of {n_mels} mels with a front end of {self.front_end.n_mels} ({self.front_end.name!r})"
             )
         self.network = network
         self.labels = list(labels)
-        self.notes = dict(notes or {})
+        self.metadata = dict(metadata or {})
 
     @property
     def front_end(self) -> FrontEnd:
@@ -66,12 +66,12 @@ class Model(nn.Module):
         return self.front_end.sample_rate
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Output:
-        """Scores of waveforms (B, N) at `sample_rate`, of which clip b has `lengths[b]` samples (None: all N)."""
+        """Scores of waveforms (B, N) at `sample_rate`; clip b has `lengths[b]` samples (None: all N)."""
         output: Output = self.network(*self.logmel(waveform, lengths))
         return output
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
-        """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        """Start and end (S, 2) in seconds of the segments of a clip of `n_samples` samples at `sample_rate`."""
         fe = self.front_end
         return self.network.geometry.times(
             fe.n_frames(n_samples), fe.hop_length / fe.sample_rate, n_samples / fe.sample_rate

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
-from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
 
 EMBEDDING = 2048  # channels at width 1
 _CHANNELS = (64, 128, 256, 512, 1024, EMBEDDING)
@@ -18,14 +18,15 @@ _SHRINK = 2 ** (len(_CHANNELS) - 1)
 
 
 class Cnn14(Network):
-    """Six blocks of two 3x3 convolutions, with 2x2 averages between them, and a head of two layers on each 32 frames.
+    """Six blocks of two 3x3 convolutions with 2x2 average pooling between them, and a head of two layers; one
+    embedding per 32 frames.
 
-    A clip is scored by the sum of its segments' largest and mean features, as in the release; `clip_probs` is the
-    head on that sum, and not pooled from the segments' probabilities. A segment is scored as a clip of nothing else
-    would be: its embedding is twice its features, the sum of largest and mean of one.
+    `clip_probs` is the head on the sum of the maximum and the mean of the segments' features, as in the release, not
+    pooled from segment probabilities. A segment is scored like a clip of one segment, whose maximum and mean are
+    equal; so embeddings are twice the features.
 
-    Each averaging floors as in the release, and so drops up to 31 trailing frames. A clip below 32 frames is padded
-    with 0, which is silence in the front end `panns-32k`.
+    Each average pooling rounds down as in the release, which drops up to 31 trailing frames. A clip shorter than 32
+    frames is padded with 0, which is silence in the front end `panns-32k`.
 
     Parameters
     ----------
@@ -42,8 +43,8 @@ class Cnn14(Network):
         channels = [round(c * width) for c in _CHANNELS]
         if n_classes < 1 or n_mels < _SHRINK or channels[0] < 1:
             raise WeakAudioError(
-                f"Cnn14: needs n_classes above 0, n_mels of at least {_SHRINK} and channels that are left at the "
-                f"width, got {n_classes}, {n_mels} and {width}"
+                f"Cnn14: needs n_classes above 0, n_mels of at least {_SHRINK} and a width that leaves channels, got "
+                f"{n_classes}, {n_mels} and {width}"
             )
         self.config = {"n_classes": n_classes, "n_mels": n_mels, "width": width}
         self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, coverage="paper")
@@ -59,8 +60,7 @@ class Cnn14(Network):
         self.reset_classifier(n_classes)
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if lengths is None:
-            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        lengths = clip_lengths(logmel, lengths)
         logmel = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
         logmel = F.pad(logmel, (0, 0, 0, max(_SHRINK - logmel.shape[2], 0)))
         lengths = lengths.clamp(min=_SHRINK)
@@ -71,7 +71,7 @@ class Cnn14(Network):
         for block in self.blocks[:-1]:
             x = F.avg_pool2d(_convolve(block, x, inner), 2)
             inner = None if inner is None else halves(inner, "paper")
-            x = clear(x, inner)  # also a row whose frames were half inside the clip
+            x = clear(x, inner)  # also a row that was half inside the clip
         return x, mask
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -94,18 +94,13 @@ class Cnn14(Network):
     def layers(self) -> list[nn.Module]:
         return [self.norm, *self.blocks]
 
-    def reset_classifier(self, n_classes: int) -> None:
-        self.config["n_classes"] = n_classes
-        self.classifier = nn.Linear(self.hidden.out_features, n_classes)
-
-    def fuse(self) -> Network:
-        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
-        fold_norms(self)
-        return self
+    @property
+    def classifier_inputs(self) -> int:
+        return self.hidden.out_features
 
 
 def _convolve(block: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
-    """The convolutions of a block; x is 0 past the end of each clip, before and after."""
+    """Apply a block's convolutions; x is 0 past the end of each clip, before and after."""
     assert isinstance(block, nn.ModuleList)
     for layer in block:
         x = clear(layer(x).relu_(), lengths)

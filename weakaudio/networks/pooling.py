@@ -1,8 +1,11 @@
-"""Segment probabilities become clip probabilities: six masked poolings, one interface.
+"""Pooling of segment probabilities to clip probabilities.
+
+To add a pooling, subclass `Pooling` and list the class in `POOLINGS`: `pooling=NAME` then selects it in every network
+that pools, and the tests of poolings and of the contract cover it.
 
 Formulas after Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions for sound
 event detection with weak labeling" (arXiv 1810.09050); auto-pool after McFee, Salamon and Bello (arXiv 1804.10070).
-In all of them p is (B, S, C) segment probabilities, and segments outside `mask` (B, S) have no weight.
+In all of them p are segment probabilities (B, S, C), and segments outside `mask` (B, S) have no weight.
 """
 
 from __future__ import annotations
@@ -16,15 +19,16 @@ _TINY = 1e-12
 
 
 class Pooling(nn.Module):
-    """Base: `forward(probs (B, S, C), mask (B, S), embeddings (B, S, D)) -> (B, C)`.
+    """Base of all poolings, built with the number of classes C and the width D of the embeddings.
 
-    Built with the number of classes and the width of the embeddings, which only some poolings need.
+    The result lies between the smallest and the largest segment probability.
     """
 
     def __init__(self, n_classes: int, n_features: int) -> None:
         super().__init__()
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
+        """Clip probabilities (B, C) from probs (B, S, C), mask (B, S) and embeddings (B, S, D)."""
         raise NotImplementedError
 
 
@@ -37,14 +41,14 @@ class MeanPooling(Pooling):
 
 
 class MaxPooling(Pooling):
-    """max(p): one segment is enough."""
+    """max(p): a single segment decides."""
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
         return torch.where(mask[:, :, None], probs, 0.0).amax(1)
 
 
 class LinearSoftmaxPooling(Pooling):
-    """sum(p^2) / sum(p): segments weigh as much as they are sure."""
+    """sum(p^2) / sum(p): segments are weighted by their probabilities."""
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
         p = torch.where(mask[:, :, None], probs, 0.0)
@@ -60,7 +64,7 @@ class ExponentialSoftmaxPooling(Pooling):
 
 
 class AutoPooling(Pooling):
-    """sum(p * exp(a p)) / sum(exp(a p)) with a learned per class: a = 0 is the mean, a large is the maximum."""
+    """sum(p * exp(a p)) / sum(exp(a p)) with a learned for each class; a = 0 is the mean, large a the maximum."""
 
     def __init__(self, n_classes: int, n_features: int) -> None:
         super().__init__(n_classes, n_features)
@@ -72,7 +76,7 @@ class AutoPooling(Pooling):
 
 
 class AttentionPooling(Pooling):
-    """sum(p * w) with w a softmax over the segments of a learned linear map of the embeddings, per class."""
+    """sum(p * w), with w for each class a softmax over segments of a learned linear map of the embeddings."""
 
     def __init__(self, n_classes: int, n_features: int) -> None:
         super().__init__(n_classes, n_features)
@@ -94,12 +98,12 @@ POOLINGS: dict[str, type[Pooling]] = {
 
 
 def build_pooling(name: str, n_classes: int, n_features: int) -> Pooling:
-    """A pooling by name.
+    """Build a pooling by its name in `POOLINGS`.
 
     Raises
     ------
     WeakAudioError
-        No pooling of that name.
+        Unknown name.
     """
     if name not in POOLINGS:
         raise WeakAudioError(f"pooling {name!r}: unknown; there are {', '.join(POOLINGS)}")

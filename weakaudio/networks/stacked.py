@@ -1,4 +1,4 @@
-"""A network whose classes are judged by the classes of another one (preset III of `weakaudio.transfer.fine_tune`)."""
+"""A classifier on the class probabilities of another network (preset III of `weakaudio.transfer.fine_tune`)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from weakaudio.networks.contract import Network, mean_embedding
 
 
 class StackedNetwork(Network):
-    """A linear layer on the class probabilities (F2) of another network, which it contains.
+    """A linear layer on the class probabilities (F2) of a base network.
 
-    A clip is scored by the mean of these probabilities over its segments. Embeddings are those of the network
-    beneath.
+    A clip is scored by the mean of these probabilities over its segments. Embeddings are those of the base network.
 
     Parameters
     ----------
     n_classes
         C
     base, base_config
-        Name and arguments of the network beneath, its own number of classes among them.
+        Name and arguments of the base network, including its number of classes.
     """
 
     def __init__(self, n_classes: int, base: str, base_config: dict[str, Any]) -> None:
         super().__init__()
         if n_classes < 1:
             raise WeakAudioError(f"StackedNetwork: n_classes must be at least 1, got {n_classes}")
-        from weakaudio.networks import build_network  # which itself lists this class
+        from weakaudio.networks import build_network  # imports this class
 
         self.base = build_network(base, **base_config)
         self.config = {"n_classes": n_classes, "base": base, "base_config": self.base.config}
@@ -61,11 +60,6 @@ class StackedNetwork(Network):
     def layers(self) -> list[nn.Module]:
         return self.base.layers()
 
-    def reset_classifier(self, n_classes: int) -> None:
-        self.config["n_classes"] = n_classes
-        self.classifier = nn.Linear(int(self.base.config["n_classes"]), n_classes)
-
-    def fuse(self) -> Network:
-        """Fuse the network beneath."""
-        self.base.fuse()
-        return self.eval()
+    @property
+    def classifier_inputs(self) -> int:
+        return int(self.base.config["n_classes"])

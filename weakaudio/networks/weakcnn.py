@@ -9,36 +9,40 @@ from torch import Tensor, nn
 from weakaudio.audio.geometry import COVERAGES, Coverage, SegmentGeometry, halves, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
-from weakaudio.networks.layers import ConvNorm, clear, fold_norms, ragged
+from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
 
 _CHANNELS = (16, 32, 64, 128, 256, 512)  # blocks B1 .. B6 at width 1
 _EMBEDDING = 1024  # F1 at width 1
-_DEEPEST = 16  # convolutions in a block: so that a damaged file cannot ask for billions
+_DEEPEST = 16  # convolutions in a block; a damaged file could request billions
 
 
 class WeakCNN(Network):
-    """Six blocks of 3x3 convolutions and 2x2 poolings (B1..B6), a 2x2 convolution (F1), a linear classifier (F2).
+    """Six blocks of 3x3 convolutions and 2x2 max pooling (B1..B6), a 2x2 convolution (F1), a linear classifier (F2).
 
-    One embedding stands for 128 frames, hop 64. After each convolution what lies past the end of a clip is
-    set back to 0, which is also what the convolutions see at the border of a clip that is alone; so batch
-    mates and padding never change a clip's output. Only batch normalisation in training, as everywhere,
-    sees the whole batch.
+    One embedding per 64 frames, with a span of 128. After each convolution, rows past the end of a clip are reset to
+    0, the value of zero padding at the border of a single clip; so neither the other clips of a batch nor padding
+    change a clip's output. Only batch normalisation in training depends on the whole batch.
 
     Parameters
     ----------
     n_classes
         C. `WeakCNN(527)` has the paper's 5,002,047 parameters.
     n_mels
-        F, a multiple of 64; F1 spans all of the F / 64 rows that are left of them.
+        F, a multiple of 64; F1 spans all F / 64 remaining bands.
     width
         Multiplies all channel counts.
     depth
-        Convolutions in each of B1..B5 (the paper: 2).
+        Convolutions in each of B1..B5 (2 in the paper).
     pooling
-        A name from `weakaudio.networks.pooling.POOLINGS`.
+        A key of `weakaudio.networks.pooling.POOLINGS`.
     coverage
-        "all" sees every frame; "paper" floors at each pooling as the release does, and so drops up to 63
-        trailing frames and needs at least 128 (shorter clips are padded with 0).
+        "all": every frame is seen. "paper": each max pooling rounds down as in the release, which drops up to 63
+        trailing frames; clips shorter than 128 frames are padded with 0.
+
+    Raises
+    ------
+    WeakAudioError
+        An unknown pooling or coverage, or an invalid size.
     """
 
     def __init__(
@@ -85,10 +89,9 @@ class WeakCNN(Network):
         self.reset_classifier(n_classes)
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if lengths is None:
-            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        lengths = clip_lengths(logmel, lengths)
         x = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
-        if self.coverage == "paper":  # short clips are zeros up to one segment, and then count as that long
+        if self.coverage == "paper":  # pads short clips to one segment
             x = F.pad(x, (0, 0, 0, max(self.geometry.span - x.shape[2], 0)))
             lengths = lengths.clamp(min=self.geometry.span)
         mask = length_mask(self.geometry.segment_counts(lengths), self.geometry.n_segments(x.shape[2]))
@@ -100,12 +103,12 @@ class WeakCNN(Network):
                 x = layer(x)
                 if n + 1 < len(block):
                     x = clear(x.relu_(), inner)
-            # ReLU after the maximum is the same as before it, on a quarter of the values; and what is cleared
-            # to 0 before the maximum cannot survive the ReLU.
+            # ReLU after the maximum equals ReLU before it, on a quarter of the values; zeros of padding among the
+            # four do no harm, as a negative maximum becomes 0, too.
             x = _halve(clear(x, inner), self.coverage).relu_()
             if inner is not None:
                 inner = halves(inner, self.coverage)
-                if self.coverage == "paper":  # a row whose frames were half inside the clip is dropped, too
+                if self.coverage == "paper":  # also drops a row that was half inside the clip
                     x = clear(x, inner)
         if x.shape[2] < 2:
             x = F.pad(x, (0, 0, 0, 2 - x.shape[2]))
@@ -118,30 +121,25 @@ class WeakCNN(Network):
     @property
     def context(self) -> int | None:
         depth = int(self.config["depth"])
-        last = len(self.blocks) - 1  # which has one convolution
-        return 2**last + sum(2**n * depth for n in range(last))  # a 3x3 convolution sees one row around
+        last = len(self.blocks) - 1  # has one convolution
+        return 2**last + sum(2**n * depth for n in range(last))  # a 3x3 convolution reaches one row
 
     def layers(self) -> list[nn.Module]:
         return [*self.blocks, self.f1]
 
-    def fuse(self) -> Network:
-        """Fold batch normalisation into the convolutions and lay weights out channels-last."""
-        fold_norms(self)
-        return self
-
 
 def _halve(x: Tensor, coverage: Coverage) -> Tensor:
-    """2x2 maximum. Time rounds up or down with the coverage; an odd last frame is its own maximum."""
+    """2x2 max pooling; an odd last frame is kept with coverage "all", dropped with "paper"."""
     return F.max_pool2d(x, 2, ceil_mode=coverage == "all")
 
 
 class WindowedCNN(WeakCNN):
-    """A `WeakCNN` that is shown one segment-sized window at a time, as SLAT trains it.
+    """A `WeakCNN` applied to one segment-sized window at a time, for strong label assumption training (SLAT).
 
-    A clip is cut into the windows that are WeakCNN's segments (128 frames, hop 64), and each goes through the
-    network as if it were a clip. Neighbouring windows share half their frames, so this costs up to twice the
-    convolutions of WeakCNN. The windows' scores are merged by `pooling` (arXiv 1711.01369 does not say how; the
-    mean is the default). To be trained with the loss "slat". Arguments are WeakCNN's.
+    A clip is cut into windows, which are WeakCNN's segments (128 frames, hop 64), and each is processed like a clip
+    of its own. Neighbouring windows share half their frames, so this costs up to twice WeakCNN's convolutions. The
+    windows' scores are merged by `pooling` (arXiv 1711.01369 does not say how; the mean is the default). Train it
+    with the loss "slat". Takes WeakCNN's arguments.
     """
 
     @property
@@ -149,9 +147,8 @@ class WindowedCNN(WeakCNN):
         return 0
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As the contract says; a row is a window, whose own rows are beside each other in the channels."""
-        if lengths is None:
-            lengths = torch.full((len(logmel),), logmel.shape[1], device=logmel.device)
+        """The trunk of each window, as one row: the window's rows are stacked in the channels."""
+        lengths = clip_lengths(logmel, lengths)
         span, hop = self.geometry.span, self.geometry.hop
         n_windows = self.geometry.n_segments(logmel.shape[1])
         frames = (n_windows - 1) * hop + span
@@ -161,9 +158,9 @@ class WindowedCNN(WeakCNN):
 
         windows = logmel.unfold(1, span, hop).transpose(2, 3)[mask]  # (windows of all clips, span, F)
         window_lengths = (lengths[:, None] - starts)[mask].clamp(1, span)
-        own, _ = super().forward_trunk(windows, window_lengths)  # (windows, channels, 2, F')
-        x = own.new_zeros(*mask.shape, own.shape[1] * own.shape[2], own.shape[3])
-        x[mask] = own.flatten(1, 2)
+        maps, _ = super().forward_trunk(windows, window_lengths)  # (windows, channels, 2, F')
+        x = maps.new_zeros(*mask.shape, maps.shape[1] * maps.shape[2], maps.shape[3])
+        x[mask] = maps.flatten(1, 2)
         return x.transpose(1, 2), mask
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -1,17 +1,15 @@
-"""Model files: safetensors that say by themselves what network, front end and classes they hold."""
+"""Model files: safetensors whose header describes network, front end and classes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from weakaudio.audio.frontend import FrontEnd
 from weakaudio.data.labels import LabelSet
@@ -20,33 +18,36 @@ from weakaudio.files import atomic_write
 from weakaudio.networks import NETWORKS, build_network, network_name
 from weakaudio.networks.model import Model
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_METADATA = {1: "notes", 2: "metadata"}  # name of the header's free entry, in each format that this release reads
 _KEY = "weakaudio"
+# What opening a damaged file raises, depending on the damaged part.
+_DAMAGE = (WeakAudioError, safetensors.SafetensorError, RuntimeError, TypeError, KeyError, ValueError, MemoryError)
 
 
 def save_model(model: Model, path: str | Path, half: bool = False) -> None:
-    """Write a model to one self-describing safetensors file, beside first and then renamed into place.
+    """Write a model atomically to one self-describing safetensors file.
 
-    The file's metadata hold, as JSON: format version, network name and arguments, front end, labels, notes, and the
-    SHA-256 of all that and the tensors.
+    The header holds, as JSON: format version, network name and arguments, front end, labels, metadata, and the
+    SHA-256 of all of these and the tensors.
 
     Parameters
     ----------
     half
-        Store weights of more than one dimension as float16, at half the size; they are float32 again once loaded.
+        Store weights of more than one dimension as float16, at half the size; they are loaded as float32.
 
     Raises
     ------
     CheckpointError
-        A fused network, not as many labels as classes, values that are not finite, or a file that cannot be
-        written.
+        A fused network, another number of labels than classes, values that are not finite, or a file that cannot
+        be written.
     """
     path = Path(path)
     if len(model.labels) != model.network.classifier.out_features:
         raise CheckpointError(
             f"{path}: {len(model.labels)} labels for {model.network.classifier.out_features} classes"
         )
-    with torch.device("meta"):  # names only: no memory, no random numbers
+    with torch.device("meta"):  # names only: takes no memory and no random numbers
         rebuilt = build_network(network_name(model.network), **model.network.config)
     if rebuilt.state_dict().keys() != model.network.state_dict().keys():
         raise CheckpointError(f"{path}: a fused network cannot be saved; save the model it was made from")
@@ -56,7 +57,7 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         "config": model.network.config,
         "front_end": model.front_end.to_dict(),
         "labels": model.labels,
-        "notes": model.notes,
+        "metadata": model.metadata,
     }
     tensors = {
         name: (tensor.half() if half and tensor.ndim > 1 else tensor)
@@ -65,66 +66,58 @@ def save_model(model: Model, path: str | Path, half: bool = False) -> None:
         .contiguous(memory_format=torch.contiguous_format)
         for name, tensor in model.network.state_dict().items()
     }
-    odd = _not_finite(tensors)
-    if odd:
-        raise CheckpointError(f"{path}: {odd[0]} holds NaN or infinite values, or such as float16 cannot hold")
+    if broken := _not_finite(tensors):
+        raise CheckpointError(f"{path}: {broken[0]} holds NaN, infinity, or a value beyond float16")
     header["sha256"] = _checksum(header, tensors)
     try:
-        with atomic_write(path) as beside:
-            save_file(tensors, beside, metadata={_KEY: json.dumps(header)})
-            beside.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
-    except (WriteError, safetensors.SafetensorError) as error:
+        with atomic_write(path) as part:
+            part.write_bytes(safetensors.torch.save(tensors, {_KEY: json.dumps(header)}))
+    except WriteError as error:
         raise CheckpointError(str(error)) from error
 
 
 def open_model(path: str | Path) -> Model:
-    """A model ready for inference (in eval mode, on the CPU), from its file.
+    """Load a model for inference (in eval mode, on the CPU) from its file.
 
     Raises
     ------
     CheckpointError
-        No such file; a pickle; a file cut short, altered since it was saved, of another format version, whose
-        tensors do not fit the network it names, or are not finite.
+        Missing file; a pickle; a truncated or altered file, one of another format version, or whose tensors are not
+        finite or do not fit the network it names.
     """
     path = Path(path)
-    header = read_header(path)
+    header = _stored_header(path)
     try:
         tensors = _read_tensors(path)
-        if header.get("sha256", "") not in ("", _checksum(header, tensors)):  # earlier releases kept none
+        if header.get("sha256", "") not in ("", _checksum(header, tensors)):  # the first files had none
             raise CheckpointError("their SHA-256 is not that of what was saved; copy or export the file again")
-        odd = _not_finite(tensors)
-        if odd:
-            raise CheckpointError(f"{odd[0]} holds NaN or infinite values")
+        if broken := _not_finite(tensors):
+            raise CheckpointError(f"{broken[0]} holds NaN or infinity")
         network = build_network(header["network"], **header["config"])
         front_end = FrontEnd(**header["front_end"])
         network.load_state_dict(tensors, strict=True)
         labels = header["labels"]
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise LabelError("labels are not a list of names")
-        model = Model(network, front_end, LabelSet(labels).names, header["notes"])
-    except (
-        WeakAudioError,
-        safetensors.SafetensorError,
-        RuntimeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        MemoryError,
-    ) as error:
+        model = Model(network, front_end, LabelSet(labels).names, _renamed(header)["metadata"])
+    except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: its tensors or metadata do not fit together: {reason}") from error
+        raise CheckpointError(f"{path}: its tensors and header do not fit together: {reason}") from error
     return model.eval()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself: format_version, network, config, front_end, labels, notes, sha256.
+    """Read a model file's header: format_version, network, config, front_end, labels, metadata, sha256.
 
     Raises
     ------
     CheckpointError
-        Not a weakaudio safetensors file of a version that this release reads.
+        Missing file, or not a weakaudio safetensors file of a format that this release reads.
     """
-    path = Path(path)
+    return _renamed(_stored_header(Path(path)))
+
+
+def _stored_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     with path.open("rb") as file:
@@ -139,17 +132,23 @@ def read_header(path: str | Path) -> dict[str, Any]:
             header = json.loads((file.metadata() or {})[_KEY])
         version = header["format_version"]
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a weakaudio model, or cut short ({error})") from error
-    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: not a weakaudio model, or truncated ({error})") from error
+    if version not in list(_METADATA):  # any JSON value
         raise CheckpointError(
-            f"{path}: written in format {version}, this release reads format {FORMAT_VERSION}; "
+            f"{path}: written in format {version}, this release reads formats up to {FORMAT_VERSION}; "
             "open it with the release that wrote it, or export it again"
         )
     return dict(header)
 
 
+def _renamed(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header in the names of the newest format."""
+    own = _METADATA[header["format_version"]]
+    return {"metadata" if name == own else name: value for name, value in header.items()}
+
+
 def model_checksum(model: Model) -> str:
-    """SHA-256 over all that decides a model's output: network, front end, labels, tensors."""
+    """SHA-256 of everything that determines a model's output: network, front end, labels, tensors (not metadata)."""
     digest = hashlib.sha256()
     network = model.network
     kind = network_name(network) if type(network) in NETWORKS.values() else type(network).__qualname__
@@ -171,16 +170,10 @@ def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of a file's header, but for the entry that holds it, and of its tensors (contiguous, on the CPU)."""
-    facts = {name: value for name, value in header.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(facts).encode())
+    """SHA-256 of a file's header, without its own entry, and of its tensors (contiguous, on the CPU)."""
+    covered = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(covered).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # it can be read by setting it only
-    os.umask(mask)
-    return mask

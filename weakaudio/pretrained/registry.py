@@ -1,4 +1,4 @@
-"""Models by name or path; names are those of the catalogue."""
+"""Load a model by name or path: shipped, published (downloaded and converted), or built in code."""
 
 from __future__ import annotations
 
@@ -12,32 +12,29 @@ import pooch
 import torch
 
 from weakaudio.errors import CheckpointError
-from weakaudio.networks import build_network
+from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained.catalogue import Entry, catalogue
-from weakaudio.pretrained.checkpoint import open_model, read_header
+from weakaudio.pretrained.catalogue import REINSTALL, Entry, catalogue
+from weakaudio.pretrained.checkpoint import open_model
+from weakaudio.pretrained.converters import audioset_labels, convert
 from weakaudio.pretrained.download import download
 
-# Models that need no file: the paper's network with random weights of a fixed seed, to try things out and as
-# the floor that any trained network has to beat.
-_UNTRAINED = {
-    "untrained-44k": {"front_end": "paper-44k", "n_mels": 128},
-    "untrained-16k": {"front_end": "16k", "n_mels": 64},
-}
-_HOLDS_AUDIOSET_LABELS = "weakaudio-base"
+# Front end and mel bands of the paper's network with random weights of a fixed seed: a baseline, and for trying
+# things out.
+_UNTRAINED = {"untrained-44k": ("paper-44k", 128), "untrained-16k": ("16k", 64)}
 
 
 def load_model(name_or_path: str | Path) -> Model:
-    """A model ready for inference (in eval mode, on the CPU), by the name `weakaudio models` lists or by path.
+    """Load a model for inference (in eval mode, on the CPU), by a name of `list_models` or by path.
 
-    Published weights are downloaded when they are asked for the first time, into the folder that the environment
-    variable WEAKAUDIO_CACHE names, else the user's folder for caches.
+    Published weights are downloaded on first use, into the folder that the environment variable WEAKAUDIO_CACHE
+    names, else the user's cache folder.
 
     Raises
     ------
     CheckpointError
-        No such name or file; a pickle; a file cut short, of another format version, of another checksum than
-        expected, or whose tensors do not fit the network it names; a download that failed.
+        Unknown name or missing file; a pickle; a truncated file, one of another format version or with another
+        checksum than expected, or whose tensors do not fit the network it names; a failed download.
 
     Warns
     -----
@@ -45,48 +42,19 @@ def load_model(name_or_path: str | Path) -> Model:
         This project could not verify a published file: the checksum of the first download is kept beside it, and
         checked from then on.
     """
-    entry = catalogue().get(str(name_or_path))
+    known = catalogue()
+    entry = known.get(str(name_or_path))
     if entry is None:
         if not Path(name_or_path).is_file():
-            known = ", ".join(model_names())
-            raise CheckpointError(f"{name_or_path}: neither a file nor a model's name; the names are: {known}")
+            raise CheckpointError(f"{name_or_path}: neither a file nor a model's name; names: {', '.join(known)}")
         return open_model(name_or_path)
     if entry.urls:
         return _published(entry)
-    return _untrained(entry.name) if entry.path is None else _shipped(entry.name, entry.path)
-
-
-def model_names() -> list[str]:
-    """Names that `load_model` knows."""
-    return list(catalogue())
-
-
-def audioset_labels() -> list[str]:
-    """AudioSet's 527 classes in the order of its `class_labels_indices.csv`, as the shipped models have them.
-
-    Raises
-    ------
-    CheckpointError
-        The shipped model that holds them is not in this installation.
-    """
-    path = catalogue()[_HOLDS_AUDIOSET_LABELS].path
-    assert path is not None
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file: the names of AudioSet's classes are taken from it; give them as a file "
-            f"(--labels), or {_REMEDY}"
-        )
-    labels: list[str] = read_header(path)["labels"]
-    return labels
-
-
-_REMEDY = "install weakaudio anew from its wheel or a complete checkout"
-
-
-def _shipped(name: str, path: Path) -> Model:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: this installation lacks the weights of {name}; {_REMEDY}")
-    return open_model(path)
+    if entry.path is None:
+        return _untrained(entry.name)
+    if not entry.is_available:
+        raise CheckpointError(f"{entry.path}: no such file: the installation lacks {entry.name}; {REINSTALL}")
+    return open_model(entry.path)
 
 
 def _published(entry: Entry) -> Model:
@@ -100,23 +68,19 @@ def _published(entry: Entry) -> Model:
     found = pooch.file_hash(str(path))
     if expected not in (None, found):
         if entry.sha256:
-            remedy = f"{expected} was published for {entry.name}; delete it, and it is downloaded anew"
+            remedy = f"{expected} was published for {entry.name}; delete the file to download it again"
         else:
-            remedy = f"{expected} was kept from its first use; if you trust the new file, delete {record}"
+            remedy = f"{expected} was recorded on first use; if you trust the new file, delete {record}"
         raise CheckpointError(f"{path}: its SHA-256 is {found}, but {remedy}")
     model = opened(path)
     if expected is None:
-        _trust(entry, path, record, found)
+        _trust_on_first_use(entry, path, record, found)
     return model
 
 
 def _open(path: Path, entry: Entry, labels: list[str]) -> Model:
-    if entry.convert is None:
-        model = open_model(path)
-    else:
-        from weakaudio.pretrained import convert  # which itself asks this module for the labels
-
-        model = convert(entry.convert, path, labels)
+    """Open a published file, and check it against its entry."""
+    model = open_model(path) if entry.convert is None else convert(entry.convert, path, labels)
     n_parameters = sum(parameter.numel() for parameter in model.network.parameters())
     if entry.parameters not in (None, n_parameters):
         raise CheckpointError(f"{path}: {n_parameters} weights, but {entry.name} has {entry.parameters}")
@@ -133,14 +97,14 @@ def _recorded(record: Path) -> str | None:
     return words[0] if words else None
 
 
-def _trust(entry: Entry, path: Path, record: Path, found: str) -> None:
-    """Keep the checksum of a file that nobody verified, in the format of `sha256sum`."""
-    beside = record.with_name(f".{record.name}.{os.getpid()}")
+def _trust_on_first_use(entry: Entry, path: Path, record: Path, found: str) -> None:
+    """Record the checksum of a file that nobody verified, in the format of `sha256sum`, and warn."""
+    part = record.with_name(f".{record.name}.{os.getpid()}")
     try:
-        beside.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-        os.replace(beside, record)
+        part.write_text(f"{found}  {path.name}\n", encoding="utf-8")
+        os.replace(part, record)
         kept = f"it is kept in {record} and checked from now on"
-    except OSError as error:  # somebody else's cache, filled by hand: still good to read from
+    except OSError as error:  # a read-only cache that somebody else filled
         kept = f"it could not be kept beside the file ({error.strerror})"
     warnings.warn(
         f"{entry.name}: the weakaudio project could not verify {path.name} from {entry.urls[0]}; "
@@ -150,9 +114,9 @@ def _trust(entry: Entry, path: Path, record: Path, found: str) -> None:
 
 
 def _untrained(name: str) -> Model:
-    spec = _UNTRAINED[name]
+    front_end, n_mels = _UNTRAINED[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network("weakcnn", n_classes=527, n_mels=spec["n_mels"])
+        network = WeakCNN(n_classes=527, n_mels=n_mels)
     labels = [f"untrained class {n}" for n in range(527)]
-    return Model(network, str(spec["front_end"]), labels, {"training": "none: random weights"}).eval()
+    return Model(network, front_end, labels, {"training": "none: random weights"}).eval()

@@ -159,7 +159,7 @@ def export(trainer: lightning.Trainer, tagger: TaggingModule, checkpoint: ModelC
     best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
     tagger.load_state_dict(best["state_dict"], strict=True)
     data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    tagger.model.notes.update(
+    tagger.model.metadata.update(
         {
             "weakaudio": __version__,
             "corpus": data.corpus.root.name,

@@ -141,8 +141,8 @@ def train_head(model: Model, X: NDArray[np.floating], y: Sequence[str]) -> Model
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(weight))
         network.classifier.bias.copy_(torch.from_numpy(bias - weight @ scaler.mean_))
-    notes = {**model.notes, "adapted": {"head": "logistic regression", "C": _C, "clips": len(y)}}
-    return Model(network, model.front_end, labels, notes).eval()
+    metadata = {**model.metadata, "adapted": {"head": "logistic regression", "C": _C, "clips": len(y)}}
+    return Model(network, model.front_end, labels, metadata).eval()
 
 
 def _classifier() -> Pipeline:

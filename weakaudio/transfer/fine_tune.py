@@ -149,8 +149,8 @@ def adapt(
         train, held = _split(len(clips), sources, practice)
         truth = torch.from_numpy(np.asarray(targets, dtype=np.float32))
         _fit(adapted, clips, truth, train, held, point, practice)
-    adapted.notes = {
-        **model.notes,
+    adapted.metadata = {
+        **model.metadata,
         "adapted": {
             "preset": preset if isinstance(preset, str) else vars(point),
             "clips": len(clips),
@@ -169,7 +169,7 @@ def attach(model: Model, labels: Sequence[str], layer: Literal["f1", "f2"] = "f1
         stacked = StackedNetwork(len(labels), network_name(network), network.config)
         stacked.base.load_state_dict(network.state_dict(), strict=True)
         network = stacked
-    return Model(network, model.front_end, labels, model.notes).eval()
+    return Model(network, model.front_end, labels, model.metadata).eval()
 
 
 def trained_parameters(network: Network, preset: Preset, learning_rate: float) -> list[dict[str, object]]:

@@ -100,7 +100,7 @@ def adapt_folder(
         labels = sorted(set(y))
         targets = (np.array(y)[:, None] == np.array(labels)).astype(np.float32)
         adapted = adapt(began, clips, targets, labels, preset, sources=sources, device=device)
-    adapted.notes["adapted"] |= {"accuracy": quality.scores.mean, "folds": len(quality.scores.accuracies)}
+    adapted.metadata["adapted"] |= {"accuracy": quality.scores.mean, "folds": len(quality.scores.accuracies)}
     save_model(adapted, out)
     summary = AdaptSummary(out, len(clips), len(adapted.labels), quality, failures)
     report.write_page(_page(summary, str(model), preset), out.with_suffix(".html"))

@@ -1,7 +1,7 @@
-"""What the stages of a flash network are built from: blocks that keep a map's shape, for a device to choose from.
+"""Operators, the building blocks of FlashCNN's stages; each keeps the shape of a map.
 
-`dense`, `inverted`, `large-kernel` and `frequency` are convolutions and see a few rows around each; `attention` and
-`recurrence` see the whole clip, over the time axis.
+`dense`, `inverted`, `large-kernel` and `frequency` are convolutions with a receptive field of a few rows; `attention`
+and `recurrence` span the whole clip. To add one, subclass `Operator` in a new file and list it in `OPERATORS`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from weakaudio.networks.operators.tokens import FromTokens, ToTokens, head_shape
 
 
 class Attention(Operator):
-    """Each row takes in what is like it anywhere in the clip (Vaswani et al., arXiv 1706.03762).
+    """Multi-head self-attention between rows (Vaswani et al., arXiv 1706.03762).
 
-    A token is a row with all its channels and mels; rows past the end of a clip are no keys. Tokens carry no
-    position: what is near, the convolutions around it know. Without a network of its own behind the attention, which
-    other operators are. Time grows with the square of the rows.
+    A token is a row with all its channels and mels; rows past the end of a clip are masked. There are no positional
+    encodings, as the convolutions around it see order, and no feed-forward layer, as other operators take its place.
+    Time grows with the square of the rows.
     """
 
     reach = None

@@ -1,4 +1,4 @@
-"""Dense convolutions, of which the flash network was made first."""
+"""Dense 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weakaudio.networks.operators.operator import Operator
 
 
 class DenseBlock(Operator):
-    """Two 3x3 convolutions beside the identity (He et al., arXiv 1512.03385): few but large matrix products, which
+    """Residual block of two 3x3 convolutions (He et al., arXiv 1512.03385): few but large matrix products, which
     processors run close to their peak."""
 
     reach = 2

@@ -1,4 +1,4 @@
-"""Convolution that knows how high it is."""
+"""Frequency-aware convolution."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from weakaudio.networks.operators.operator import Operator
 
 
 class FrequencyBlock(Operator):
-    """Two 3x3 convolutions beside the identity, between which each channel is scaled and shifted by a learned amount
-    in each band of mels.
+    """Residual block of two 3x3 convolutions, with a learned scale and shift of each channel in each mel band between
+    them.
 
-    A pattern means something else at another frequency, but a convolution treats all alike. SubSpectral Normalization
-    (Chang et al., arXiv 2103.13620) gives each band of a spectrogram a normalisation and an affine map of its own;
-    here the map is, a band being one row of what is left of the mels, and the statistics are of all bands, so that
-    they fold into the convolution. The block costs a dense one and one product a value.
+    A pattern has another meaning at another frequency, but a convolution treats all frequencies alike. SubSpectral
+    Normalization (Chang et al., arXiv 2103.13620) normalises and affinely maps each band of a spectrogram separately;
+    here only the affine map is separate, for each remaining mel band, and the statistics are shared, so that they
+    fold into the convolution. The block costs a dense one plus one product per value.
     """
 
     reach = 2

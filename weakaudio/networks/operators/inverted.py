@@ -1,4 +1,4 @@
-"""Depthwise-separable convolution in a wider space."""
+"""Inverted residual: depthwise-separable convolution."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _EXPANSION = 4
 
 
 class InvertedResidual(Operator):
-    """Expand, convolve each channel by itself with 3x3, project (Sandler et al., arXiv 1801.04381).
+    """Expand, 3x3 depthwise convolution, project (Sandler et al., arXiv 1801.04381).
 
-    Few products for its channels, but each value that is moved is used little. It expands 4 times where the paper
-    does 6 times: on a processor the depthwise convolution is what waits for memory.
+    Few products per channel, but low arithmetic intensity. Expands 4 times instead of the paper's 6, as the depthwise
+    convolution is bound by memory on a processor.
     """
 
     reach = 1

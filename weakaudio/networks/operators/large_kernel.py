@@ -11,11 +11,10 @@ _EXPANSION = 4
 
 
 class LargeKernelBlock(Operator):
-    """Convolve each channel by itself with 7x7, then expand and project each place by itself, as ConvNeXt (Liu et
-    al., arXiv 2201.03545).
+    """7x7 depthwise convolution, then 1x1 expansion and projection, as in ConvNeXt (Liu et al., arXiv 2201.03545).
 
-    Normalisation is batch normalisation, which folds into the convolutions: in the place of the paper's layer
-    normalisation, and on the branch in the place of its layer scale. The activation is a ReLU, not a GELU.
+    Batch normalisation, which folds into the convolutions, replaces the paper's layer normalisation and, after the
+    projection, its layer scale. The activation is a ReLU instead of a GELU.
     """
 
     reach = 3

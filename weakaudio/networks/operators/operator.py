@@ -1,4 +1,4 @@
-"""What all operators have in common."""
+"""The contract of operators."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from torch import Tensor, nn
 
 
 class Operator(nn.Module):
-    """Adds to a map what it makes of it; built by `(channels, n_mels)`, n_mels being what is left of them in the map.
+    """Base of residual blocks on a map of `channels` channels and `n_mels` (remaining) mel bands.
 
-    A clip's output must not depend on what else is in its batch, nor on how far it is padded.
+    A clip's output must depend neither on the other clips of its batch nor on its padding.
     """
 
     reach: int | None
-    """rows before and after that an output depends on; None: on all of the clip"""
+    """receptive field in rows, before and after each; None: the whole clip"""
 
     def __init__(self, channels: int, n_mels: int) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, channels, T, n_mels), cleared past the end of each clip, to the same.
+        """Map (B, channels, T, n_mels) from another; both are 0 past the end of each clip.
 
         `lengths` (B,) are the rows of each clip, at least 1; None: all T.
         """

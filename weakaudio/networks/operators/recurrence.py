@@ -1,4 +1,4 @@
-"""A recurrence over time, both ways, in time that grows with the rows."""
+"""Bidirectional linear recurrence over time, in linear time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from weakaudio.networks.operators.operator import Operator
 from weakaudio.networks.operators.tokens import FromTokens, ToTokens, head_shape
 
 _CHUNK = 64
-_SLOWNESS = 16  # a gate is the 16th root of a sigmoid: a memory of some dozens of rows to begin with
+_SLOWNESS = 16  # a gate is the 16th root of a sigmoid: initially a memory of some dozens of rows
 _EPS = 1e-5
 
 
@@ -20,8 +20,8 @@ class Recurrence(Operator):
     """Gated linear attention (Yang et al., arXiv 2312.06635) with one gate a head, as Mamba-2 has (Dao and Gu, arXiv
     2405.21060), forward and backward with the same queries, keys and values.
 
-    A token is a row with all its channels and mels. What a head reads is set to unit mean square, times a gate of
-    the row.
+    A token is a row with all its channels and mels. The output of a head is normalised to unit mean square and
+    multiplied by a gate of the row.
     """
 
     reach = None
@@ -51,17 +51,17 @@ class Recurrence(Operator):
 def gated_linear_attention(
     queries: Tensor, keys: Tensor, values: Tensor, forward: Tensor, backward: Tensor, chunk: int = _CHUNK
 ) -> Tensor:
-    """What queries read of two memories of keys and values, one of the rows up to each and one of those after it.
+    """Bidirectional gated linear attention, computed in chunks.
 
-    With k_t v_t^T the outer product of a row's key and value, and S and R zero outside of the rows,
+    With k_t v_t^T the outer product of a row's key and value, and S and R zero outside the rows,
 
         S_t = exp(forward_t)  S_{t-1} + k_t v_t^T
         R_t = exp(backward_t) R_{t+1} + k_t v_t^T
         y_t = q_t (S_t + exp(backward_t) R_{t+1})
 
-    Within a chunk all pairs of rows are weighed at once, and S and R go from chunk to chunk (sections 4.1 of arXiv
-    2312.06635 and 6 of 2405.21060). Sums of decays are of one chunk, and none of their differences is above 0 when
-    its exponential is taken, so nothing overflows.
+    All pairs of rows within a chunk are computed at once; S and R are carried between chunks (section 4.1 of arXiv
+    2312.06635, section 6 of 2405.21060). Decays are summed within a chunk only, and every exponent is at most 0, so
+    nothing overflows.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def gated_linear_attention(
     forward, backward
         (B, heads, T), logarithms of gates in (0, 1].
     chunk
-        Rows; changes nothing but speed.
+        Rows; affects speed only.
 
     Returns
     -------
@@ -81,33 +81,33 @@ def gated_linear_attention(
     n_chunks = -(-rows // chunk)
     queries, keys, values = (_cut(x, n_chunks, chunk) for x in (queries, keys, values))  # (B, heads, n, chunk, width)
     since = _cut(forward[..., None], n_chunks, chunk).cumsum(3)  # (B, heads, n, chunk, 1)
-    own = _cut(backward[..., None], n_chunks, chunk)
-    until = own.cumsum(3)
-    total, until = until[..., -1:, :], until - own  # until: of the rows before each
+    step = _cut(backward[..., None], n_chunks, chunk)
+    until = step.cumsum(3)
+    total, until = until[..., -1:, :], until - step  # until: over the rows before each
 
     earlier = torch.ones(chunk, chunk, dtype=torch.bool, device=queries.device).tril()
     decay = torch.where(earlier, since - since.transpose(3, 4), until.transpose(3, 4) - until).exp()
     y = (queries @ keys.transpose(3, 4) * decay) @ values
     if n_chunks > 1:
         end = since[..., -1:, :]
-        made = (keys * (end - since).exp()).transpose(3, 4) @ values  # (B, heads, n, width, width)
-        y = y + (queries * since.exp()) @ _carried(made, end.exp())
-        made = (keys * until.exp()).transpose(3, 4) @ values
-        carried = _carried(made.flip(2), total.exp().flip(2)).flip(2)
+        added = (keys * (end - since).exp()).transpose(3, 4) @ values  # (B, heads, n, width, width)
+        y = y + (queries * since.exp()) @ _carry(added, end.exp())
+        added = (keys * until.exp()).transpose(3, 4) @ values
+        carried = _carry(added.flip(2), total.exp().flip(2)).flip(2)
         y = y + (queries * (total - until).exp()) @ carried
     return y.flatten(2, 3)[:, :, :rows]
 
 
 def _cut(x: Tensor, n_chunks: int, chunk: int) -> Tensor:
-    """(B, heads, T, width) to (B, heads, n, chunk, width), with zeros at the end."""
+    """Split (B, heads, T, width) into (B, heads, n, chunk, width), zero-padded at the end."""
     return F.pad(x, (0, 0, 0, n_chunks * chunk - x.shape[2])).unflatten(2, (n_chunks, chunk))
 
 
-def _carried(made: Tensor, decay: Tensor) -> Tensor:
-    """The memory at the start of each chunk, from what each adds to it and how far it fades in each."""
-    memory = torch.zeros_like(made[:, :, 0])
+def _carry(added: Tensor, decay: Tensor) -> Tensor:
+    """Memory at the start of each chunk, from the contribution and the decay of each."""
+    memory = torch.zeros_like(added[:, :, 0])
     before = []
-    for n in range(made.shape[2]):
+    for n in range(added.shape[2]):
         before.append(memory)
-        memory = decay[:, :, n] * memory + made[:, :, n]
+        memory = decay[:, :, n] * memory + added[:, :, n]
     return torch.stack(before, 2)

@@ -1,4 +1,4 @@
-"""What converters share: a description of weights that others publish, and filling one of our networks strictly."""
+"""Description of published weights, and strict loading of their tensors into a network of this project."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from weakaudio.networks.model import Model
 
 
 @dataclass(frozen=True)
-class Published:
-    """Weights as somebody publishes them."""
+class PublishedWeights:
+    """Layout, source and licence of weights that another project publishes."""
 
     build: Callable[[Mapping[str, Tensor], Sequence[str]], Model]
-    """a model of a state dict and the class names in the order of its outputs"""
+    """makes a model from a state dict and the class names in the order of its outputs"""
     classifier: str
-    """the tensor with a row for each class"""
+    """name of the tensor with one row per class"""
     source: str
     licence: str
     """of the weights"""
     audioset_order: bool
     """whether the classes are those of AudioSet's `class_labels_indices.csv`, in its order"""
     key: str | None = None
-    """under which the file holds the state dict; None where it is one"""
+    """key of the state dict in the file; None: the file is the state dict"""
     prefix: str = ""
-    """of all names, where the file has it"""
-    unlike: tuple[str, ...] = ()
+    """prefix of all tensor names, in files that have it"""
+    unsupported: tuple[str, ...] = ()
     """parts of the file names of other published networks whose tensors have the same names and shapes"""
 
 
 def fill(network: Network, tensors: Mapping[str, Tensor], modules: Mapping[str, str]) -> None:
-    """Put published tensors in their places, strictly.
+    """Load published tensors into a network, strictly.
 
     Parameters
     ----------
     network
-        To be filled.
+        Is changed in place.
     tensors
         By their published names, in shapes of `network`.
     modules
-        Published name of each of our modules that has tensors.
+        Published name of each module of `network` that has tensors.
 
     Raises
     ------
     CheckpointError
-        A tensor that is missing, is not known, or has another shape.
+        A tensor is missing, unknown, or has another shape.
     """
     filled = {}
     unknown = dict(tensors)
@@ -66,6 +66,12 @@ def fill(network: Network, tensors: Mapping[str, Tensor], modules: Mapping[str, 
     if unknown:
         raise CheckpointError(f"another network: {', '.join(sorted(unknown)[:3])} has no place in it")
     network.load_state_dict(filled, strict=True)
+
+
+def conv_norms(modules: Mapping[str, str]) -> dict[str, str]:
+    """Published names of the convolution and normalisation in each `ConvNorm`: items "0" and "1" of a Sequential."""
+    parts = (("conv", "0"), ("norm", "1"))
+    return {f"{ours}.{own}": f"{theirs}.{n}" for ours, theirs in modules.items() for own, n in parts}
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Weights as PANNs publishes them: Cnn14 at 32 kHz, `Cnn14_mAP=0.431.pth`."""
+"""Weights of PANNs: Cnn14 at 32 kHz, `Cnn14_mAP=0.431.pth`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from weakaudio.errors import CheckpointError
 from weakaudio.networks import Cnn14
 from weakaudio.networks.model import Model
 from weakaudio.networks.panns import EMBEDDING
-from weakaudio.pretrained.published import Published, fill
+from weakaudio.pretrained.converters.published import PublishedWeights, fill
 
 _FILTERS = "logmel_extractor.melW"
 _TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 
 
 def _build(tensors: Mapping[str, Tensor], labels: Sequence[str]) -> Model:
-    """The front end is part of the tensors there: it must be ours, up to rounding, and is then left out."""
+    """Build the network; the published tensors of the front end are compared with `panns-32k` and dropped."""
     logmel = LogMel("panns-32k")
     _check_front_end(tensors, logmel)
     network = Cnn14(len(labels), width=tensors[PANNS.classifier].shape[1] / EMBEDDING)
@@ -48,12 +48,12 @@ def _check_front_end(tensors: Mapping[str, Tensor], logmel: LogMel) -> None:
         raise CheckpointError("another front end: its filters are not those of 32 kHz, 64 mels, 50 to 14000 Hz")
 
 
-PANNS = Published(
+PANNS = PublishedWeights(
     _build,
     classifier="fc_audioset.weight",
     source="PANNs, zenodo.org/record/3987831, arXiv 1912.10211",
     licence="CC BY 4.0",
     audioset_order=True,
     key="model",
-    unlike=("DecisionLevel",),
+    unsupported=("DecisionLevel",),
 )

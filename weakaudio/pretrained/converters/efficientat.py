@@ -1,4 +1,4 @@
-"""Weights as EfficientAT publishes them: MobileNetV3 taggers mn01 .. mn40."""
+"""Weights of EfficientAT: MobileNetV3 taggers mn01 .. mn40."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from torch import Tensor
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import MobileNet
 from weakaudio.networks.model import Model
-from weakaudio.pretrained.published import Published, fill
+from weakaudio.pretrained.converters.published import PublishedWeights, conv_norms, fill
 
 WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)  # of mn01, mn02, mn04, ...
 _HIDDEN = "classifier.2.weight"
 
 
 def _build(tensors: Mapping[str, Tensor], labels: Sequence[str]) -> Model:
-    """The width is read off the tensors. They do not tell the front end: it is that of 128 mels and hop 320."""
-    width = _width(tensors)
-    network = MobileNet(len(labels), width=width)
-    # Kernels, which are (mel, time) there, become (time, mel).
+    """Build the network at the width of the tensors; the front end, which they do not tell, has 128 mels, hop 320."""
+    network = MobileNet(len(labels), width=_width(tensors))
+    # Published kernels are (mel, time), ours (time, mel).
     turned = {name: tensor.transpose(2, 3) if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     fill(network, turned, _modules(network))
     return Model(network, "efficientat-32k", labels)
@@ -50,17 +49,14 @@ def _modules(network: MobileNet) -> dict[str, str]:
                 modules[f"{ours}.up"] = f"{theirs}.conc_se_layers.0.fc2"
             else:
                 norms[ours] = theirs
-    for ours, theirs in norms.items():
-        modules[f"{ours}.conv"] = f"{theirs}.0"
-        modules[f"{ours}.norm"] = f"{theirs}.1"
-    return modules
+    return {**modules, **conv_norms(norms)}
 
 
-EFFICIENTAT = Published(
+EFFICIENTAT = PublishedWeights(
     _build,
     classifier="classifier.5.weight",
     source="EfficientAT, github.com/fschmid56/EfficientAT, arXiv 2211.04772",
     licence="MIT",
     audioset_order=True,
-    unlike=("_hop_", "_mels_", "_im.", "_im_pytorch"),  # other front ends, and classifiers that are not trained
+    unsupported=("_hop_", "_mels_", "_im.", "_im_pytorch"),  # other front ends, and untrained classifiers
 )
