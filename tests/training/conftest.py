@@ -7,6 +7,7 @@ from training_runs import SEEDS, arguments, epochs
 
 from weakaudio.training.fit import train
 
+
 @pytest.fixture(scope="session")
 def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run."""
