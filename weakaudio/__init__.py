@@ -26,6 +26,7 @@ _HOME = {
     "cross_validate": "weakaudio.transfer.cross_validation",
     "paired_bootstrap": "weakaudio.transfer.compare",
     "detect_folder": "weakaudio.batch.detect",
+    "evaluate": "weakaudio.evaluation.corpus",
     "evaluate_events": "weakaudio.evaluation.events",
     "embed_folder": "weakaudio.batch.embed",
     "load_model": "weakaudio.pretrained",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.datamodule import ClipDataModule as ClipDataModule
     from weakaudio.errors import WeakAudioError as WeakAudioError
+    from weakaudio.evaluation.corpus import evaluate as evaluate
     from weakaudio.evaluation.events import evaluate_events as evaluate_events
     from weakaudio.formats.events import read_events as read_events
     from weakaudio.formats.events import write_events as write_events

@@ -21,7 +21,7 @@ from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.geometry import SegmentGeometry, timeline
 from weakaudio.batch.detect import detect_folder
 from weakaudio.errors import AudioError, CheckpointError, StoreError, WeakAudioError
-from weakaudio.evaluation.localisation import score_frames
+from weakaudio.evaluation.scored_clips import score_frames
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.postprocess import PostProcessing, find_events
 from weakaudio.networks import Network, WeakCNN
