@@ -34,6 +34,7 @@ _HOME = {
     "read_events": "weakaudio.formats.events",
     "save_model": "weakaudio.pretrained",
     "stream_audio": "weakaudio.audio.io",
+    "train": "weakaudio.training.fit",
     "write_events": "weakaudio.formats.events",
 }
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from weakaudio.networks.model import Model as Model
     from weakaudio.pretrained import load_model as load_model
     from weakaudio.pretrained import save_model as save_model
+    from weakaudio.training.fit import train as train
     from weakaudio.training.lightning_module import TaggingModule as TaggingModule
     from weakaudio.transfer.compare import paired_bootstrap as paired_bootstrap
     from weakaudio.transfer.cross_validation import cross_validate as cross_validate

@@ -11,7 +11,7 @@ from weakaudio.training.fit import train
 @pytest.fixture(scope="session")
 def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run."""
-    for seed in range(20):  # until the second epoch is the best: it can be told from the last
+    for seed in range(20):  # until the second epoch is the best, so that best and last differ
         out = tmp_path_factory.mktemp("runs") / "undisturbed"
         assert train(arguments(tones, out, seed=seed)) == out / "model.safetensors"
         if int(epochs(out)["val_mAP"].idxmax()) == 1:

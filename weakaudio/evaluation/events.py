@@ -194,12 +194,15 @@ def f1_at_best_thresholds(
     classes = [label for label in test.classes() if label in val.classes()]
     if not classes:
         return None
-    segments = ({"segment_length": SEGMENT_SECONDS, "audio_durations": clips.seconds} for clips in (val, test))
     collars = {"onset_collar": COLLAR, "offset_collar": COLLAR, "offset_collar_rate": COLLAR_RATE}
-    on_val, on_test = val.inputs(classes), test.inputs(classes)
-    segment, by_segment = _tuned(segment_based, {**on_val, **next(segments)}, {**on_test, **next(segments)})
-    event, by_event = _tuned(collar_based, {**on_val, **collars}, {**on_test, **collars})
-    return segment, event, by_segment.add_prefix("segment_").join(by_event.add_prefix("event_"))
+    for_segments, for_events = [], []
+    for clips in (val, test):
+        inputs = clips.inputs(classes)
+        for_segments.append({**inputs, "segment_length": SEGMENT_SECONDS, "audio_durations": clips.seconds})
+        for_events.append({**inputs, **collars})
+    segment, segment_table = _tuned(segment_based, *for_segments)
+    event, event_table = _tuned(collar_based, *for_events)
+    return segment, event, segment_table.add_prefix("segment_").join(event_table.add_prefix("event_"))
 
 
 def save_metrics(folder: str | Path, content: Mapping[str, Any], per_class: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""What training minimises: one loss on clips (weak labels), one on segments (strong label assumption)."""
+"""Losses: on clips (weak labels) and on segments (strong label assumption)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from weakaudio.networks import Output
 
-_EDGE = 1e-7  # float32 cannot tell 1 - 1e-8 from 1; the logarithm must
+_EDGE = 1e-7  # keeps logarithms finite; 1 - 1e-8 would be 1 in float32
 
 
 def weak_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
     """Binary cross-entropy of the pooled clip probabilities against the weak labels (B, C) (arXiv 1711.01369, eq. 2).
 
-    Mean over clips and classes, in float32 also inside autocast. Labels may be soft, in [0, 1]. `focal_gamma`
-    weighs each term by (1 - p)^gamma, p the probability given to what is right (arXiv 1708.02002).
+    Mean over clips and classes, in float32 also inside autocast. Labels may be soft, in [0, 1]. Each term is weighted
+    by (1 - p)^focal_gamma, with p the probability given to the correct answer (focal loss, arXiv 1708.02002).
     """
     with torch.autocast(targets.device.type, enabled=False):
         probs, targets = output.clip_probs.float().clamp(_EDGE, 1 - _EDGE), targets.float()
@@ -28,10 +28,9 @@ def weak_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
 
 
 def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
-    """Binary cross-entropy of every segment against its clip's labels (B, C), as if they held throughout.
+    """Binary cross-entropy of every segment against its clip's labels (B, C): strong label assumption (SLAT).
 
-    The strong label assumption that weak training does without. Mean over all segments and classes; the rest as
-    in `weak_loss`.
+    Mean over all segments and classes; soft labels and `focal_gamma` as in `weak_loss`.
     """
     with torch.autocast(targets.device.type, enabled=False):
         logits = output.segment_logits.float()
@@ -44,7 +43,7 @@ def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
 
 
 class Loss(Protocol):
-    """What training may minimise."""
+    """Loss of a batch against labels (B, C)."""
 
     def __call__(self, output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor: ...
 
@@ -53,10 +52,10 @@ LOSSES: dict[str, Loss] = {"weak": weak_loss, "slat": slat_loss}
 
 
 def smooth(targets: Tensor, amount: float) -> Tensor:
-    """Labels drawn towards one half: 1 becomes 1 - amount / 2, and 0 amount / 2 (arXiv 1512.00567)."""
+    """Label smoothing: 1 becomes 1 - amount / 2, and 0 becomes amount / 2 (arXiv 1512.00567)."""
     return targets * (1 - amount) + amount / 2
 
 
 def _focus(probs: Tensor, targets: Tensor, gamma: float) -> Tensor:
     wrong = 1 - (targets * probs + (1 - targets) * (1 - probs))
-    return wrong.clamp(min=_EDGE) ** gamma  # the slope of 0 ** gamma may be infinite
+    return wrong.clamp(min=_EDGE) ** gamma  # the gradient of 0 ** gamma may be infinite
