@@ -64,7 +64,7 @@ def evaluate(
     )
     for name, metrics in (("segment-based", found.segment), ("event-based", found.event)):
         if metrics:
-            typer.echo(f"{name} F1: micro {metrics.micro.f1:.3f}, macro {metrics.macro.f1:.3f}")
+            typer.echo(f"{name} F1: {metrics}")
     if found.psds:
         typer.echo(f"PSDS: scenario 1 {found.psds.scenario1:.3f}, scenario 2 {found.psds.scenario2:.3f}")
     if out:

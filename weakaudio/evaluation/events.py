@@ -73,6 +73,10 @@ class EventMetrics(NamedTuple):
     """mean over the classes where it is defined: a class without predictions has no precision"""
     n_classes: int
 
+    def __str__(self) -> str:
+        precision, recall, f1 = self.micro
+        return f"micro {f1:.3f} (precision {precision:.3f}, recall {recall:.3f}), macro {self.macro.f1:.3f}"
+
 
 @dataclass(frozen=True)
 class EventEvaluation:
@@ -93,26 +97,16 @@ class EventEvaluation:
 
     def save(self, folder: str | Path) -> None:
         """Write `metrics.json` and `per_class.csv` (`save_metrics`)."""
-        both = {
-            what: {"micro": one.micro, "macro": one.macro}
-            for what, one in (("segment", self.segment), ("event", self.event))
-        }
-        facts = {"n_files": self.n_files, "audio_seconds": self.audio_seconds, "n_left_out": self.n_left_out}
-        save_metrics(folder, {**facts, **both}, self.per_class)
+        names = ("n_files", "audio_seconds", "n_left_out", "segment", "event")
+        save_metrics(folder, {name: getattr(self, name) for name in names}, self.per_class)
 
     def __str__(self) -> str:
         predictions, references = self.per_class["n_found"].sum(), self.per_class["n_true"].sum()
         left_out = f"; {self.n_left_out} predictions of other classes left out" if self.n_left_out else ""
-        lines = [
+        return (
             f"{self.n_files} files, {len(self.per_class)} classes: {predictions} events predicted, {references} in "
-            f"the reference{left_out}"
-        ]
-        lines += [
-            f"{what}-based F1: micro {one.micro.f1:.3f} (precision {one.micro.precision:.3f}, recall "
-            f"{one.micro.recall:.3f}), macro {one.macro.f1:.3f}"
-            for what, one in (("segment", self.segment), ("event", self.event))
-        ]
-        return "\n".join(lines)
+            f"the reference{left_out}\nsegment-based F1: {self.segment}\nevent-based F1: {self.event}"
+        )
 
 
 def evaluate_events(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from weakaudio.errors import ProtocolError
 
@@ -79,8 +79,6 @@ def per_class_metrics(targets: NDArray[np.floating], scores: NDArray[np.floating
 def tagging_metrics(targets: NDArray[np.floating], scores: NDArray[np.floating]) -> TaggingMetrics:
     """Metrics of clip scores (clips, C) against weak labels (clips, C).
 
-    lwlrap is scikit-learn's label-ranking average precision with each clip weighted by its number of labels.
-
     Raises
     ------
     ProtocolError
@@ -91,15 +89,11 @@ def tagging_metrics(targets: NDArray[np.floating], scores: NDArray[np.floating])
     if not defined.any():
         raise ProtocolError("no class has both positive and negative clips: nothing to measure")
     mean_auc = float(table["auc"].mean())
-    labelled = np.asarray(targets).sum(1) > 0
-    lwlrap = label_ranking_average_precision_score(
-        targets[labelled], scores[labelled], sample_weight=targets[labelled].sum(1)
-    )
     return TaggingMetrics(
         mean_ap=float(table["ap"].mean()),
         mean_auc=mean_auc,
         d_prime=float(np.sqrt(2) * norm.ppf(mean_auc)),
-        lwlrap=float(lwlrap),
+        lwlrap=float((table["lwlrap"] * table["positives"]).sum() / table["positives"].sum()),
         prevalence=float(np.asarray(targets)[:, defined].mean()),
         n_classes=int(defined.sum()),
         n_clips=len(targets),

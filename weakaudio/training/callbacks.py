@@ -73,11 +73,11 @@ class Averaging:
     def callbacks(self) -> list[Callback]:
         """The callback that averages, if any."""
         if self.kind == "ema":
-            return [_MovingAveraging(self.decay)]
-        return [_PlainAveraging(self.start)] if self.kind == "swa" else []
+            return [_Average(avg_fn=get_ema_avg_fn(self.decay))]
+        return [_ArithmeticMean(self.start)] if self.kind == "swa" else []
 
 
-class _OnDevice(WeightAveraging):
+class _Average(WeightAveraging):
     """Keeps the average on the training device: Lightning reads the model's before the model is moved there."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -85,12 +85,7 @@ class _OnDevice(WeightAveraging):
         super().setup(trainer, pl_module, stage)
 
 
-class _MovingAveraging(_OnDevice):
-    def __init__(self, decay: float) -> None:
-        super().__init__(avg_fn=get_ema_avg_fn(decay))
-
-
-class _PlainAveraging(_OnDevice):
+class _ArithmeticMean(_Average):
     """Until averaging begins, the newest weights are copied, validated, and can be the best."""
 
     def __init__(self, start: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from weakaudio.audio.frontend import FrontEnd, decimated
+from weakaudio.audio.frontend import decimated
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
@@ -110,14 +110,7 @@ class Distiller(lightning.LightningModule):
         self.map_adapters = nn.ModuleList(
             nn.Conv2d(ours.maps[a].shape[1], theirs.maps[b].shape[1], 1) for a, b in self.pairs
         )
-        self.map_norms = nn.ModuleList(_standardise(theirs.maps[b].shape[1]) for _, b in self.pairs)
         self.adapter = nn.Linear(net.n_features, loaded.network.n_features)
-        self.norms = nn.ModuleDict(
-            {
-                level: nn.BatchNorm1d(loaded.network.n_features, affine=False, track_running_stats=False)
-                for level in ("clip", "segment")
-            }
-        )
 
     @property
     def teacher(self) -> Model:
@@ -153,21 +146,22 @@ class Distiller(lightning.LightningModule):
         scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
         )
-        embedding = F.mse_loss(self.adapter(clip).float(), self.norms["clip"](their_clip)) + 0.5 * F.mse_loss(
+        embedding = F.mse_loss(self.adapter(clip).float(), _standardise(their_clip)) + 0.5 * F.mse_loss(
             self.adapter(ours.embeddings.flatten(0, 1)).float(),
-            self.norms["segment"](theirs.embeddings.flatten(0, 1)),
+            _standardise(theirs.embeddings.flatten(0, 1)),
         )
         maps = [
-            F.mse_loss(adapter(ours.maps[a]).float(), norm(theirs.maps[b]))
-            for (a, b), adapter, norm in zip(self.pairs, self.map_adapters, self.map_norms, strict=True)
+            F.mse_loss(adapter(ours.maps[a]).float(), _standardise(theirs.maps[b]))
+            for (a, b), adapter in zip(self.pairs, self.map_adapters, strict=True)
         ]
         return {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        decayed = [parameter for parameter in trained if parameter.ndim > 1]
-        others = [parameter for parameter in trained if parameter.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+            {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         return warmup_stable_decay(optimizer, self.steps, self.warmup, self.lr_decay)  # type: ignore[return-value]
 
@@ -211,29 +205,24 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _initialise(model: Model, init_from: str) -> None:
     """Copy the weights of another model, whose front end may have another hop."""
     other = load_model(init_from)
-    for name, expected, found in (
-        ("network", _network(model), _network(other)),
-        ("classes", model.labels, other.labels),
-        ("log-mel", _without_hop(model.front_end), _without_hop(other.front_end)),
-    ):
-        if found != expected:
+    theirs = _identity(other)
+    for what, expected in _identity(model).items():
+        if theirs[what] != expected:
             raise ProtocolError(
-                f"{init_from}: cannot initialise the student: its {name} is {found}, expected {expected}"
+                f"{init_from}: cannot initialise the student: {what} {theirs[what]}, expected {expected}"
             )
     model.network.load_state_dict(other.network.state_dict())
 
 
-def _network(model: Model) -> tuple[str, dict[str, Any]]:
-    return type(model.network).__name__, model.network.config
+def _identity(model: Model) -> dict[str, Any]:
+    """What two models must share to exchange weights."""
+    network = type(model.network).__name__, model.network.config
+    return {"network": network, "classes": model.labels, "log-mel": replace(model.front_end, name="", hop_length=1)}
 
 
-def _without_hop(front_end: FrontEnd) -> dict[str, Any]:
-    return {name: value for name, value in asdict(front_end).items() if name not in ("name", "hop_length")}
-
-
-def _standardise(channels: int) -> nn.Module:
-    """Standardises by the statistics of the batch, in validation as well."""
-    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+def _standardise(x: Tensor) -> Tensor:
+    """Zero mean and unit variance of each channel (dimension 1) over the batch, in validation as well."""
+    return F.batch_norm(x, None, None, training=True)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,10 @@ def train(args: Sequence[str] | Mapping[str, Any]) -> Path:
     resumed = out / "checkpoints" / "last.ckpt"
     if resumed.is_file():
         _refuse_other_run(cli, out)
-    with _locked(out) if trainer.is_global_zero else nullcontext():
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.callback(FolderLock(out).release)
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
         if trainer.is_global_zero:
             export(trainer, cli.model, best, out / MODEL)
@@ -164,29 +167,15 @@ def export(trainer: lightning.Trainer, tagger: TaggingModule, checkpoint: ModelC
     return path
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Lock the folder against other runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _silence() -> None:
     """Silence Lightning's tips and two warnings about intended behaviour."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    if not any(isinstance(known, _Tips) for known in logger.filters):
-        logger.addFilter(_Tips())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
 
 
-class _Tips(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "Tip:" not in record.getMessage()
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 class _SaveConfig(SaveConfigCallback):

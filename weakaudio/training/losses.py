@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,7 @@ def weak_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
     """
     with torch.autocast(targets.device.type, enabled=False):
         probs, targets = output.clip_probs.float().clamp(_EDGE, 1 - _EDGE), targets.float()
-        if not focal_gamma:
-            return F.binary_cross_entropy(probs, targets)
-        terms = F.binary_cross_entropy(probs, targets, reduction="none")
-        return (_focus(probs, targets, focal_gamma) * terms).mean()
+        return _mean(F.binary_cross_entropy(probs, targets, reduction="none"), probs, targets, focal_gamma)
 
 
 def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor:
@@ -36,19 +33,11 @@ def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
         logits = output.segment_logits.float()
         copied = targets.float()[:, None].expand_as(logits)[output.mask]
         logits = logits[output.mask]
-        if not focal_gamma:
-            return F.binary_cross_entropy_with_logits(logits, copied)
         terms = F.binary_cross_entropy_with_logits(logits, copied, reduction="none")
-        return (_focus(logits.sigmoid(), copied, focal_gamma) * terms).mean()
+        return _mean(terms, logits.sigmoid(), copied, focal_gamma)
 
 
-class Loss(Protocol):
-    """Loss of a batch against labels (B, C)."""
-
-    def __call__(self, output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tensor: ...
-
-
-LOSSES: dict[str, Loss] = {"weak": weak_loss, "slat": slat_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"weak": weak_loss, "slat": slat_loss}
 
 
 def smooth(targets: Tensor, amount: float) -> Tensor:
@@ -56,6 +45,8 @@ def smooth(targets: Tensor, amount: float) -> Tensor:
     return targets * (1 - amount) + amount / 2
 
 
-def _focus(probs: Tensor, targets: Tensor, gamma: float) -> Tensor:
-    wrong = 1 - (targets * probs + (1 - targets) * (1 - probs))
-    return wrong.clamp(min=_EDGE) ** gamma  # the gradient of 0 ** gamma may be infinite
+def _mean(terms: Tensor, probs: Tensor, targets: Tensor, focal_gamma: float) -> Tensor:
+    if focal_gamma:
+        wrong = 1 - (targets * probs + (1 - targets) * (1 - probs))
+        terms = terms * wrong.clamp(min=_EDGE) ** focal_gamma  # the gradient of 0 ** gamma may be infinite
+    return terms.mean()

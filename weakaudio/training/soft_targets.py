@@ -47,8 +47,8 @@ def open_teacher(name: str | Path, dataset: ClipDataset, labels: list[str]) -> S
         No such model or file, or it is damaged.
     """
     if Path(name).suffix == SUFFIX:
-        return _StoredTargets(Path(name), dataset, labels)
-    return _TeacherModel(load_model(name), str(name), dataset.store.sample_rate, labels)
+        return _stored(Path(name), dataset, labels)
+    return _computed(load_model(name), str(name), dataset.store.sample_rate, labels)
 
 
 def write_soft_targets(
@@ -102,46 +102,39 @@ def write_soft_targets(
     return len(dataset)
 
 
-class _TeacherModel:
-    """Soft targets from a model, computed batch by batch."""
-
-    def __init__(self, model: Model, name: str, sample_rate: int, labels: list[str]) -> None:
-        _check_classes(name, model.labels, labels)
-        if model.sample_rate != sample_rate:
-            raise ProtocolError(
-                f"teacher {name}: takes {model.sample_rate} Hz, the clips are at {sample_rate} Hz; let it write soft "
-                "targets from a corpus at its own rate (`weakaudio teach`), and name that file"
-            )
-        self.model = model
+def _computed(model: Model, name: str, sample_rate: int, labels: list[str]) -> SoftTargets:
+    _check_classes(name, model.labels, labels)
+    if model.sample_rate != sample_rate:
+        raise ProtocolError(
+            f"teacher {name}: takes {model.sample_rate} Hz, the clips are at {sample_rate} Hz; let it write soft "
+            "targets from a corpus at its own rate (`weakaudio teach`), and name that file"
+        )
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
-        probs: Tensor = self.model.to(batch.waveform.device)(batch.waveform, batch.lengths).clip_probs
+    def score(batch: Batch) -> Tensor:
+        probs: Tensor = model.to(batch.waveform.device)(batch.waveform, batch.lengths).clip_probs
         return probs
 
+    return score
 
-class _StoredTargets:
-    """Soft targets from a file."""
 
-    def __init__(self, path: Path, dataset: ClipDataset, labels: list[str]) -> None:
-        try:
-            with h5py.File(path, "r") as file:
-                if file.attrs["format_version"] != _FORMAT:
-                    raise CheckpointError(f"{path}: soft targets of another version; write them again")
-                names = json.loads(file.attrs["labels"])
-                rows = {key: n for n, key in enumerate(file["paths"].asstr()[:])}
-                probs = file["probs"][:]
-        except (OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path}: not a file of soft targets, or damaged ({error})") from error
-        _check_classes(str(path), names, labels)
-        keys = [dataset.store.keys[n] for n in dataset.positions]
-        missing = [key for key in keys if key not in rows]
-        if missing:
-            raise ProtocolError(f"{path}: no soft targets of {len(missing)} clips, the first is {missing[0]}")
-        self.probs = torch.from_numpy(probs[[rows[key] for key in keys]].astype(np.float32))
-
-    def __call__(self, batch: Batch) -> Tensor:
-        return self.probs[batch.clips.cpu()].to(batch.targets.device)
+def _stored(path: Path, dataset: ClipDataset, labels: list[str]) -> SoftTargets:
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs["format_version"] != _FORMAT:
+                raise CheckpointError(f"{path}: soft targets of another version; write them again")
+            names = json.loads(file.attrs["labels"])
+            rows = {key: n for n, key in enumerate(file["paths"].asstr()[:])}
+            probs = file["probs"][:]
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a file of soft targets, or damaged ({error})") from error
+    _check_classes(str(path), names, labels)
+    keys = [dataset.store.keys[n] for n in dataset.positions]
+    missing = [key for key in keys if key not in rows]
+    if missing:
+        raise ProtocolError(f"{path}: no soft targets of {len(missing)} clips, the first is {missing[0]}")
+    chosen = torch.from_numpy(probs[[rows[key] for key in keys]].astype(np.float32))
+    return lambda batch: chosen[batch.clips.cpu()].to(batch.targets.device)
 
 
 def _check_classes(name: str, theirs: list[str], ours: list[str]) -> None:
