@@ -177,7 +177,7 @@ def _score(
     device: torch.device,
     strong: bool,
 ) -> _Scored:
-    """Score clips and, with `strong`, keep their segments' scores beside the reference events."""
+    """Score clips and, with `strong`, keep segment scores and reference events."""
     dataset = ClipDataset(corpus, dict(where))
     scores = np.zeros((len(dataset), len(model.labels)), dtype=np.float32)
     keys = [corpus.store.keys[n] for n in dataset.positions]

@@ -35,7 +35,7 @@ COLLAR_RATE = 0.2  # this part of the reference event's length, whichever is lar
 
 METRICS, PER_CLASS = "metrics.json", "per_class.csv"
 
-_DECIMALS = 6  # to which times in seconds are rounded, so that what lies on a limit is within it
+_DECIMALS = 6  # of seconds, so that a distance equal to a collar is within it
 
 Spans = NDArray[np.float64]  # (n, 2) start and end of events that do not touch, in order
 _NONE: Spans = np.zeros((0, 2))
@@ -157,14 +157,14 @@ def evaluate_events(
         by_segment[label].append(count_segments(*pair, lengths[file]))
         by_event[label].append(count_events(*pair))
     segments = {label: _total(counts) for label, counts in by_segment.items()}
-    whole = {label: _total(counts) for label, counts in by_event.items()}
+    matched = {label: _total(counts) for label, counts in by_event.items()}
     per_class = pd.DataFrame({"class": labels}, index=labels)
-    per_class["n_true"] = [one.references for one in whole.values()]
-    per_class["n_found"] = [one.predictions for one in whole.values()]
-    per_class = per_class.join(_scores(segments).add_prefix("segment_")).join(_scores(whole).add_prefix("event_"))
+    per_class["n_true"] = [one.references for one in matched.values()]
+    per_class["n_found"] = [one.predictions for one in matched.values()]
+    per_class = per_class.join(_scores(segments).add_prefix("segment_")).join(_scores(matched).add_prefix("event_"))
     return EventEvaluation(
         segment=_metrics(segments),
-        event=_metrics(whole),
+        event=_metrics(matched),
         per_class=per_class.reset_index(drop=True),
         n_files=len(lengths),
         audio_seconds=float(sum(lengths.values())),
@@ -208,9 +208,9 @@ def save_metrics(folder: str | Path, content: Mapping[str, Any], per_class: pd.D
         They cannot be written, as on a full disk.
     """
     write_table(per_class, Path(folder) / PER_CLASS)
-    with atomic_write(Path(folder) / METRICS) as beside:
+    with atomic_write(Path(folder) / METRICS) as partial:
         text = json.dumps(_finite(content), indent=1, ensure_ascii=False)
-        beside.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def count_segments(predicted: Spans, reference: Spans, seconds: float) -> Counts:
@@ -225,11 +225,11 @@ def count_segments(predicted: Spans, reference: Spans, seconds: float) -> Counts
     """
     last = math.ceil(round(seconds / SEGMENT_SECONDS, _DECIMALS))
 
-    def whole(spans: Spans) -> Spans:
+    def to_segments(spans: Spans) -> Spans:
         spans = np.round(spans / SEGMENT_SECONDS, _DECIMALS)
         return np.clip(np.stack([np.floor(spans[:, 0]), np.ceil(spans[:, 1])], axis=1), 0, last)
 
-    predicted, reference = whole(predicted), whole(reference)
+    predicted, reference = to_segments(predicted), to_segments(reference)
     n_predicted, n_reference = _covered(predicted), _covered(reference)
     n_either = _covered(np.concatenate([predicted, reference]))
     return Counts(n_predicted + n_reference - n_either, n_predicted, n_reference)
@@ -292,7 +292,7 @@ def _spans(table: pd.DataFrame) -> dict[tuple[str, str], Spans]:
 
 
 def _covered(spans: Spans) -> int:
-    """How many integers spans, which may overlap, cover together."""
+    """Number of integers covered by spans, which may overlap."""
     spans = spans[np.argsort(spans[:, 0], kind="stable")]
     before = np.concatenate([[0.0], np.maximum.accumulate(spans[:, 1])])[: len(spans)]
     return int(np.maximum(spans[:, 1] - np.maximum(spans[:, 0], before), 0).sum())

@@ -1,4 +1,4 @@
-"""Scores of clips over time beside their reference events, in the form that sed_scores_eval takes."""
+"""Scores of clips over time with their reference events, in the form that sed_scores_eval takes."""
 
 from __future__ import annotations
 

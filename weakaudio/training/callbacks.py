@@ -144,5 +144,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     file system, moving is copying, and a killed process leaves half a file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_write(path) as beside:
-            torch.save(checkpoint, beside)
+        with atomic_write(path) as partial:
+            torch.save(checkpoint, partial)

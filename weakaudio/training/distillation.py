@@ -43,7 +43,7 @@ class Distiller(lightning.LightningModule):
     network, network_config
         Name and arguments of the student's network, without the numbers of classes and of mels.
     steps
-        Steps of the whole training.
+        Total number of training steps.
     learning_rate
         Peak learning rate of AdamW (`schedules.trapezoid`).
     warmup, lr_decay
@@ -215,7 +215,7 @@ def _initialise(model: Model, init_from: str) -> None:
 
 
 def _identity(model: Model) -> dict[str, Any]:
-    """What two models must share to exchange weights."""
+    """Properties in which two models must agree to exchange weights."""
     network = type(model.network).__name__, model.network.config
     return {"network": network, "classes": model.labels, "log-mel": replace(model.front_end, name="", hop_length=1)}
 

@@ -94,7 +94,7 @@ def write_soft_targets(
     with torch.inference_mode():
         for batch in progress(loader, len(loader), "soft targets"):
             probs[batch.clips] = model(batch.waveform.to(device), batch.lengths.to(device)).clip_probs.cpu()
-    with atomic_write(path) as beside, h5py.File(beside, "w") as file:
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
         file["paths"] = [corpus.store.keys[n] for n in dataset.positions]
         file["probs"] = probs
         attributes = {"format_version": _FORMAT, "labels": json.dumps(model.labels), "model": model_checksum(model)}
