@@ -126,8 +126,8 @@ class Distiller(lightning.LightningModule):
         parts = self.losses(waveform)
         loss = _SCORES * parts["scores"] + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
         for name, value in {**parts, "loss": loss}.items():
-            options = {"prog_bar": name == "loss", "logger": False, "on_step": False, "on_epoch": True}
-            self.log(f"{stage}_{name}", value.detach(), batch_size=len(waveform), **options)
+            bar, title = name == "loss", f"{stage}_{name}"
+            self.log(title, value.detach(), bar, False, on_step=False, on_epoch=True, batch_size=len(waveform))
         return loss
 
     def losses(self, waveform: Tensor) -> dict[str, Tensor]:
