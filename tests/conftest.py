@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weakaudio.cli import main
+from weakaudio.data.corpus import EVENTS, LABELS, MANIFEST, STORE
+from weakaudio.data.store import StoreWriter
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import Pooling
@@ -146,6 +148,35 @@ def event_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 sf.write(root / name, 0.3 * rng.standard_normal(int(seconds * 2205)).clip(-3, 3), 2205)
                 rows.append({"path": name, "labels": label, "fold": fold, "source": f"{label}{fold}{take}"})
     pd.DataFrame(rows).to_csv(root / "manifest.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 36 clips of 1 to 4 s at 16 kHz, tones of two classes in noise, with strong truth.
+
+    12 clips in each of train, val and test; of every four, two hold one class, one both and one nothing.
+    """
+    frequencies = {"onset": 500.0, "macro_average": 3000.0}  # names that mean something else to sed_scores_eval
+    root = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    clips, events = [], []
+    rate = 16000
+    with StoreWriter(root / STORE, rate) as writer:
+        for n in range(36):
+            split, path = ("train", "val", "test")[n // 12], f"{n}.wav"
+            labels = [["onset"], ["macro_average"], list(frequencies), []][n % 4]
+            time = np.arange(int(rng.integers(rate, 4 * rate))) / rate
+            audio = 0.01 * rng.standard_normal(len(time))
+            for label in labels:
+                begin, end = sorted(rng.uniform(0, time[-1], 2))
+                audio += 0.1 * np.sin(2 * np.pi * frequencies[label] * time) * ((time >= begin) & (time < end))
+                events.append({"path": path, "label": label, "onset": begin, "offset": end})
+            writer.add(path, audio.astype(np.float32), labels)
+            clips.append({"path": path, "labels": ";".join(labels), "split": split})
+    (root / LABELS).write_text("".join(f"{name}\n" for name in frequencies))
+    pd.DataFrame(clips).to_csv(root / MANIFEST, index=False)
+    pd.DataFrame(events).to_csv(root / EVENTS, index=False)
     return root
 
 

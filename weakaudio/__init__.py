@@ -26,6 +26,7 @@ _HOME = {
     "cross_validate": "weakaudio.transfer.cross_validation",
     "paired_bootstrap": "weakaudio.transfer.compare",
     "detect_folder": "weakaudio.batch.detect",
+    "evaluate": "weakaudio.evaluation.corpus",
     "evaluate_events": "weakaudio.evaluation.events",
     "embed_folder": "weakaudio.batch.embed",
     "list_models": "weakaudio.pretrained",
@@ -34,6 +35,7 @@ _HOME = {
     "read_events": "weakaudio.formats.events",
     "save_model": "weakaudio.pretrained",
     "stream_audio": "weakaudio.audio.io",
+    "train": "weakaudio.training.fit",
     "write_events": "weakaudio.formats.events",
 }
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.datamodule import ClipDataModule as ClipDataModule
     from weakaudio.errors import WeakAudioError as WeakAudioError
+    from weakaudio.evaluation.corpus import evaluate as evaluate
     from weakaudio.evaluation.events import evaluate_events as evaluate_events
     from weakaudio.formats.events import read_events as read_events
     from weakaudio.formats.events import write_events as write_events
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from weakaudio.pretrained import list_models as list_models
     from weakaudio.pretrained import load_model as load_model
     from weakaudio.pretrained import save_model as save_model
+    from weakaudio.training.fit import train as train
     from weakaudio.training.lightning_module import TaggingModule as TaggingModule
     from weakaudio.transfer.compare import paired_bootstrap as paired_bootstrap
     from weakaudio.transfer.cross_validation import cross_validate as cross_validate

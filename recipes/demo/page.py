@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from weakaudio import Corpus, Model, __version__
 from weakaudio.evaluation.corpus import Evaluation
-from weakaudio.evaluation.localisation import SEGMENT_SECONDS
+from weakaudio.evaluation.events import SEGMENT_SECONDS
 from weakaudio.reports import html as report
 from weakaudio.transfer.cross_validation import FoldScores
 
@@ -40,7 +40,7 @@ def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
                 "system": system,
                 "clip mAP": clip.mean_ap,
                 "clip mAUC": clip.mean_auc,
-                "segment F1": segment.micro if segment else float("nan"),
+                "segment F1": segment.micro.f1 if segment else float("nan"),
                 "training (s)": round(float(result.log["seconds"].sum())),
             }
         )

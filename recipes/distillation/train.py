@@ -25,7 +25,7 @@ from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.files import FolderLock
 from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import load_model, model_checksum, save_model
-from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
+from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
 from weakaudio.training.distillation import Distiller
 
 MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
@@ -124,8 +124,8 @@ def train(
         learning_rate,
         warmup,
         cooldown * epoch_steps,
-        every=every,
-        start=start,
+        frame_stride=every,
+        init_from=start,
     )
     heard = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
     kept = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
@@ -148,7 +148,7 @@ def train(
     # In this order: the checkpoint holds the rows of the log, and what is exported is the newest checkpoint.
     export = _Export(found, folder / MODEL, asked)
     trainer.callbacks.extend([*averaging, log, last, export])  # type: ignore[attr-defined]
-    trainer.strategy.checkpoint_io = WholeFiles()
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     lock = FolderLock(folder)
     try:
         trainer.fit(

@@ -25,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import resample
 from weakaudio.data.corpus import Corpus
-from weakaudio.evaluation.events import evaluate_events
-from weakaudio.evaluation.localisation import StrongClips, f1_scores, psds_scores, score_frames, strong_truth
+from weakaudio.evaluation.events import evaluate_events, f1_at_best_thresholds
+from weakaudio.evaluation.psds import psds_scores
+from weakaudio.evaluation.scored_clips import ScoredClips, reference_events, score_frames
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Audio, Embedder
@@ -61,7 +62,7 @@ def train_head(model: Model, X: NDArray[np.floating], targets: NDArray[np.intege
     return Model(network, model.front_end, labels, model.metadata).eval()
 
 
-def strong_clips(model: Model, corpus: Corpus, split: str) -> StrongClips:
+def strong_clips(model: Model, corpus: Corpus, split: str) -> ScoredClips:
     """Scores of the clips of a split over time, beside their truth."""
     embedder = Embedder(model, "f2")
     positions = corpus.select({"split": split})
@@ -70,7 +71,7 @@ def strong_clips(model: Model, corpus: Corpus, split: str) -> StrongClips:
         (found,) = embedder.embed_clips([clip])
         key = corpus.store.keys[n]
         frames[key], seconds[key] = score_frames(found.segments, found.times), len(clip) / model.sample_rate
-    return StrongClips(frames, strong_truth(corpus, frames.keys()), seconds)
+    return ScoredClips(frames, reference_events(corpus, frames.keys()), seconds)
 
 
 def detected(detector: Detector, corpus: Corpus, split: str) -> pd.DataFrame:
@@ -94,7 +95,7 @@ def measure(corpus: Corpus, name: str, work: Path) -> Iterator[Row]:
     save_model(model, work / "soundscapes.safetensors")
 
     val, test = (strong_clips(model, corpus, split) for split in ("val", "test"))
-    f1, psds = f1_scores(val, test), psds_scores(test)
+    f1, psds = f1_at_best_thresholds(val, test), psds_scores(test)
     assert f1 is not None
     assert psds is not None
     segment, event, table = f1
@@ -107,9 +108,9 @@ def measure(corpus: Corpus, name: str, work: Path) -> Iterator[Row]:
     }
     yield {**facts, "metric": "PSDS 1", "value": psds[0].scenario1}
     yield {**facts, "metric": "PSDS 2", "value": psds[0].scenario2}
-    yield {**facts, "metric": "segment F1 (macro)", "value": segment.macro}
-    yield {**facts, "metric": "event F1 (macro)", "value": event.macro}
-    yield {**facts, "metric": "event F1 (micro)", "value": event.micro}
+    yield {**facts, "metric": "segment F1 (macro)", "value": segment.macro.f1}
+    yield {**facts, "metric": "event F1 (macro)", "value": event.macro.f1}
+    yield {**facts, "metric": "event F1 (micro)", "value": event.micro.f1}
 
     best = zip(table.index.tolist(), table["event_threshold"].tolist(), strict=True)
     thresholds = {model.labels[n]: min(value, 1.0) for n, value in best}

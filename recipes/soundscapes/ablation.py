@@ -111,7 +111,7 @@ def rows(found: Mapping[str, Sequence[Evaluation]]) -> list[Row]:
     table: list[Row] = []
     for name, evaluations in found.items():
         values = {"mAP": [e.clip.mean_ap for e in evaluations], "lwlrap": [e.clip.lwlrap for e in evaluations]}
-        values["segment F1, macro"] = [e.segment.macro for e in evaluations if e.segment]
+        values["segment F1, macro"] = [e.segment.macro.f1 for e in evaluations if e.segment]
         for metric, of_seeds in values.items():
             facts = {"what": "ablation", "system": name, "metric": metric, "data": data, "command": _COMMAND}
             spread = {"spread": float(np.std(of_seeds, ddof=1))} if len(of_seeds) > 1 else {}

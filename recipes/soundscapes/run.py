@@ -99,8 +99,8 @@ def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Seque
         add("clips", system, "lwlrap", [e.clip.lwlrap for e in evaluations])
         for kind in ("segment", "event"):
             f1 = [getattr(e, kind) for e in evaluations]
-            add("localisation", system, f"{kind} F1, macro", [score.macro for score in f1])
-            add("localisation", system, f"{kind} F1, micro", [score.micro for score in f1])
+            add("localisation", system, f"{kind} F1, macro", [score.macro.f1 for score in f1])
+            add("localisation", system, f"{kind} F1, micro", [score.micro.f1 for score in f1])
         scores = [e.psds for e in evaluations if e.psds]
         add("localisation", system, "PSDS 1", [score.scenario1 for score in scores])
         add("localisation", system, "PSDS 2", [score.scenario2 for score in scores])

@@ -26,7 +26,7 @@ def average_precision(targets: Table, scores: Table) -> float:
 
 
 def auc(targets: Table, scores: Table) -> float:
-    """Part of pairs in which the positive is ahead."""
+    """Share of pairs in which the positive ranks first."""
     return float((scores[targets == 1][:, None] > scores[targets == 0]).mean())
 
 
@@ -40,7 +40,7 @@ def lwlrap(targets: Table, scores: Table) -> float:
     return float(np.mean(precisions))
 
 
-def test_each_class_is_measured_as_scikit_learn_and_a_plain_loop_do() -> None:
+def test_per_class_metrics_equal_scikit_learn_and_a_plain_loop() -> None:
     targets, scores = drawn()
     table = per_class_metrics(targets, scores)
     for k in range(targets.shape[1]):
@@ -51,7 +51,7 @@ def test_each_class_is_measured_as_scikit_learn_and_a_plain_loop_do() -> None:
 
 
 def lwlrap_of_class(targets: Table, scores: Table, k: int) -> float:
-    """Mean, over the clips that hold class k, of the part of true labels down to its place in the clip's ranking."""
+    """Mean, over the clips that have class k, of the precision at its rank in the clip."""
     precisions = []
     for row, own in zip(targets, scores, strict=True):
         if row[k]:
@@ -61,7 +61,7 @@ def lwlrap_of_class(targets: Table, scores: Table, k: int) -> float:
     return sum(precisions) / len(precisions)
 
 
-def test_lwlrap_of_a_class_is_that_of_a_plain_loop() -> None:
+def test_per_class_lwlrap_equals_a_plain_loop() -> None:
     targets, scores = drawn()
     table = per_class_metrics(targets, scores)
     for k in range(targets.shape[1]):
@@ -69,16 +69,16 @@ def test_lwlrap_of_a_class_is_that_of_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_lwlrap_of_classes_weighted_by_their_labels_is_lwlrap_of_all(ties: bool) -> None:
+def test_per_class_lwlrap_weighted_by_positives_is_the_overall_lwlrap(ties: bool) -> None:
     targets, scores = drawn()
     scores = scores.round() if ties else scores
     targets[:, 4], targets[:, 5] = 0, 1  # never, always: no average precision, but the ranking counts
     targets[7] = 0
     table = per_class_metrics(targets, scores)
     assert table["lwlrap"].isna().tolist() == [False] * 4 + [True, False]
-    heard = table[table["positives"] > 0]
-    whole = np.average(heard["lwlrap"], weights=heard["positives"])
-    assert whole == pytest.approx(tagging_metrics(targets, scores).lwlrap, abs=1e-12)
+    present = table[table["positives"] > 0]
+    overall = np.average(present["lwlrap"], weights=present["positives"])
+    assert overall == pytest.approx(tagging_metrics(targets, scores).lwlrap, abs=1e-12)
 
 
 def test_means_are_over_classes_and_lwlrap_over_labels() -> None:
@@ -93,7 +93,7 @@ def test_means_are_over_classes_and_lwlrap_over_labels() -> None:
     assert (metrics.n_classes, metrics.n_clips) == (6, 200)
 
 
-def test_example_computed_by_hand() -> None:
+def test_metrics_equal_values_computed_by_hand() -> None:
     targets = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
     scores = np.array([[0.9, 0.1, 0.2], [0.8, 0.4, 0.3], [0.7, 0.6, 0.1], [0.1, 0.5, 0.9]])
     metrics = tagging_metrics(targets, scores)
@@ -125,7 +125,7 @@ def test_classes_without_positives_or_negatives_are_left_out() -> None:
     )
 
 
-def test_scores_that_know_nothing_have_the_prevalence_as_their_map() -> None:
+def test_random_scores_have_the_prevalence_as_their_map() -> None:
     rng = np.random.default_rng(0)
     targets = (rng.random((4000, 20)) < 0.1).astype(float)
     metrics = tagging_metrics(targets, rng.random(targets.shape))
@@ -153,10 +153,10 @@ def test_nan_scores_are_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(200, 5), (199, 6), (200,)])
 def test_shapes_that_differ_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ProtocolError, match="alike"):
+    with pytest.raises(ProtocolError, match="expected"):
         tagging_metrics(drawn()[0], np.zeros(shape))
 
 
-def test_nothing_to_measure_is_refused() -> None:
+def test_clips_without_labels_are_refused() -> None:
     with pytest.raises(ProtocolError, match="nothing to measure"):
         tagging_metrics(np.zeros((5, 2)), np.random.default_rng(0).random((5, 2)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sed_scores_eval.base_modules.detection import scores_to_event_list
 
 from weakaudio.audio.geometry import SegmentGeometry, timeline
-from weakaudio.evaluation.localisation import score_frames
+from weakaudio.evaluation.scored_clips import score_frames
 from weakaudio.inference.postprocess import EventBuilder, PostProcessing, Scores, active_regions, find_events
 
 RATE = 16000

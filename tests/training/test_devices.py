@@ -17,7 +17,7 @@ from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import evaluate
 from weakaudio.pretrained import load_model
 
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would wait for each other
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would block each other
 
 
 def command(count: int, corpus: Path, out: Path, *more: str) -> list[str]:
@@ -26,11 +26,11 @@ def command(count: int, corpus: Path, out: Path, *more: str) -> list[str]:
 
 
 def devices(*args: Any) -> subprocess.CompletedProcess[str]:
-    """What `command` with these arguments leaves."""
+    """Run `command` with these arguments."""
     return subprocess.run(command(*args), text=True, capture_output=True, env=ALONE, timeout=1800)
 
 
-def test_two_devices_train_and_measure_as_they_should(tones: Path, tmp_path: Path) -> None:
+def test_two_devices_train_and_validate_on_all_clips(tones: Path, tmp_path: Path) -> None:
     done = devices(2, tones, tmp_path / "two", "--trainer.max_epochs=2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: ") == 1
@@ -44,7 +44,7 @@ def test_two_devices_train_and_measure_as_they_should(tones: Path, tmp_path: Pat
     assert best["val_lwlrap"] == pytest.approx(alone.lwlrap, abs=1e-6)
 
 
-def test_a_run_on_two_devices_that_was_killed_goes_on(tones: Path, tmp_path: Path) -> None:
+def test_a_killed_run_on_two_devices_is_resumed(tones: Path, tmp_path: Path) -> None:
     more = ["--checkpoint_minutes=0", "--trainer.max_epochs=2", "--data.batch_seconds=4"]
     assert devices(2, tones, tmp_path / "undisturbed", *more).returncode == 0
     with subprocess.Popen(

@@ -36,7 +36,7 @@ def noise(n_clips: int = 4) -> torch.Tensor:
     return 0.1 * torch.randn(n_clips, 32000, generator=generator)
 
 
-def test_every_part_of_the_loss_falls_on_audio_heard_again_and_again(teacher: Path) -> None:
+def test_every_term_of_the_loss_falls_on_repeated_audio(teacher: Path) -> None:
     student, audio = distiller(teacher, learning_rate=1e-2, warmup=0), noise()
     optimizer = student.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
 
@@ -55,13 +55,13 @@ def test_every_part_of_the_loss_falls_on_audio_heard_again_and_again(teacher: Pa
 
 
 def around(embeddings: torch.Tensor, n: int, width: int) -> torch.Tensor:
-    """Mean of the segments around one, or of the first or the last of a clip."""
+    """Mean of `width` segments around the n-th, within the clip."""
     start = min(max(n - width // 2, 0), max(len(embeddings) - width, 0))
     return embeddings[start : start + width].mean(0)
 
 
-def test_scores_are_compared_over_clips_and_over_segments(teacher: Path) -> None:
-    """Against a plain loop; 0 would be a student that agrees everywhere."""
+def test_the_score_term_covers_clips_and_segments(teacher: Path) -> None:
+    """Against a plain loop."""
     student = distiller(teacher).eval()
     audio = noise(2).repeat(1, 4)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def standardised(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     return (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
 
 
-def test_embeddings_and_maps_are_compared_with_the_teachers_standardised_by_channel(teacher: Path) -> None:
+def test_embedding_and_map_terms_use_the_teachers_standardised_by_channel(teacher: Path) -> None:
     student = distiller(teacher).eval()
     with torch.no_grad():
         found = student.losses(noise())
@@ -107,9 +107,9 @@ def test_embeddings_and_maps_are_compared_with_the_teachers_standardised_by_chan
     assert float(found["maps"]) == pytest.approx(float(torch.stack(maps).mean()), rel=1e-3)
 
 
-def test_a_student_of_every_second_frame_learns_the_means_of_what_its_teacher_says(teacher: Path) -> None:
-    """A second and a half: the last of its segments has half of the frames."""
-    student = distiller(teacher, every=2).eval()
+def test_a_decimated_student_learns_local_means_of_the_teachers_outputs(teacher: Path) -> None:
+    """A second and a half: the last segment has half the frames."""
+    student = distiller(teacher, frame_stride=2).eval()
     audio = noise().repeat(1, 2)[:, :48000]
     assert student.model.front_end.hop_length == 640
     with torch.no_grad():
@@ -148,27 +148,27 @@ def test_a_student_of_every_second_frame_learns_the_means_of_what_its_teacher_sa
     )
 
 
-def test_a_student_begins_with_the_weights_of_another_model(teacher: Path, tmp_path: Path) -> None:
-    """Also of one that hears more frames; not of one of another network, other classes or another log-mel."""
+def test_a_student_is_initialised_from_another_model(teacher: Path, tmp_path: Path) -> None:
+    """Its hop may differ; its network, classes and log-mel may not."""
     first = distiller(teacher)
     torch.nn.init.normal_(first.model.network.classifier.weight)
     path = str(tmp_path / "first.safetensors")
     save_model(first.model, path)
-    second = distiller(teacher, every=2, start=path)
+    second = distiller(teacher, frame_stride=2, init_from=path)
     for name, value in first.model.network.state_dict().items():
         assert torch.equal(second.model.network.state_dict()[name], value), name
-    with pytest.raises(ProtocolError, match=r"first\.safetensors: .* its network would be \('MobileNet.*'FlashCNN'"):
-        distiller(teacher, network="mobilenet", start=path)
+    with pytest.raises(ProtocolError, match=r"first\.safetensors: .*network \('FlashCNN'.*expected \('MobileNet"):
+        distiller(teacher, network="mobilenet", init_from=path)
     other = replace(first.model.front_end, f_max=7000.0)
     save_model(Model(first.model.network, other, first.model.labels), path)
-    with pytest.raises(ProtocolError, match=r"its log-mel would be .*'f_max': 7000"):
-        distiller(teacher, start=path)
+    with pytest.raises(ProtocolError, match=r"log-mel .*f_max=7000"):
+        distiller(teacher, init_from=path)
     save_model(Model(first.model.network, first.model.front_end, ["dog", "rain", "wind"]), path)
-    with pytest.raises(ProtocolError, match=r"its classes would be .*'saw'\], not .*'wind'\]"):
-        distiller(teacher, start=path)
+    with pytest.raises(ProtocolError, match=r"classes .*'wind'\], expected .*'saw'\]"):
+        distiller(teacher, init_from=path)
 
 
-def test_all_parts_are_in_the_sum(teacher: Path) -> None:
+def test_the_loss_is_the_weighted_sum_of_its_terms(teacher: Path) -> None:
     student = distiller(teacher).eval()
     student.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     with torch.no_grad():
@@ -191,14 +191,19 @@ def test_the_teacher_is_neither_changed_nor_trained_nor_saved(teacher: Path) -> 
     assert not [name for name in student.state_dict() if "teacher" in name]
 
 
-def test_the_rate_rises_stays_and_falls(teacher: Path) -> None:
-    rates = [distiller(teacher, cooldown=20)._rate(step) for step in (0, 4, 9, 50, 80, 90, 99)]
-    np.testing.assert_allclose(rates, [0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.05])
-    assert distiller(teacher)._rate(99) == 1.0
+def test_the_learning_rate_rises_stays_and_falls(teacher: Path) -> None:
+    configured = distiller(teacher, warmup=2, lr_decay=4, steps=10, learning_rate=0.1).configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index, call-overload]
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(rates, [0.05, *[0.1] * 6, 0.075, 0.05, 0.025])
 
 
-def test_what_cannot_be_taught_is_refused(teacher: Path, tmp_path: Path) -> None:
+def test_unfit_networks_and_steps_are_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(WeakAudioError, match="WeakCNN has no stages"):
         Distiller(str(teacher), "weakcnn", {}, 1000)
-    with pytest.raises(ProtocolError, match="25 steps are fewer than 10 of warmup and 20 of cooldown"):
-        distiller(teacher, steps=25, cooldown=20)
+    with pytest.raises(ProtocolError, match="25 steps are fewer than 10 of warmup and 20 of lr_decay"):
+        distiller(teacher, steps=25, lr_decay=20)

@@ -1,4 +1,4 @@
-"""`weakaudio train`: what a run leaves, what changes it, and what is refused."""
+"""`weakaudio train`: files of a run, settings, and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import EPOCHS, EVERYTHING, SEEDS, arguments, epochs
 
+import weakaudio
+from weakaudio.audio.frontend import FRONT_ENDS, get_front_end
+from weakaudio.data.corpus import Corpus
 from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
+from weakaudio.evaluation.corpus import evaluate
 from weakaudio.files import FolderLock
 from weakaudio.networks import runtime
 from weakaudio.pretrained import load_model, read_header
@@ -21,7 +25,7 @@ from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
 
 
-def test_a_run_leaves_what_it_says(run: Path) -> None:
+def test_a_run_writes_the_documented_files(run: Path) -> None:
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     events = {name for name in files if name.startswith("tb/events")}
     assert len(events) == 1
@@ -51,7 +55,7 @@ def test_progress_is_shown(tones: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert "Epoch 0/0" in "".join(capfd.readouterr())
 
 
-def test_the_export_is_the_best_epoch_and_opens_by_itself(run: Path) -> None:
+def test_the_exported_model_is_the_best_epoch(run: Path) -> None:
     table = epochs(run)
     best = int(table["val_mAP"].idxmax())
     metadata = read_header(run / "model.safetensors")["metadata"]
@@ -67,7 +71,7 @@ def test_the_export_is_the_best_epoch_and_opens_by_itself(run: Path) -> None:
         assert torch.equal(tensor, stored[name]), name
 
 
-def test_same_seed_same_bytes_and_another_seed_others(tones: Path, run: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tones: Path, run: Path, tmp_path: Path) -> None:
     again = train(arguments(tones, tmp_path / "again"))
     assert again.read_bytes() == (run / "model.safetensors").read_bytes()
     pd.testing.assert_frame_equal(epochs(tmp_path / "again"), epochs(run), check_exact=True)
@@ -81,7 +85,7 @@ def test_the_saved_configuration_repeats_the_run(run: Path, tmp_path: Path) -> N
     assert again.read_bytes() == (run / "model.safetensors").read_bytes()
 
 
-def test_a_finished_run_stays_as_it_is(tones: Path, run: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_exported_again_without_training(tones: Path, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "copy")
     before = (run / "model.safetensors").read_bytes()
     (tmp_path / "copy" / "model.safetensors").unlink()
@@ -119,16 +123,47 @@ def test_an_unknown_key_in_a_file_is_refused_by_name(
         ("--data.root=nowhere", "nowhere: not a prepared corpus"),
     ],
 )
-def test_a_value_that_does_not_exist_is_refused_by_name(
-    option: str, message: str, tones: Path, tmp_path: Path
-) -> None:
+def test_an_unknown_value_is_refused_by_name(option: str, message: str, tones: Path, tmp_path: Path) -> None:
     with pytest.raises(WeakAudioError, match=message):
         train(arguments(tones, tmp_path, option))
 
 
-def test_a_corpus_at_another_rate_is_refused(tones: Path, tmp_path: Path) -> None:
+def test_a_corpus_at_a_different_sample_rate_is_refused(tones: Path, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"16000 Hz, front end '32k' takes 32000 Hz; prepare"):
         train(arguments(tones, tmp_path, "--model.front_end=32k"))
+
+
+def test_settings_may_be_a_mapping(tones: Path, tmp_path: Path) -> None:
+    settings = {
+        "seed_everything": SEEDS[-1],
+        "model": {"front_end": "16k", "network_config": {"width": 0.0625}},
+        "data": {"root": str(tones), "workers": 0, "batch_seconds": 8},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+    }
+    one = weakaudio.train({**settings, "out": str(tmp_path / "mapping")})
+    options = ["--trainer.max_epochs=1", "--model.learning_rate=0.001"]
+    assert one.read_bytes() == train(arguments(tones, tmp_path / "arguments", *options)).read_bytes()
+
+
+def test_a_decimated_front_end_can_be_trained(tones: Path, tmp_path: Path) -> None:
+    path = train(arguments(tones, tmp_path, "--model.front_end=16k/2", "--trainer.max_epochs=1"))
+    model = load_model(path)
+    assert (model.front_end.name, model.front_end.hop_length) == ("16k/2", 320)
+    assert model.front_end == get_front_end("16k/2")
+    assert evaluate(model, Corpus(tones), {"split": "val"}, None).clip.mean_ap == pytest.approx(
+        epochs(tmp_path)["val_mAP"].max()
+    )
+    with pytest.raises(ProtocolError, match=r"16000 Hz, front end 'efficientat-32k/2' takes 32000 Hz"):
+        train(arguments(tones, tmp_path / "other", "--model.front_end=efficientat-32k/2"))
+
+
+def test_help_names_all_front_ends_and_where_to_add_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in (*FRONT_ENDS, "efficientat-32k/2"):
+        assert f'"{name}"' in shown
+    assert "FRONT_ENDS of weakaudio/audio/frontend.py" in shown
 
 
 def test_a_run_is_not_resumed_with_other_values(tones: Path, run: Path, tmp_path: Path) -> None:
@@ -143,16 +178,15 @@ def test_a_run_is_not_resumed_with_other_values(tones: Path, run: Path, tmp_path
         with pytest.raises(ProtocolError, match=name):
             train(arguments(tones, tmp_path / "copy", option))
     assert (tmp_path / "copy" / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
-    train(arguments(tones, tmp_path / "copy", "--data.workers=1"))  # what does not change the result may change
+    train(arguments(tones, tmp_path / "copy", "--data.workers=1"))  # others may differ
 
 
-def test_choosing_the_epoch_on_clips_that_are_trained_on_is_refused(tones: Path, tmp_path: Path) -> None:
+def test_validation_on_training_clips_is_refused(tones: Path, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="12 clips are in both"):
         train(arguments(tones, tmp_path, "--data.val={split: train}"))
 
 
-def test_practices_change_what_is_learned(tones: Path, run: Path, tmp_path: Path) -> None:
-    """None of them is an option that does nothing."""
+def test_every_option_changes_the_result(tones: Path, run: Path, tmp_path: Path) -> None:
     seen = {(run / "model.safetensors").read_bytes()}
     options = [[option] for option in EVERYTHING if not option.startswith(("--checkpoint", "--averaging.decay"))]
     options += [["--model.mixup=logmel"], ["--model.focal_gamma=2"], ["--data.augment={polarity: true}"]]
@@ -162,7 +196,7 @@ def test_practices_change_what_is_learned(tones: Path, run: Path, tmp_path: Path
     assert len(seen) == len(options)  # + 1 - 1: polarity alone changes no log-mel
 
 
-def test_before_a_plain_average_begins_the_newest_weights_are_validated(tones: Path, tmp_path: Path) -> None:
+def test_the_newest_weights_are_validated_before_averaging_begins(tones: Path, tmp_path: Path) -> None:
     plain, averaged = tmp_path / "none", tmp_path / "swa"
     for out in (plain, averaged):
         train(arguments(tones, out, f"--averaging.kind={out.name}", "--averaging.start=0.6"))
@@ -191,7 +225,7 @@ def test_auto_is_float32_without_native_bfloat16(run: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
 
 
-def test_gradients_are_clipped_in_mixed_precision_as_well(tones: Path, tmp_path: Path) -> None:
+def test_gradients_are_clipped_in_mixed_precision(tones: Path, tmp_path: Path) -> None:
     more = ["--trainer.precision=bf16-mixed", "--trainer.max_epochs=1", "--trainer.gradient_clip_val=1e-30"]
     stuck = load_model(train(arguments(tones, tmp_path, *more))).network.classifier.weight
     lightning.seed_everything(SEEDS[-1])

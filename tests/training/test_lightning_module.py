@@ -60,7 +60,7 @@ def test_validation_measures_all_clips_together(
 
 
 @pytest.mark.parametrize("warmup", [0.25, 0.5])
-def test_the_rate_rises_over_the_warmup_and_falls_to_nothing(warmup: float, tones: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_rises_over_the_warmup_and_falls_to_0(warmup: float, tones: Path, tmp_path: Path) -> None:
     rates = Rates()
     tagger = TaggingModule(LABELS, **TINY, learning_rate=0.01, warmup=warmup)
     fit = trainer(tmp_path, max_epochs=4, callbacks=[rates], limit_val_batches=0)
@@ -75,7 +75,7 @@ def test_the_rate_rises_over_the_warmup_and_falls_to_nothing(warmup: float, tone
 
 
 @pytest.mark.parametrize(("network", "loss"), [("weakcnn", "weak"), ("windowed-cnn", "slat")])
-def test_a_step_minimises_the_loss_it_names(network: str, loss: str) -> None:
+def test_a_step_minimises_the_loss_named(network: str, loss: str) -> None:
     tagger = TaggingModule(LABELS, network, loss=loss, **TINY)  # type: ignore[arg-type]
     clips = batch(40000, 32000)
     expected = LOSSES[loss](tagger.model(clips.waveform, clips.lengths), clips.targets)
@@ -94,7 +94,7 @@ def test_a_batch_of_a_single_segment_trains(network: str, n_samples: int) -> Non
     assert tagger.model.training
 
 
-def test_a_corpus_at_another_rate_is_refused(tones: Path, tmp_path: Path) -> None:
+def test_a_corpus_at_a_different_sample_rate_is_refused(tones: Path, tmp_path: Path) -> None:
     tagger = TaggingModule(LABELS, front_end="paper-44k", network_config={"width": 0.0625})
     with pytest.raises(ProtocolError, match=r"16000 Hz, front end 'paper-44k' takes 44100 Hz"):
         trainer(tmp_path).validate(tagger, ClipDataModule(str(tones), workers=0), verbose=False)
@@ -111,6 +111,6 @@ def test_a_corpus_at_another_rate_is_refused(tones: Path, tmp_path: Path) -> Non
         {"warmup": 0},
     ],
 )
-def test_values_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=next(iter(options))):
         TaggingModule(LABELS, **TINY, **options)

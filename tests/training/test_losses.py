@@ -30,7 +30,7 @@ def test_weak_loss_equals_its_formula() -> None:
     assert float(weak_loss(out, TARGETS)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-def test_slat_loss_gives_every_segment_its_clips_labels() -> None:
+def test_slat_loss_compares_every_segment_with_its_clips_labels() -> None:
     out = output()
     terms = [
         cross_entropy(float(out.segment_logits[b, s, c].sigmoid()), float(TARGETS[b, c]))
@@ -45,7 +45,7 @@ def test_slat_loss_gives_every_segment_its_clips_labels() -> None:
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_weak_loss_and_gradient_are_finite_at_sure_clips(probability: float, target: float) -> None:
+def test_weak_loss_and_gradient_are_finite_at_saturated_clips(probability: float, target: float) -> None:
     probs = torch.full((2, 4), probability, requires_grad=True)
     loss = weak_loss(output()._replace(clip_probs=probs), torch.full((2, 4), target))
     loss.backward()
@@ -57,7 +57,7 @@ def test_weak_loss_and_gradient_are_finite_at_sure_clips(probability: float, tar
 
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_slat_loss_and_gradient_are_finite_at_sure_segments(logit: float, target: float) -> None:
+def test_slat_loss_and_gradient_are_finite_at_saturated_segments(logit: float, target: float) -> None:
     logits = torch.full((3, 5, 4), logit, requires_grad=True)
     loss = slat_loss(output()._replace(segment_logits=logits), torch.full((3, 4), target))
     loss.backward()
@@ -77,7 +77,7 @@ def test_losses_are_float32_inside_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_take_whole_number_targets(name: str) -> None:
+def test_losses_take_integer_targets(name: str) -> None:
     assert torch.equal(LOSSES[name](output(), TARGETS.long()), LOSSES[name](output(), TARGETS))
 
 
@@ -104,12 +104,12 @@ def test_focal_losses_equal_their_formula(gamma: float) -> None:
     assert float(slat_loss(out, SOFT, gamma)) == pytest.approx(sum(segments) / len(segments), rel=1e-5)
 
 
-def test_smoothed_labels_are_nearer_to_one_half() -> None:
+def test_label_smoothing_moves_targets_towards_one_half() -> None:
     assert smooth(torch.tensor([0.0, 0.5, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.5, 0.95])
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
-def test_focal_gradients_are_finite_at_sure_segments(gamma: float) -> None:
+def test_focal_gradients_are_finite_at_saturated_segments(gamma: float) -> None:
     logits = torch.tensor([200.0, -200.0, 20.0, 0.0]).repeat(3, 5, 1).requires_grad_()
     slat_loss(output()._replace(segment_logits=logits), torch.ones(3, 4), gamma).backward()
     assert logits.grad is not None

@@ -1,4 +1,4 @@
-"""Promise 4 for training: a run that was killed, at the worst moments and at any, ends as the undisturbed one."""
+"""A run that was killed, at the worst moments and at random ones, ends as the undisturbed run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _kill(*_: object, **__: object) -> None:
 
 
 def _half(checkpoint: Any, path: Path) -> None:
-    """As torch.save, and killed half-way."""
+    """torch.save, killed half-way."""
     SAVE(checkpoint, path)
     os.truncate(path, path.stat().st_size // 2)
     _kill()
@@ -38,11 +38,11 @@ def _half(checkpoint: Any, path: Path) -> None:
 TRAINING_STEP = TaggingModule.training_step
 
 
-SAVE, SAVE_WHOLE = torch.save, callbacks.WholeFiles.save_checkpoint
+SAVE, SAVE_CHECKPOINT = torch.save, callbacks.AtomicCheckpointIO.save_checkpoint
 
 
 def _disturbed(moment: str, epoch: int, args: list[str], threads: int) -> None:
-    """Train in this process, which is killed at a moment of an epoch (from 0)."""
+    """Train in this process, which kills itself at a moment of an epoch (from 0)."""
     torch.set_num_threads(threads)
     timers = [threading.Timer(float(seconds), _kill) for seconds in re.findall(r"after ([0-9.e-]+)$", moment)]
     step, validate = TaggingModule.training_step, TaggingModule.on_validation_epoch_end
@@ -65,13 +65,13 @@ def _disturbed(moment: str, epoch: int, args: list[str], threads: int) -> None:
             torch.save = _half
         if here and moment == "before last" and Path(path).stem == "last":
             _kill()
-        SAVE_WHOLE(self, checkpoint, path)
+        SAVE_CHECKPOINT(self, checkpoint, path)
         if here and moment == "after last" and Path(path).stem == "last":
             _kill()
 
     TaggingModule.training_step = training_step  # type: ignore[method-assign]
     TaggingModule.on_validation_epoch_end = on_validation_epoch_end  # type: ignore[method-assign]
-    callbacks.WholeFiles.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+    callbacks.AtomicCheckpointIO.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
     if moment == "export":
         command.export = _kill
     train(args)
@@ -118,14 +118,14 @@ def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(tones: Path, r
     same(tmp_path, run)
 
 
-def test_last_is_the_newest_whole_epoch_whether_or_not_it_was_better(tones: Path, run: Path, tmp_path: Path) -> None:
+def test_last_is_the_newest_complete_epoch_even_if_it_is_worse(tones: Path, run: Path, tmp_path: Path) -> None:
     worse = epochs(run)["val_mAP"].diff().idxmin()
     assert start("after last", int(worse), arguments(tones, tmp_path)) == -signal.SIGKILL
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["epoch"] == worse
 
 
-def test_a_run_that_moved_remembers_its_best_epoch(tones: Path, run: Path, tmp_path: Path) -> None:
+def test_a_moved_run_remembers_its_best_epoch(tones: Path, run: Path, tmp_path: Path) -> None:
     assert start("after last", 2, arguments(tones, tmp_path / "here")) == -signal.SIGKILL
     shutil.move(tmp_path / "here", tmp_path / "there")
     train(arguments(tones, tmp_path / "there"))
@@ -161,7 +161,7 @@ def test_runs_killed_at_random_moments_end_as_the_undisturbed_one(tones: Path, t
         runs += 1
 
 
-def test_a_run_that_was_told_to_stop_early_goes_on_with_the_next_epoch(tones: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_early_resumes_with_the_next_epoch(tones: Path, tmp_path: Path) -> None:
     batches: list[tuple[int, int]] = []
 
     def step(self: TaggingModule, batch: Any, number: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ def test_a_run_that_was_told_to_stop_early_goes_on_with_the_next_epoch(tones: Pa
     assert batches[begun:] == [(epoch, number) for epoch in (2, 3) for number in range(whole + 1)]
 
 
-def test_a_run_stopped_before_its_first_validation_goes_on(tones: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_validation_is_resumed(tones: Path, tmp_path: Path) -> None:
     every = "--trainer.check_val_every_n_epoch=2"
     assert start("after last", 0, arguments(tones, tmp_path, every)) == -signal.SIGKILL
     assert load_model(train(arguments(tones, tmp_path, every))).labels

@@ -1,4 +1,4 @@
-"""Weight normalisation: weights are of unit norm after every step of a real training, and nothing else changes."""
+"""Weight normalisation: filters have unit norm after every step of a real training; nothing else changes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fit(
 
 
 class Watch(lightning.Callback):
-    """Norms of filters before each batch and after it, with what the step has left of the weights."""
+    """Norms of filters before and after each batch, and the classifier's weights after it."""
 
     def __init__(self) -> None:
         self.norms: list[list[float]] = []
@@ -110,18 +110,17 @@ def test_only_steps_of_the_optimiser_are_followed_by_a_projection(
     trainer = fit(tagger(), tones, [watch, WeightNormalisation()], max_epochs=2, accumulate_grad_batches=2)
     assert 1 < trainer.global_step < len(watch.weights)
     assert len(calls) == 1 + trainer.global_step
-    trainer.optimizers[0].step()  # who goes on by himself after the training has an optimiser as any other
+    trainer.optimizers[0].step()  # after training, the optimiser has no hook left
     assert len(calls) == 1 + trainer.global_step
 
 
-def test_a_compiled_network_has_the_same_weights_to_project() -> None:
+def test_a_compiled_network_has_the_same_layers() -> None:
     network = build_network("flash", n_classes=3, **NETWORKS["flash"])
     assert len(unit_weights(network)) == 5 + 2 + 3 + 2 + 2 + 2  # entries and last, and of each operator
     assert unit_weights(torch.compile(network)) == unit_weights(network)  # type: ignore[arg-type]
 
 
-def test_a_training_differs_by_the_norms(tones: Path) -> None:
-    """Without the callback the same training makes its filters longer."""
+def test_norms_grow_without_the_callback(tones: Path) -> None:
     watch = Watch()
     fit(tagger(), tones, [watch])
     assert np.mean(watch.norms[-1]) > np.mean(watch.norms[0]) > 0.4
@@ -140,10 +139,10 @@ def test_exempt_parameters_are_untouched(name: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_a_network_computes_is_not_changed(
+def test_projection_does_not_change_the_output(
     name: str, training: bool, randomise: Callable[[Network], Network]
 ) -> None:
-    """But for what norms add to a variance, which is nothing here."""
+    """With a negligible epsilon in the norms."""
     network = randomise(build_network(name, n_classes=3, **NETWORKS[name])).double()
     logmel, n_frames = 10 * torch.randn(4, 200, 128, dtype=torch.float64), torch.tensor([200, 150, 200, 130])
     with torch.no_grad():
@@ -164,7 +163,7 @@ def test_what_a_network_computes_is_not_changed(
     torch.testing.assert_close(after[mask], before[mask], rtol=1e-6, atol=1e-6)
 
 
-def test_frozen_weights_and_dead_filters_stay_as_they_are() -> None:
+def test_frozen_weights_and_zero_filters_are_left_alone() -> None:
     layers = nn.ModuleList(ConvNorm(3, 4, 3, padding=1) for _ in range(2))
     frozen, dead = (layer.conv.weight for layer in layers if isinstance(layer, ConvNorm))
     frozen.requires_grad_(False)
@@ -178,15 +177,15 @@ def test_frozen_weights_and_dead_filters_stay_as_they_are() -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in layers.state_dict().values())
 
 
-def test_weights_in_half_precision_have_unit_norm_as_far_as_they_can() -> None:
+def test_bfloat16_weights_have_unit_norm_within_their_precision() -> None:
     layer = ConvNorm(256, 4, 3, padding=1).bfloat16()
     project(unit_weights(layer))
     assert layer.conv.weight.dtype == torch.bfloat16
     assert lengths(layer.conv.weight.float()) == pytest.approx([1] * 4, abs=1e-3)
 
 
-def test_an_average_is_of_projected_weights(tones: Path) -> None:
-    """A mean of vectors on the sphere is within it, and close to it when they are close together."""
+def test_averages_are_of_projected_weights(tones: Path) -> None:
+    """The mean of nearby vectors on the unit sphere lies slightly inside it."""
     watch, net = Watch(), tagger(learning_rate=1e-3)
     fit(net, tones, [*Averaging("ema", 0.5).callbacks(), WeightNormalisation(), watch], limit_val_batches=1.0)
     np.testing.assert_allclose(watch.norms, 1, atol=1e-6)
@@ -195,7 +194,7 @@ def test_an_average_is_of_projected_weights(tones: Path) -> None:
     assert max(averaged) < 1 + 1e-6
 
 
-def test_a_stopped_run_ends_as_the_undisturbed_one(
+def test_an_interrupted_run_ends_as_the_undisturbed_one(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = [*EVERYTHING, CALLBACK, "--trainer.max_epochs=2"]
@@ -228,10 +227,8 @@ class Save(lightning.Callback):
             trainer.save_checkpoint(self.path)
 
 
-def test_a_resumed_run_is_not_projected_once_more(
-    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rounding would change bits. The checkpoint is of before the first step: a count of steps would not tell."""
+def test_a_resumed_run_is_not_projected_again(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding would change bits. The checkpoint is from before the first step, so steps alone would not tell."""
     path, callback = tmp_path / "last.ckpt", WeightNormalisation()
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "limit_train_batches": 2}
     fit(tagger(), tones, [callback, Save(path)], **options)
@@ -242,7 +239,7 @@ def test_a_resumed_run_is_not_projected_once_more(
     assert len(calls) == 1
 
 
-def test_a_run_begun_without_goes_on_with_unit_norms(tones: Path, tmp_path: Path) -> None:
+def test_a_run_started_without_it_is_projected_when_resumed_with_it(tones: Path, tmp_path: Path) -> None:
     path, watch = tmp_path / "last.ckpt", Watch()
     fit(tagger(), tones, [Save(path)], limit_train_batches=3)
     fit(tagger(), tones, [watch, WeightNormalisation()], path, limit_train_batches=3)
@@ -250,7 +247,7 @@ def test_a_run_begun_without_goes_on_with_unit_norms(tones: Path, tmp_path: Path
     np.testing.assert_allclose(watch.norms, 1, atol=1e-6)
 
 
-def test_a_callback_serves_one_training_after_the_other(tones: Path) -> None:
+def test_a_callback_can_be_used_for_several_trainings(tones: Path) -> None:
     callback, watch = WeightNormalisation(), Watch()
     for _ in range(2):
         fit(tagger(), tones, [callback, watch], limit_train_batches=2)
@@ -258,8 +255,8 @@ def test_a_callback_serves_one_training_after_the_other(tones: Path) -> None:
     np.testing.assert_allclose(watch.norms, 1, atol=1e-6)
 
 
-def test_a_network_without_such_weights_is_refused(tones: Path) -> None:
+def test_a_network_without_such_layers_is_refused(tones: Path) -> None:
     net = tagger()
     fold_norms(net.model.network)
-    with pytest.raises(ProtocolError, match="TaggingModule has no weight for it"):
+    with pytest.raises(ProtocolError, match="TaggingModule has no convolution followed by"):
         fit(net, tones, [WeightNormalisation()])

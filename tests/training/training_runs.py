@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 EPOCHS = 4
-SEEDS = [0]  # the last of them is that of the fixture `run`
+SEEDS = [0]  # the last is that of the fixture `run`
 
-# All practices of training at once.
+# All training options at once.
 EVERYTHING = [
     "--checkpoint_minutes=0",  # after each step
     "--data.balanced=true",

@@ -1,4 +1,4 @@
-"""Commands that train a network, let it teach, and measure it."""
+"""Commands that train a network, write a teacher's soft targets, and evaluate a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from weakaudio.cli.options import PASS_ON, app
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
-    """Train a network: `weakaudio train --config recipes/soundscapes/weak.yaml`; --help shows all settings."""
+    """Train a network: `weakaudio train --config recipes/soundscapes/weak.yaml`; --help lists all settings."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from weakaudio.training.fit import train as run
@@ -27,13 +27,13 @@ def teach(
     model: Annotated[str, typer.Argument(help="Path or name of the teacher.")],
     corpus: Annotated[Path, typer.Argument(help="Folder of a prepared corpus.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .h5.")],
-    split: Annotated[str, typer.Option(help="Clips to ask the teacher about.")] = "train",
+    split: Annotated[str, typer.Option(help="Clips to score.")] = "train",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Write a model's class probabilities of each clip, for `weakaudio train --teacher FILE`."""
+    """Write a teacher's class probabilities for each clip, for `weakaudio train --teacher FILE`."""
     from weakaudio.data.corpus import Corpus
     from weakaudio.pretrained import load_model
-    from weakaudio.training.teacher import write_soft_targets
+    from weakaudio.training.soft_targets import write_soft_targets
 
     n_clips = write_soft_targets(load_model(model), Corpus(corpus), out, {"split": split}, device=device)
     typer.echo(f"{n_clips} clips -> {out}")
@@ -45,31 +45,28 @@ def evaluate(
     corpus: Annotated[Path, typer.Argument(help="Folder of a prepared corpus.")],
     split: Annotated[str, typer.Option(help="Clips to measure.")] = "test",
     thresholds_from: Annotated[
-        str, typer.Option(help="Split that chooses the thresholds of F1; F1 is left out if it is the one measured.")
+        str, typer.Option(help="Split that chooses the thresholds of F1; no F1 where it is the one measured.")
     ] = "val",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for metrics.json and per_class.csv.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measure a model on clips of a corpus: mAP, mAUC, d-prime, lwlrap and, where onsets are known, PSDS and F1."""
-    from weakaudio.data.corpus import Corpus
+    """Measure a model on a corpus: mAP, mAUC, d-prime, lwlrap and, with strong labels, PSDS and F1."""
     from weakaudio.evaluation.corpus import evaluate as run
-    from weakaudio.pretrained import load_model
 
     chosen_on = None if thresholds_from == split else {"split": thresholds_from}
-    found = run(load_model(model), Corpus(corpus), {"split": split}, chosen_on, device=device)
+    found = run(model, corpus, {"split": split}, chosen_on, device=device)
     clip = found.clip
     typer.echo(
         f"{clip.n_clips} clips, {clip.n_classes} classes: mAP {clip.mean_ap:.3f} (chance {clip.prevalence:.3f}), "
         f"mAUC {clip.mean_auc:.3f}, d-prime {clip.d_prime:.2f}, lwlrap {clip.lwlrap:.3f}"
     )
-    for name, f1 in (("segment-based", found.segment), ("event-based", found.event)):
-        if f1:
-            typer.echo(f"{name} F1: micro {f1.micro:.3f}, macro {f1.macro:.3f}")
+    for name, metrics in (("segment-based", found.segment), ("event-based", found.event)):
+        if metrics:
+            typer.echo(f"{name} F1: {metrics}")
     if found.psds:
         typer.echo(f"PSDS: scenario 1 {found.psds.scenario1:.3f}, scenario 2 {found.psds.scenario2:.3f}")
     if out:
-        out.mkdir(parents=True, exist_ok=True)
         found.save(out)
         typer.echo(f"-> {out}")

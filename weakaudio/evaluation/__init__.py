@@ -1,1 +1,1 @@
-"""Metrics: tagging, events, and PSDS."""
+"""Metrics: clip-level tags, segment- and event-based F1, PSDS; a model measured on a corpus."""

@@ -1,10 +1,7 @@
-"""How good a model is on a corpus: against weak labels and, where it is known, against the strong truth."""
+"""Evaluation of a model on a corpus: against weak labels and, where the corpus has them, strong labels."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,64 +16,48 @@ from numpy.typing import NDArray
 from weakaudio.data.corpus import EVENTS, Corpus
 from weakaudio.data.datamodule import ClipDataset, clip_loader
 from weakaudio.errors import LabelError, ProtocolError
-from weakaudio.evaluation.localisation import (
-    F1,
-    PSDS,
-    StrongClips,
-    f1_scores,
-    psds_scores,
-    score_frames,
-    strong_truth,
-)
+from weakaudio.evaluation.events import EventMetrics, f1_at_best_thresholds, save_metrics
+from weakaudio.evaluation.psds import PSDS, psds_scores
+from weakaudio.evaluation.scored_clips import ScoredClips, reference_events, score_frames
 from weakaudio.evaluation.tagging import TaggingMetrics, per_class_metrics, tagging_metrics
-from weakaudio.files import write_table
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import model_checksum
-
-METRICS, PER_CLASS = "metrics.json", "per_class.csv"
+from weakaudio.pretrained import load_model, model_checksum
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """Result of `evaluate`."""
 
     clip: TaggingMetrics
-    segment: F1 | None
-    """segment-based F1, segments of 1 s; None without strong truth or clips that choose thresholds"""
-    event: F1 | None
-    """event-based F1, with collars of 0.2 s and 20 % of the length at the offset; None as `segment`"""
+    segment: EventMetrics | None
+    """segment-based, segments of 1 s; None without strong labels or clips that choose thresholds"""
+    event: EventMetrics | None
+    """event-based, with collars of 0.2 s, and 20 % of the length at the offset; None as `segment`"""
     psds: PSDS | None
-    """polyphonic sound detection scores; None where no event of the clips is known"""
+    """polyphonic sound detection scores; None where the clips have no strong labels"""
     per_class: pd.DataFrame
-    """class, the columns of `per_class_metrics` and, where measured, threshold, f1, precision and recall of
-    segments and of events, psds1 and psds2 (of the two scenarios); NaN where not defined"""
+    """class, the columns of `per_class_metrics` and, where measured, threshold, precision, recall and f1 of segments
+    and of events (`segment_f1`, `event_f1`, ...), psds1 and psds2 (the two scenarios); NaN where not defined"""
     facts: dict[str, Any]
-    """what was evaluated on what: checksum of the model, corpus, and which clips"""
+    """checksum of the model, name of the corpus, and which clips"""
     audio_seconds: float
-    """of the clips measured"""
+    """total length of the clips measured"""
     seconds: float
-    """of wall clock to read and score them; not saved, so that equal evaluations write equal files"""
+    """wall-clock time to read and score them; not saved, so that equal evaluations write equal files"""
 
     def save(self, folder: str | Path) -> None:
-        """Write `metrics.json` and `per_class.csv`, beside first and then renamed into place."""
-        folder = Path(folder)
-        write_table(self.per_class, folder / PER_CLASS)
-        content = {
-            **self.facts,
-            "audio_seconds": self.audio_seconds,
-            "clip": self.clip._asdict(),
-            "segment": self.segment and self.segment._asdict(),
-            "event": self.event and self.event._asdict(),
-            "psds": self.psds and self.psds._asdict(),
+        """Write `metrics.json` and `per_class.csv` (`save_metrics`)."""
+        f1 = {
+            what: one and {"micro": one.micro.f1, "macro": one.macro.f1, "n_classes": one.n_classes}
+            for what, one in (("segment", self.segment), ("event", self.event))
         }
-        beside = folder / f".{METRICS}.part"
-        beside.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, folder / METRICS)
+        content = {**self.facts, "audio_seconds": self.audio_seconds, "clip": self.clip, **f1, "psds": self.psds}
+        save_metrics(folder, content, self.per_class)
 
 
 def evaluate(
-    model: Model,
-    corpus: Corpus,
+    model: Model | str | Path,
+    corpus: Corpus | str | Path,
     where: Mapping[str, object] = {"split": "test"},
     thresholds_from: Mapping[str, object] | None = {"split": "val"},
     batch_seconds: float = 160.0,
@@ -87,18 +68,19 @@ def evaluate(
     Parameters
     ----------
     model
-        Comes back in evaluation mode, on `device`.
+        A model, its path or its name; left in evaluation mode, on `device`.
     corpus
-        Prepared at the model's sample rate, with the model's classes in the model's order. Where it has
-        `events.csv`, localisation is measured as well: PSDS and, with thresholds, F1.
+        A prepared corpus or its folder, at the model's sample rate and with the model's classes in the same order.
+        Where it has `events.csv`, localisation is measured as well: PSDS and, with thresholds, F1.
     where
         Column values that select the clips to measure.
     thresholds_from
-        Those of the clips on which each class's threshold is chosen (best F1); None measures no F1.
+        Column values that select the clips on which the threshold of each class is chosen (best F1); None measures
+        no F1.
     batch_seconds
         Most audio in a batch.
     device
-        None leaves the model where it is.
+        None: where the model is.
 
     Raises
     ------
@@ -107,6 +89,8 @@ def evaluate(
     ProtocolError
         Another sample rate, clips in both `where` and `thresholds_from`, or nothing to measure.
     """
+    model = model if isinstance(model, Model) else load_model(model)
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     _check(model, corpus)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device).eval()
@@ -122,27 +106,25 @@ def evaluate(
                 "thresholds_from=None to measure no F1"
             )
     began = time.perf_counter()
-    test = _score(model, corpus, where, batch_seconds, device, segments=strong)
+    test = _score(model, corpus, where, batch_seconds, device, strong)
     seconds = time.perf_counter() - began
 
     per_class = per_class_metrics(test.targets, test.scores)
     per_class.insert(0, "class", model.labels)
     segment = event = psds = None
-    if strong:
-        heard = _strong(corpus, test)
-        if thresholds_from is not None:
-            val = _score(model, corpus, thresholds_from, batch_seconds, device, segments=True)
-            f1 = f1_scores(_strong(corpus, val), heard)
-            if f1 is None:
-                raise ProtocolError(
-                    f"{corpus.root}: no class has events both in the clips measured and in those that choose "
-                    "thresholds; pass thresholds_from=None to measure no F1"
-                )
-            segment, event, table = f1
-            per_class = per_class.join(table)
-        if (found := psds_scores(heard)) is not None:
-            psds, table = found
-            per_class = per_class.join(table)
+    if thresholds_from is not None:
+        val = _score(model, corpus, thresholds_from, batch_seconds, device, strong)
+        f1 = f1_at_best_thresholds(val.clips, test.clips)
+        if f1 is None:
+            raise ProtocolError(
+                f"{corpus.root}: no class has events both in the clips measured and in those that choose "
+                "thresholds; pass thresholds_from=None to measure no F1"
+            )
+        segment, event, table = f1
+        per_class = per_class.join(table)
+    if strong and (found := psds_scores(test.clips)) is not None:
+        psds, table = found
+        per_class = per_class.join(table)
     return Evaluation(
         clip=tagging_metrics(test.targets, test.scores),
         segment=segment,
@@ -153,9 +135,9 @@ def evaluate(
             "model": model_checksum(model),
             "corpus": corpus.root.name,
             "where": dict(where),
-            "thresholds_from": dict(thresholds_from) if thresholds_from is not None else None,
+            "thresholds_from": None if thresholds_from is None else dict(thresholds_from),
         },
-        audio_seconds=sum(test.seconds.values()),
+        audio_seconds=test.audio_seconds,
         seconds=seconds,
     )
 
@@ -165,10 +147,9 @@ class _Scored(NamedTuple):
     """(clips, C)"""
     scores: NDArray[np.float32]
     """(clips, C)"""
-    seconds: dict[str, float]
-    """of each clip, by its key"""
-    frames: dict[str, pd.DataFrame]
-    """of each clip (`score_frames`); or none"""
+    audio_seconds: float
+    clips: ScoredClips
+    """empty unless `strong`"""
 
 
 def _check(model: Model, corpus: Corpus) -> None:
@@ -178,7 +159,7 @@ def _check(model: Model, corpus: Corpus) -> None:
         detail = "" if n is None else f", class {n} is {ours[n]!r} in the model and {theirs[n]!r} in the corpus"
         raise LabelError(
             f"{corpus.root}: its {len(theirs)} classes are not the model's {len(ours)} in order{detail}; "
-            "train or adapt a model to the classes of this corpus"
+            "train or fine-tune a model on the classes of this corpus"
         )
     if corpus.store.sample_rate != model.sample_rate:
         raise ProtocolError(
@@ -194,30 +175,22 @@ def _score(
     where: Mapping[str, object],
     batch_seconds: float,
     device: torch.device,
-    segments: bool,
+    strong: bool,
 ) -> _Scored:
+    """Score clips and, with `strong`, keep segment scores and reference events."""
     dataset = ClipDataset(corpus, dict(where))
     scores = np.zeros((len(dataset), len(model.labels)), dtype=np.float32)
     keys = [corpus.store.keys[n] for n in dataset.positions]
+    seconds = (dataset.n_samples / model.sample_rate).tolist()
     frames: dict[str, pd.DataFrame] = {}
     for batch in clip_loader(dataset, batch_seconds):
         output = model(batch.waveform.to(device), batch.lengths.to(device))
         scores[batch.clips] = output.clip_probs.cpu()
-        if not segments:
+        if not strong:
             continue
         probs, mask = output.segment_logits.float().sigmoid().cpu().numpy(), output.mask.cpu().numpy()
-        for n, own, inside in zip(batch.clips.tolist(), probs, mask, strict=True):
-            frames[keys[n]] = score_frames(own[inside], model.segment_times(int(dataset.n_samples[n])))
-    lengths = (dataset.n_samples / model.sample_rate).tolist()
-    return _Scored(dataset.targets.astype(np.float32), scores, dict(zip(keys, lengths, strict=True)), frames)
-
-
-def _strong(corpus: Corpus, scored: _Scored) -> StrongClips:
-    return StrongClips(scored.frames, strong_truth(corpus, scored.frames.keys()), scored.seconds)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        for n, clip, inside in zip(batch.clips.tolist(), probs, mask, strict=True):
+            frames[keys[n]] = score_frames(clip[inside], model.segment_times(int(dataset.n_samples[n])))
+    references = reference_events(corpus, keys) if strong else {}
+    clips = ScoredClips(frames, references, dict(zip(keys, seconds, strict=True)))
+    return _Scored(dataset.targets.astype(np.float32), scores, sum(seconds), clips)

@@ -1,4 +1,4 @@
-"""How good clip scores are. Averages are over classes (macro), as the field reports AudioSet."""
+"""Clip-level metrics of tagging. Averages are over classes (macro), as usual for AudioSet."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from weakaudio.errors import ProtocolError
 
-Scores = NDArray[np.floating]
-
 
 class TaggingMetrics(NamedTuple):
-    """Clip-level quality over all classes that have both positive and negative clips."""
+    """Means over all classes that have both positive and negative clips."""
 
     mean_ap: float
     """mean over classes of average precision, in [0, 1] (mAP)"""
@@ -27,13 +25,13 @@ class TaggingMetrics(NamedTuple):
     lwlrap: float
     """label-weighted label-ranking average precision, in [0, 1]"""
     prevalence: float
-    """mean over classes of the part of clips that is positive: the mAP of scores that know nothing"""
+    """mean over classes of the part of clips that is positive: the mAP of random scores (chance)"""
     n_classes: int
-    """classes that entered the means"""
+    """classes in the means"""
     n_clips: int
 
 
-def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
+def per_class_metrics(targets: NDArray[np.floating], scores: NDArray[np.floating]) -> pd.DataFrame:
     """Average precision, ROC AUC, label-ranking precision and positives of each class.
 
     Parameters
@@ -45,10 +43,10 @@ def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
 
     Returns
     -------
-    Columns `ap`, `auc` (NaN where a class has no positive or no negative clip), `lwlrap` (NaN where it has no
-    positive clip) and `positives`, one row a class. `lwlrap` is that of DCASE 2019 task 2: over the clips that
-    hold the class, the mean part of true labels among the classes that score at least as high in the clip. Its mean
-    over classes, weighted by `positives`, is the lwlrap of all.
+    One row a class, with columns `ap`, `auc` (NaN where a class has no positive or no negative clip), `lwlrap` (NaN
+    without a positive clip) and `positives`. `lwlrap` is that of DCASE 2019 task 2: averaged over the clips that have
+    the class, the share of true labels among the classes that score at least as high in the clip. The mean over
+    classes, weighted by `positives`, is the overall lwlrap.
 
     Raises
     ------
@@ -57,7 +55,7 @@ def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
     """
     targets, scores = np.asarray(targets), np.asarray(scores)
     if targets.shape != scores.shape or targets.ndim != 2:
-        raise ProtocolError(f"targets {targets.shape} and scores {scores.shape} must be (clips, classes) alike")
+        raise ProtocolError(f"targets {targets.shape} and scores {scores.shape}: expected (clips, classes) of both")
     if np.isnan(scores).any():
         raise ProtocolError(f"scores of {int(np.isnan(scores).any(1).sum())} clips are NaN")
     positives = targets.sum(0)
@@ -78,10 +76,8 @@ def per_class_metrics(targets: Scores, scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tagging_metrics(targets: Scores, scores: Scores) -> TaggingMetrics:
+def tagging_metrics(targets: NDArray[np.floating], scores: NDArray[np.floating]) -> TaggingMetrics:
     """Metrics of clip scores (clips, C) against weak labels (clips, C).
-
-    lwlrap is scikit-learn's label-ranking average precision with each clip weighted by its number of labels.
 
     Raises
     ------
@@ -93,15 +89,11 @@ def tagging_metrics(targets: Scores, scores: Scores) -> TaggingMetrics:
     if not defined.any():
         raise ProtocolError("no class has both positive and negative clips: nothing to measure")
     mean_auc = float(table["auc"].mean())
-    labelled = np.asarray(targets).sum(1) > 0
-    lwlrap = label_ranking_average_precision_score(
-        targets[labelled], scores[labelled], sample_weight=targets[labelled].sum(1)
-    )
     return TaggingMetrics(
         mean_ap=float(table["ap"].mean()),
         mean_auc=mean_auc,
         d_prime=float(np.sqrt(2) * norm.ppf(mean_auc)),
-        lwlrap=float(lwlrap),
+        lwlrap=float((table["lwlrap"] * table["positives"]).sum() / table["positives"].sum()),
         prevalence=float(np.asarray(targets)[:, defined].mean()),
         n_classes=int(defined.sum()),
         n_clips=len(targets),

@@ -13,7 +13,7 @@ from weakaudio.nas.proxies import check_rate
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import load_model
-from weakaudio.training.decimation import thin
+from weakaudio.training.distillation import decimate
 
 _STRIDES = (4, 8, 16, 32)  # of a FlashCNN's stages
 
@@ -59,7 +59,7 @@ def stage_maps(model: Model, waveform: Tensor, every: int = 1) -> list[Tensor]:
     that resolution."""
     logmel, _ = model.logmel(waveform)
     maps = model.network.forward_maps(logmel).maps
-    return [logmel[:, None, ::every].half(), *(thin(x, every) for x in maps)]
+    return [logmel[:, None, ::every].half(), *(decimate(x, every) for x in maps)]
 
 
 def check_strides(teacher: str, maps: list[Tensor]) -> None:

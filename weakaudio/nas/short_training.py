@@ -140,8 +140,8 @@ class ShortTraining:
             self.steps,
             self.learning_rate,
             warmup=int(WARMUP * self.steps),
-            cooldown=int(COOLDOWN * self.steps),
-            every=self.every,
+            lr_decay=int(COOLDOWN * self.steps),
+            frame_stride=self.every,
         )
         check_rate(heard, self.teacher, distiller.teacher)
         return distiller

@@ -1,1 +1,1 @@
-"""Batches become a trained network."""
+"""Batches become a trained network: `fit.train` is `weakaudio train`."""

@@ -1,8 +1,7 @@
-"""What a run writes while it trains: checkpoints that are always whole, and a table of its epochs."""
+"""Callbacks of training: checkpoints, averages of weights, a table of epochs."""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +15,25 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from torch.optim.swa_utils import get_ema_avg_fn, get_swa_avg_fn
 
 from weakaudio.errors import ProtocolError
-from weakaudio.files import write_table
+from weakaudio.files import atomic_write, write_table
 
 # Arguments of every `ModelCheckpoint` here.
 EVERY_EPOCH: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Remembers the best epoch also when the run's folder has moved since (Lightning would forget it)."""
+    """Keeps the best epoch when the run's folder has been moved (Lightning's own would forget it)."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["best_model_score"] is None:  # stopped before the first validation
             return
         path = self.format_checkpoint_name({})
-        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        super().load_state_dict({**state_dict, **here, "best_k_models": {path: state_dict["best_model_score"]}})
+        moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": {path: state_dict["best_model_score"]}})
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Writes every few minutes, after whole optimizer steps, within epochs; their ends are another's."""
+    """Writes at intervals within an epoch, after whole optimiser steps; another callback writes at its end."""
 
     def on_train_batch_end(
         self,
@@ -51,16 +50,16 @@ class MidEpochCheckpoint(ModelCheckpoint):
 
 @dataclass
 class Averaging:
-    """Average the weights of several steps: the average is validated, and is what the run leaves.
+    """Average of the weights over training steps, which is validated and exported in place of the last weights.
 
     Parameters
     ----------
     kind
-        "ema", the exponential moving average; "swa", the plain average (arXiv 1803.05407); or "none".
+        "ema": exponential moving average; "swa": arithmetic mean (arXiv 1803.05407); or "none".
     decay
-        Of the exponential moving average, each step.
+        Decay of the exponential moving average per step, in [0, 1).
     start
-        Part of all steps after which the plain average begins, in [0, 1).
+        Fraction of all steps after which the arithmetic mean begins, in [0, 1).
     """
 
     kind: Literal["none", "ema", "swa"] = "none"
@@ -69,33 +68,28 @@ class Averaging:
 
     def __post_init__(self) -> None:
         if not (0 <= self.decay < 1 and 0 <= self.start < 1):
-            raise ProtocolError(f"averaging: decay and start are in [0, 1), got {self.decay} and {self.start}")
+            raise ProtocolError(f"averaging: decay and start must be in [0, 1), got {self.decay} and {self.start}")
 
     def callbacks(self) -> list[Callback]:
-        """What averages, if anything."""
+        """The callback that averages, if any."""
         if self.kind == "ema":
-            return [_MovingAveraging(self.decay)]
-        return [_PlainAveraging(self.start)] if self.kind == "swa" else []
+            return [_Average(avg_fn=get_ema_avg_fn(self.decay))]
+        return [_ArithmeticMean(self.start)] if self.kind == "swa" else []
 
 
-class _OnDevice(WeightAveraging):
-    """The average lies where training is: Lightning asks for the device before the model has been moved there."""
+class _Average(WeightAveraging):
+    """Keeps the average on the training device: Lightning reads the model's before the model is moved there."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
 
-class _MovingAveraging(_OnDevice):
-    def __init__(self, decay: float) -> None:
-        super().__init__(avg_fn=get_ema_avg_fn(decay))
-
-
-class _PlainAveraging(_OnDevice):
-    """Until the average begins, it is the newest weights: they are validated, and can be the best."""
+class _ArithmeticMean(_Average):
+    """Until averaging begins, the newest weights are copied, validated, and can be the best."""
 
     def __init__(self, start: float) -> None:
-        super().__init__(avg_fn=get_swa_avg_fn())  # torch's own default fails on whole-number buffers of a GPU
+        super().__init__(avg_fn=get_swa_avg_fn())  # torch's default fails on integer buffers on a GPU
         self._start, self._first = start, 0.0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -106,17 +100,17 @@ class _PlainAveraging(_OnDevice):
             return False
         if step_idx <= self._first:
             assert self._average_model is not None
-            self._average_model.n_averaged.zero_()  # of none, the next average is a copy
+            self._average_model.n_averaged.zero_()  # the next update copies the weights
         return True
 
 
 class EpochLog(Callback):
-    """A table of epochs; its rows travel in the checkpoints, so resuming neither loses nor doubles one."""
+    """Writes a table with one row an epoch. Checkpoints hold its rows, so resuming neither loses nor repeats one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
-        self._begun = 0.0  # of the epoch, had it not been stopped
+        self._begun = 0.0  # start of the epoch on the monotonic clock, less the time before it was resumed
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": time.monotonic() - self._begun}
@@ -145,13 +139,10 @@ class EpochLog(Callback):
             write_table(pd.DataFrame(self.rows), self.path)
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes beside and renames. Lightning writes into the system's temporary folder and moves; if that is on
-    another file system, the move is a copy, and a kill leaves half of it."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically. Lightning moves them from the system's temporary folder; where that is another
+    file system, moving is copying, and a killed process leaves half a file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        torch.save(checkpoint, beside)
-        os.replace(beside, path)
+        with atomic_write(path) as partial:
+            torch.save(checkpoint, partial)

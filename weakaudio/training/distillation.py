@@ -1,8 +1,9 @@
-"""Distillation from another network, stage by stage, on audio that needs no labels."""
+"""Distillation of a network from another one, stage by stage, on unlabelled audio."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import lightning
@@ -11,57 +12,59 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from weakaudio.audio.frontend import FrontEnd, decimated
+from weakaudio.audio.frontend import decimated
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
 from weakaudio.networks.contract import Features, mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.training.decimation import decimate_features, thin
+from weakaudio.training.schedules import warmup_stable_decay
 
-# Weights of the parts of the loss, which begin at about 5 (scores), 1.5 and 1. The maps are what teaches: after 300
-# steps, ESC-50 (fold 5) off the shelf was at 61 % with 1, 2 and 1, 77 % with 0.3, 2 and 4, 78 % with 0.3, 2 and 16.
+# Weights of the terms of the loss, which start at about 5 (scores), 1.5 (embedding) and 1 (maps). The maps matter
+# most: after 300 steps, ESC-50 (fold 5) without fine-tuning was at 61 % with weights of 1, 2 and 1, 77 % with 0.3, 2
+# and 4, 78 % with 0.3, 2 and 16.
 _SCORES, _EMBEDDING, _MAPS = 0.3, 2.0, 8.0
-_RARE = -5.0  # logit of most classes most of the time: without it the first steps go into unlearning one half
+_RARE = -5.0  # initial bias of the logits: most classes are absent most of the time
 
 
 class Distiller(lightning.LightningModule):
-    """Trains a network to hear what another one hears.
+    """Trains a student network to reproduce a teacher's scores, embeddings and feature maps.
 
-    The loss is a sum of three parts. Scores: binary cross-entropy with the teacher's probabilities, of clips and of
-    segments, summed over classes. Embedding: mean squared error of a linear map of the student's embedding to the
-    teacher's, of clips and of segments. Maps: mean squared error of 1x1 convolutions of the student's stages to
-    those of the teacher at the same resolution. The teacher's embeddings and maps are standardised by channel, so
-    that each counts alike.
+    The loss is a weighted sum of three terms. Scores: binary cross-entropy with the teacher's probabilities, for
+    clips and for segments, summed over classes. Embedding: mean squared error between a linear map of the student's
+    embedding and the teacher's, for clips and for segments. Maps: mean squared error between 1x1 convolutions of the
+    student's stages and the teacher's stages of the same resolution. The teacher's embeddings and maps are
+    standardised by channel.
 
     Parameters
     ----------
     teacher
-        Name or path of a model; the student has its classes and, but for `every`, its front end.
+        Name or path of a model. The student gets its classes and, up to `frame_stride`, its front end.
     network, network_config
-        Name and arguments of the student's network, but for the number of classes and of mels.
+        Name and arguments of the student's network, without the numbers of classes and of mels.
     steps
-        Of the whole training.
+        Total number of training steps.
     learning_rate
-        Of AdamW: rises over `warmup` steps, stays, and falls to 0 over the last `cooldown` steps.
-    warmup, cooldown
-        Steps. A run without a cooldown can be prolonged, and cooled down at any time.
+        Peak learning rate of AdamW (`schedules.trapezoid`).
+    warmup, lr_decay
+        Steps over which the learning rate rises at the beginning, and falls to 0 at the end. A run without lr_decay
+        can be prolonged.
     weight_decay
-        Of AdamW.
-    every
-        The student hears every k-th frame of the teacher's log-mel, so its segments are k times as long; it learns
-        the means of what the teacher says of these.
-    start
-        Name or path of a model of the same network, classes and front end, but for the hop, with whose weights the
-        student begins; None: with random ones.
+        Weight decay of AdamW.
+    frame_stride
+        The student's front end is decimated: it computes every k-th frame of the teacher's, so its segments are k
+        times as long, and its targets are local means of the teacher's outputs (`decimate`).
+    init_from
+        Name or path of a model to initialise the student from, with the same network, classes and front end (the hop
+        may differ); None: random weights.
 
     Raises
     ------
     CheckpointError
-        No such teacher or start.
+        No such teacher or `init_from`.
     ProtocolError
-        Fewer steps than warmup and cooldown have, no stage of student and teacher has the same resolution, or `start`
-        is of another network, other classes or another front end.
+        Fewer steps than warmup and lr_decay have, no stages of the same resolution, or `init_from` has another
+        network, other classes or another front end.
     WeakAudioError
         No such network, or one that does not show its stages.
     """
@@ -74,28 +77,28 @@ class Distiller(lightning.LightningModule):
         steps: int,
         learning_rate: float = 2e-3,
         warmup: int = 500,
-        cooldown: int = 0,
+        lr_decay: int = 0,
         weight_decay: float = 0.01,
-        every: int = 1,
-        start: str | None = None,
+        frame_stride: int = 1,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if steps < warmup + cooldown:
-            raise ProtocolError(f"{steps} steps are fewer than {warmup} of warmup and {cooldown} of cooldown")
+        if steps < warmup + lr_decay:
+            raise ProtocolError(f"{steps} steps are fewer than {warmup} of warmup and {lr_decay} of lr_decay")
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
-        self.warmup, self.cooldown, self.every = warmup, cooldown, every
+        self.warmup, self.lr_decay, self.frame_stride = warmup, lr_decay, frame_stride
         loaded = load_model(teacher)
         loaded.network.fuse()
-        self._teacher = [loaded]  # in a list, so that it is neither trained nor saved with the student
+        self._teacher = [loaded]  # in a list, so that it is no submodule: neither trained nor saved
         net = build_network(
             network, n_classes=len(loaded.labels), n_mels=loaded.front_end.n_mels, **network_config
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         nn.init.constant_(net.classifier.bias, _RARE)
-        self.model = Model(net, decimated(loaded.front_end, every), loaded.labels)
-        if start is not None:
-            _begin_with(self.model, start)
-        ours, theirs = _example(self.model), decimate_features(_example(loaded), every)
+        self.model = Model(net, decimated(loaded.front_end, frame_stride), loaded.labels)
+        if init_from is not None:
+            _initialise(self.model, init_from)
+        ours, theirs = _example(self.model), decimate_features(_example(loaded), frame_stride)
         self.pairs = [
             (a, b)
             for a, mine in enumerate(ours.maps)
@@ -103,18 +106,11 @@ class Distiller(lightning.LightningModule):
             if mine.shape[2:] == its.shape[2:]
         ]
         if not self.pairs:
-            raise ProtocolError(f"network {network!r} has no stage of a resolution that {teacher} has, too")
+            raise ProtocolError(f"network {network!r} has no stage of the same resolution as one of {teacher}")
         self.map_adapters = nn.ModuleList(
             nn.Conv2d(ours.maps[a].shape[1], theirs.maps[b].shape[1], 1) for a, b in self.pairs
         )
-        self.map_norms = nn.ModuleList(_standardise(theirs.maps[b].shape[1]) for _, b in self.pairs)
         self.adapter = nn.Linear(net.n_features, loaded.network.n_features)
-        self.norms = nn.ModuleDict(
-            {
-                level: nn.BatchNorm1d(loaded.network.n_features, affine=False, track_running_stats=False)
-                for level in ("clip", "segment")
-            }
-        )
 
     @property
     def teacher(self) -> Model:
@@ -130,14 +126,12 @@ class Distiller(lightning.LightningModule):
         parts = self.losses(waveform)
         loss = _SCORES * parts["scores"] + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
         for name, value in {**parts, "loss": loss}.items():
-            bar = name == "loss"
-            self.log(
-                f"{stage}_{name}", value.detach(), bar, False, on_step=False, on_epoch=True, batch_size=len(waveform)
-            )
+            bar, title = name == "loss", f"{stage}_{name}"
+            self.log(title, value.detach(), bar, False, on_step=False, on_epoch=True, batch_size=len(waveform))
         return loss
 
     def losses(self, waveform: Tensor) -> dict[str, Tensor]:
-        """Scores, embedding and maps, a scalar each, of mixtures (B, N) at the teacher's sample rate."""
+        """Terms of the loss, "scores", "embedding" and "maps", for waveforms (B, N) at the teacher's sample rate."""
         teacher, net = self.teacher.network, self.model.network
         logmel, _ = self.teacher.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -145,75 +139,95 @@ class Distiller(lightning.LightningModule):
             their_clip = mean_embedding(theirs.embeddings, theirs.mask)
             clip_targets = teacher.forward_head(their_clip).sigmoid()
             segment_targets = teacher.score_segments(theirs.embeddings, theirs.mask).sigmoid()
-            segment_targets = thin(segment_targets[:, None], self.every)[:, 0]
-            theirs = decimate_features(theirs, self.every)
-        ours = net.forward_maps(logmel[:, :: self.every])
+            segment_targets = decimate(segment_targets[:, None], self.frame_stride)[:, 0]
+            theirs = decimate_features(theirs, self.frame_stride)
+        ours = net.forward_maps(logmel[:, :: self.frame_stride])
         clip = mean_embedding(ours.embeddings, ours.mask)
         scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
         )
-        embedding = F.mse_loss(self.adapter(clip).float(), self.norms["clip"](their_clip)) + 0.5 * F.mse_loss(
+        embedding = F.mse_loss(self.adapter(clip).float(), _standardise(their_clip)) + 0.5 * F.mse_loss(
             self.adapter(ours.embeddings.flatten(0, 1)).float(),
-            self.norms["segment"](theirs.embeddings.flatten(0, 1)),
+            _standardise(theirs.embeddings.flatten(0, 1)),
         )
         maps = [
-            F.mse_loss(adapter(ours.maps[a]).float(), norm(theirs.maps[b]))
-            for (a, b), adapter, norm in zip(self.pairs, self.map_adapters, self.map_norms, strict=True)
+            F.mse_loss(adapter(ours.maps[a]).float(), _standardise(theirs.maps[b]))
+            for (a, b), adapter in zip(self.pairs, self.map_adapters, strict=True)
         ]
         return {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        decayed = [parameter for parameter in trained if parameter.ndim > 1]
-        others = [parameter for parameter in trained if parameter.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+            {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return warmup_stable_decay(optimizer, self.steps, self.warmup, self.lr_decay)  # type: ignore[return-value]
 
-    def _rate(self, step: int) -> float:
-        rising = (step + 1) / max(self.warmup, 1)
-        falling = (self.steps - step) / max(self.cooldown, 1)
-        return min(1.0, rising, falling if self.cooldown else 1.0)
+
+def decimate(maps: Tensor, frame_stride: int) -> Tensor:
+    """(B, channels, T, F) to (B, channels, ceil(T / frame_stride), F): local means around every k-th row.
+
+    The means are centred where the rows of a decimated student are. With an even stride, the two rows at the ends of
+    the window count one half. At the ends of a clip, the mean is over the rows inside it.
+    """
+    if frame_stride == 1:
+        return maps
+    reach = frame_stride // 2
+    weights = [1.0] * (2 * reach + 1)
+    if frame_stride % 2 == 0:
+        weights[0] = weights[-1] = 0.5
+
+    def sums(x: Tensor) -> Tensor:
+        last = (x.shape[2] - 1) // frame_stride * frame_stride
+        padded = F.pad(x, (0, 0, reach, reach))
+        terms = (weight * padded[:, :, n : n + last + 1 : frame_stride] for n, weight in enumerate(weights))
+        return reduce(torch.add, terms)
+
+    return sums(maps) / sums(maps.new_ones(1, 1, maps.shape[2], 1))
+
+
+def decimate_features(features: Features, frame_stride: int) -> Features:
+    """A teacher's features at the resolution of a decimated student, for clips without padding."""
+    embeddings = decimate(features.embeddings.transpose(1, 2)[..., None], frame_stride)[..., 0].transpose(1, 2)
+    return Features([decimate(x, frame_stride) for x in features.maps], embeddings, features.mask[:, ::frame_stride])
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed over classes, above what the targets themselves have: 0 where both agree."""
+    """Binary cross-entropy, summed over classes, less the entropy of the targets: 0 where both agree."""
     with torch.autocast(logits.device.type, enabled=False):
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         least = F.binary_cross_entropy(targets, targets, reduction="sum")
         return (total - least) / (targets.numel() / targets.shape[-1])
 
 
-def _begin_with(model: Model, start: str) -> None:
-    """Give a model the weights of another one, which may hear other frames of the same log-mel."""
-    other = load_model(start)
-    for name, expected, found in (
-        ("network", _network(model), _network(other)),
-        ("classes", model.labels, other.labels),
-        ("log-mel", _but_for_hop(model.front_end), _but_for_hop(other.front_end)),
-    ):
-        if found != expected:
-            raise ProtocolError(f"{start}: a student cannot begin so: its {name} would be {expected}, not {found}")
+def _initialise(model: Model, init_from: str) -> None:
+    """Copy the weights of another model, whose front end may have another hop."""
+    other = load_model(init_from)
+    theirs = _identity(other)
+    for what, expected in _identity(model).items():
+        if theirs[what] != expected:
+            raise ProtocolError(
+                f"{init_from}: cannot initialise the student: {what} {theirs[what]}, expected {expected}"
+            )
     model.network.load_state_dict(other.network.state_dict())
 
 
-def _network(model: Model) -> tuple[str, dict[str, Any]]:
-    return type(model.network).__name__, model.network.config
+def _identity(model: Model) -> dict[str, Any]:
+    """Properties in which two models must agree to exchange weights."""
+    network = type(model.network).__name__, model.network.config
+    return {"network": network, "classes": model.labels, "log-mel": replace(model.front_end, name="", hop_length=1)}
 
 
-def _but_for_hop(front_end: FrontEnd) -> dict[str, Any]:
-    return {name: value for name, value in asdict(front_end).items() if name not in ("name", "hop_length")}
-
-
-def _standardise(channels: int) -> nn.Module:
-    """By the statistics of the batch, also in validation: they are the teacher's, and nothing to be averaged."""
-    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+def _standardise(x: Tensor) -> Tensor:
+    """Zero mean and unit variance of each channel (dimension 1) over the batch, in validation as well."""
+    return F.batch_norm(x, None, None, training=True)
 
 
 @torch.no_grad()
 def _example(model: Model) -> Features:
-    """What a model gives for a little silence, of which the shapes say which stages fit each other."""
+    """Features of a second of silence, whose shapes tell which stages have the same resolution."""
     logmel, _ = model.logmel(torch.zeros(1, model.sample_rate))
     was = model.training
     features = model.eval().network.forward_maps(logmel)

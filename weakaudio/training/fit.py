@@ -1,11 +1,11 @@
-"""`weakaudio train`: LightningCLI with our model and data, a log, checkpoints, resumption and the export."""
+"""`weakaudio train`: a LightningCLI with log, checkpoints, resumption and export of the best model."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import torch
 import yaml
 from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -27,18 +27,18 @@ from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import save_model
 from weakaudio.training.callbacks import (
     EVERY_EPOCH,
+    AtomicCheckpointIO,
     Averaging,
     BestCheckpoint,
     EpochLog,
     MidEpochCheckpoint,
-    WholeFiles,
 )
 from weakaudio.training.lightning_module import TaggingModule
 
 CONFIG, MODEL, METRICS = "config.yaml", "model.safetensors", "log/metrics.csv"
 LAST = "checkpoints/last.ckpt"
 
-# What decides a run's result; a run cannot be resumed with other values.
+# Settings that decide the result of a run, which cannot be resumed with other values.
 _DECISIVE = (
     "seed_everything",
     "model.",
@@ -77,14 +77,14 @@ class _Trainer(lightning.Trainer):
 
 
 class TrainCLI(LightningCLI):
-    """`model`, `data`, `trainer`, `seed_everything` as in any LightningCLI, and `out`, the run's folder."""
+    """A LightningCLI with the options `out`, `averaging`, `teacher` and `checkpoint_minutes` as well."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--out", type=str, required=True, help="folder of the run; a run found there is resumed")
-        parser.add_argument("--averaging", type=Averaging, default=Averaging(), help="averages of weights")
+        parser.add_argument("--out", type=str, required=True, help="folder of the run; a run in it is resumed")
+        parser.add_argument("--averaging", type=Averaging, default=Averaging(), help="average of the weights")
         parser.add_argument("--teacher", type=str | None, default=None, help="a model, or a file of soft targets")
         parser.add_argument(
-            "--checkpoint_minutes", type=float, default=5.0, help="of training that a crash can cost at most"
+            "--checkpoint_minutes", type=float, default=5.0, help="interval of checkpoints within an epoch"
         )
         parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
         parser.link_arguments("teacher", "model.teacher")
@@ -96,25 +96,31 @@ class TrainCLI(LightningCLI):
             trainer["precision"] = _find_precision(out, str(trainer["accelerator"]))
 
 
-def train(args: ArgsType = None) -> Path:
-    """Train as the command line says; returns the path of the exported model.
+def train(args: Sequence[str] | Mapping[str, Any]) -> Path:
+    """Train a network as `weakaudio train` does; returns the path of the exported model.
 
-    The run's folder holds `config.yaml`, `log/metrics.csv` (one row an epoch), `tb/` (TensorBoard),
-    `checkpoints/` (`best.ckpt` by validation mAP, `last.ckpt` some minutes old at most) and at the end
-    `model.safetensors`, the best model. If there is a `last.ckpt`, the run goes on from it, also in the middle of
-    an epoch, and ends as if it had never stopped. On several devices each has its share of the clips.
+    The run's folder holds `config.yaml`, `log/metrics.csv` (one row an epoch), `tb/` (TensorBoard), `checkpoints/`
+    (`best.ckpt` by validation mAP, `last.ckpt` a few minutes old at most) and, at the end, `model.safetensors`, the
+    best model. A folder with a `last.ckpt` is resumed from it, also in the middle of an epoch, and ends as if it had
+    never stopped. On several devices each processes a share of the clips.
+
+    Parameters
+    ----------
+    args
+        Command-line arguments, as in `["--config", "weak.yaml", "--out", "runs/mine"]`, or settings as a nested
+        mapping, as in `{"model": {"front_end": "16k"}, "data": {"root": "CORPUS"}, "out": "runs/mine"}`.
 
     Raises
     ------
     ProtocolError
-        The run found in the folder has another configuration, or the corpus another rate than the front end.
+        The run in the folder has other settings, or the corpus another sample rate than the front end.
     """
-    _hush()
+    _silence()
     cli = TrainCLI(
         TaggingModule,
         ClipDataModule,
         trainer_class=_Trainer,
-        args=args,
+        args=dict(args) if isinstance(args, Mapping) else list(args),
         run=False,
         seed_everything_default=0,
         parser_kwargs={"allow_abbrev": False},
@@ -124,15 +130,15 @@ def train(args: ArgsType = None) -> Path:
             "benchmark": False,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
-            "enable_checkpointing": False,  # Lightning's own; ours are below
-            "use_distributed_sampler": False,  # ours shares batches out by itself
+            "enable_checkpointing": False,  # Lightning's default callback; see below
+            "use_distributed_sampler": False,  # the loader shares batches out itself
         },
     )
     out = Path(cli.config["out"])
     trainer = cli.trainer
     if cli.config["trainer.logger"] is None:
         trainer.loggers = [TensorBoardLogger(out, name="", version="tb")]
-    trainer.strategy.checkpoint_io = WholeFiles()
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     best = BestCheckpoint(out / "checkpoints", filename="best", monitor="val_mAP", mode="max", **EVERY_EPOCH)
     last = ModelCheckpoint(out / "checkpoints", filename="last", **EVERY_EPOCH)
     interval = timedelta(minutes=cli.config["checkpoint_minutes"])
@@ -141,12 +147,15 @@ def train(args: ArgsType = None) -> Path:
     )
     callbacks: list[Callback] = [LearningRateMonitor("epoch")] if trainer.loggers else []
     callbacks += cli.config_init["averaging"].callbacks()
-    # `last` comes last, so that it holds the rows of the log and the state of `best`.
+    # `last` comes last, so that it holds the log's rows and the state of `best`.
     trainer.callbacks.extend([*callbacks, EpochLog(out / METRICS), best, within, last])  # type: ignore[attr-defined]
     resumed = out / LAST
     if resumed.is_file():
         _refuse_other_run(cli, out)
-    with _held(out) if trainer.is_global_zero else nullcontext():
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.callback(FolderLock(out).release)
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resumed) if resumed.is_file() else None)
         if trainer.is_global_zero:
             export(trainer, cli.model, best, out / MODEL)
@@ -155,7 +164,7 @@ def train(args: ArgsType = None) -> Path:
 
 
 def export(trainer: lightning.Trainer, tagger: TaggingModule, checkpoint: ModelCheckpoint, path: Path) -> Path:
-    """Write the best checkpoint of a finished run as a self-describing model file."""
+    """Write the best checkpoint of a finished run as a model file."""
     best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
     tagger.load_state_dict(best["state_dict"], strict=True)
     data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -175,33 +184,19 @@ def export(trainer: lightning.Trainer, tagger: TaggingModule, checkpoint: ModelC
     return path
 
 
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """No other run writes into the folder meanwhile."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _hush() -> None:
-    """Lightning's advertisement, and two warnings about what is meant to be as it is."""
-    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    if not any(isinstance(known, _Tips) for known in said.filters):
-        said.addFilter(_Tips())
+def _silence() -> None:
+    """Silence Lightning's tips and two warnings about intended behaviour."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
 
 
-class _Tips(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "Tip:" not in record.getMessage()
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes the configuration into the run's folder, not into that of a logger."""
+    """Writes the configuration into the run's folder instead of the logger's."""
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
@@ -234,7 +229,7 @@ def _refuse_other_run(cli: TrainCLI, out: Path) -> None:
 
 
 def _decisive(text: str) -> dict[str, Any]:
-    """Dotted names and values of what decides a run's result, from a configuration as YAML."""
+    """Dotted names and values of the decisive settings in a YAML configuration."""
 
     def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):

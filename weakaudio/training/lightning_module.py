@@ -1,4 +1,4 @@
-"""The LightningModule: a shell around a model, a loss, today's practice of training, and the metrics."""
+"""The LightningModule of `weakaudio train`: a thin shell around a model, a loss and the metrics."""
 
 from __future__ import annotations
 
@@ -18,52 +18,62 @@ from weakaudio.evaluation.tagging import tagging_metrics
 from weakaudio.networks import Output, build_network
 from weakaudio.networks.model import Model
 from weakaudio.training.losses import LOSSES, smooth
-from weakaudio.training.teacher import Teacher, open_teacher
+from weakaudio.training.schedules import one_cycle
+from weakaudio.training.soft_targets import SoftTargets, open_teacher
 
 
 class TaggingModule(lightning.LightningModule):
     """Trains a network on weakly labelled clips.
 
-    What is drawn in a step hangs on the run's seed, the epoch, the number of the step in it and the device alone,
-    so a run that was stopped anywhere goes on as if it had not been.
+    Random draws of a step depend only on the seed of the run, the epoch, the step and the device, so that a resumed
+    run ends as if it had never stopped.
 
     Parameters
     ----------
     labels
         Class names, in the order of the targets.
     network
-        Name of the network: "weakcnn" (N_S), "windowed-cnn" (the network of SLAT), "flash", "mobilenet", "cnn14".
+        Name of the network: "weakcnn" (N_S), "windowed-cnn" (the network of SLAT), "flash", "mobilenet" or "cnn14".
     network_config
-        Its arguments, but for the number of classes and of mels.
+        Arguments of the network, without the numbers of classes and of mels.
     front_end
-        Name of a log-mel preset.
+        Preset of the log-mel: "paper-44k", "32k", "16k", "panns-32k" or "efficientat-32k"; with "/k" appended, as in
+        "efficientat-32k/2", every k-th of its frames. Presets are defined, and new ones added, in FRONT_ENDS of
+        weakaudio/audio/frontend.py. The corpus must have the preset's sample rate.
     loss
-        "weak" compares clips, "slat" every segment, with the clip's labels.
+        "weak": of the pooled clip probabilities; "slat": of every segment, against the labels of its clip.
     focal_gamma
-        Above 0, terms of the loss count the less the better they are (focal loss).
+        Exponent of the focal loss, which down-weights terms that are already small; 0 for none.
     label_smoothing
-        Draws labels towards one half, by up to half of this.
+        Moves targets towards one half: 1 becomes 1 - label_smoothing / 2. In [0, 1].
     mixup
-        What is mixed with another clip of the batch: waveforms, log-mels or nothing.
+        What is mixed with another clip of the batch: waveforms, log-mels or none.
     mixup_alpha
-        Weights of the mixture are from Beta(alpha, alpha).
+        Mixing weights are drawn from Beta(mixup_alpha, mixup_alpha).
     time_mask, mel_mask
-        SpecAugment: the longest stretch of frames and of mels that is masked in a clip; 0 for none.
+        SpecAugment: longest masks of a clip, in frames and in mels; 0 for none.
     teacher
-        Knowledge distillation: a model, or a file of soft targets that `weakaudio teach` wrote. `--teacher` on the
-        command line and `teacher` at the top of a YAML file.
+        Knowledge distillation: name or path of a model, or a file of soft targets (`weakaudio teach`). Given as
+        `--teacher` on the command line, and as `teacher` at the top level of a YAML file.
     teacher_weight
-        Part of the loss, in [0, 1], that is on the teacher's probabilities.
+        Weight of the loss against the teacher's probabilities, in [0, 1]; the loss against the labels has the rest.
     learning_rate
-        Of AdamW, at its highest: it rises over the first `warmup` of the steps and falls to 0 along a cosine.
+        Peak learning rate of AdamW, reached after warmup; it then falls to 0 along a cosine.
     warmup
-        Part of all steps, in (0, 1).
+        Fraction of all steps over which the learning rate rises, in (0, 1).
     weight_decay
-        Of AdamW.
+        Weight decay of AdamW.
     channels_last
-        Lay the convolutions' weights out channels-last: faster in bf16, on a GPU and on CPUs that have it.
+        Use the channels-last memory format: faster in bf16, on GPUs and on CPUs with native bf16.
     compile
-        Have `torch.compile` make kernels for the network, which takes minutes at the start.
+        Compile the network with `torch.compile`, which takes minutes at the start.
+
+    Raises
+    ------
+    ProtocolError
+        An option is out of its range or, at the start of training, the corpus has another sample rate.
+    WeakAudioError
+        No such network or front end, or an invalid argument of the network.
     """
 
     def __init__(
@@ -90,9 +100,9 @@ class TaggingModule(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         if focal_gamma < 0 or mixup_alpha <= 0 or min(time_mask, mel_mask) < 0:
-            raise ProtocolError("focal_gamma, time_mask and mel_mask are at least 0, and mixup_alpha above 0")
+            raise ProtocolError("focal_gamma, time_mask and mel_mask must be at least 0, and mixup_alpha above 0")
         if not (0 <= label_smoothing <= 1 and 0 <= teacher_weight <= 1 and 0 < warmup < 1):
-            raise ProtocolError("label_smoothing and teacher_weight are in [0, 1], and warmup in (0, 1)")
+            raise ProtocolError("label_smoothing and teacher_weight must be in [0, 1], and warmup in (0, 1)")
         fe = get_front_end(front_end)
         net = build_network(network, n_classes=len(labels), n_mels=fe.n_mels, **network_config)
         if channels_last:
@@ -104,10 +114,10 @@ class TaggingModule(lightning.LightningModule):
         self.mixup, self.mixup_alpha, self.masks = mixup, mixup_alpha, (time_mask, mel_mask)
         self.teacher, self.teacher_weight = teacher, teacher_weight
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
-        self._losses = torch.zeros(2)  # of this epoch so far: summed over clips, and clips
-        self._seed = torch.initial_seed()  # what `seed_everything` set
-        self._ask: Teacher | None = None
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._losses = torch.zeros(2)  # of this epoch so far: sum over clips, number of clips
+        self._seed = torch.initial_seed()  # set by `seed_everything`
+        self._soft_targets: SoftTargets | None = None
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -120,32 +130,33 @@ class TaggingModule(lightning.LightningModule):
                 "that rate or choose another front end"
             )
         if self.teacher and stage == "fit":
-            self._ask = open_teacher(self.teacher, ClipDataset(data.corpus, data.train), self.model.labels)
+            dataset = ClipDataset(data.corpus, data.train)
+            self._soft_targets = open_teacher(self.teacher, dataset, self.model.labels)
 
     def on_train_epoch_start(self) -> None:
         self._losses.zero_()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["losses"] = self._of_all_devices(self._losses)
+        checkpoint["losses"] = self._sum_over_devices(self._losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The mean loss of an epoch survives a stop in its middle."""
+        """Restore the running loss of an epoch that was interrupted."""
         self._losses = checkpoint["losses"] if self.global_rank == 0 else torch.zeros(2)
 
-    def _of_all_devices(self, values: Tensor) -> Tensor:
+    def _sum_over_devices(self, values: Tensor) -> Tensor:
         summed = self.trainer.strategy.reduce(values.to(self.device).clone(), reduce_op="sum")
         assert isinstance(summed, Tensor)
         return summed
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        # A single segment has no statistics to normalise with: such a batch goes with those of the others.
+        # A single segment has no batch statistics: such a batch is normalised by the running ones.
         alone = len(batch.lengths) == 1 and len(self.model.segment_times(int(batch.lengths[0]))) == 1
         self.model.train(not alone)
         targets = smooth(batch.targets, self.label_smoothing) if self.label_smoothing else batch.targets
-        if self._ask is not None:  # taught and true labels are mixed alike
-            targets = torch.cat([targets, self._ask(batch)], 1)
-        output, targets = self._hear(batch.waveform, batch.lengths, targets, self._rng(step))
-        loss = self._compare(output, targets)
+        if self._soft_targets is not None:  # side by side, so that mixup treats both alike
+            targets = torch.cat([targets, self._soft_targets(batch)], 1)
+        output, targets = self._augment_and_forward(batch.waveform, batch.lengths, targets, self._rng(step))
+        loss = self._loss(output, targets)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         counted = len(batch.targets) * torch.stack([loss.detach(), loss.new_ones(())])
         self._losses = self._losses.to(loss.device) + counted
@@ -153,13 +164,13 @@ class TaggingModule(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, step: int) -> None:
         if self.trainer.is_last_batch:
-            total, count = self._of_all_devices(self._losses)
+            total, count = self._sum_over_devices(self._losses)
             self.log("train_loss", total / count, on_step=False, on_epoch=True, prog_bar=True)
 
-    def _hear(
+    def _augment_and_forward(
         self, waveform: Tensor, lengths: Tensor, targets: Tensor, rng: np.random.Generator
     ) -> tuple[Output, Tensor]:
-        """The network's output on clips that are mixed and masked, and their targets."""
+        """Output of the network for mixed and masked clips, and their targets."""
         if self.mixup == "waveform":
             waveform, lengths, targets = mixup(waveform, lengths, targets, self.mixup_alpha, rng)
         logmel, n_frames = self.model.logmel(waveform, lengths)
@@ -169,13 +180,13 @@ class TaggingModule(lightning.LightningModule):
             logmel = mask_logmel(logmel, n_frames, *self.masks, rng)
         return self.model.network(logmel, n_frames), targets
 
-    def _compare(self, output: Output, targets: Tensor) -> Tensor:
-        """The loss against labels (B, C), or labels and the teacher's probabilities (B, 2 C)."""
-        if self._ask is None:
+    def _loss(self, output: Output, targets: Tensor) -> Tensor:
+        """Loss against labels (B, C), or labels and the teacher's probabilities (B, 2 C)."""
+        if self._soft_targets is None:
             return self.loss(output, targets, self.focal_gamma)
-        true, taught = targets.chunk(2, 1)
+        labels, soft = targets.chunk(2, 1)
         weight = self.teacher_weight
-        return (1 - weight) * self.loss(output, true, self.focal_gamma) + weight * self.loss(output, taught, 0.0)
+        return (1 - weight) * self.loss(output, labels, self.focal_gamma) + weight * self.loss(output, soft, 0.0)
 
     def _rng(self, step: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self.current_epoch, step, self.global_rank])
@@ -184,14 +195,16 @@ class TaggingModule(lightning.LightningModule):
         output = self.model(batch.waveform, batch.lengths)
         loss = self.loss(output, batch.targets, 0.0)
         self.log("val_loss", loss, batch_size=len(batch.targets), sync_dist=True)
-        self._seen.append((batch.clips.cpu(), batch.targets.cpu(), output.clip_probs.cpu()))
+        self._validated.append((batch.clips.cpu(), batch.targets.cpu(), output.clip_probs.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        clips, targets, scores = (np.concatenate([t.numpy() for t in part]) for part in zip(*self._seen, strict=True))
-        self._seen.clear()
+        clips, targets, scores = (
+            np.concatenate([t.numpy() for t in part]) for part in zip(*self._validated, strict=True)
+        )
+        self._validated.clear()
         if self.trainer.sanity_checking:
             return
-        if self.trainer.world_size > 1:  # each device has seen its own clips; the metrics are of all of them
+        if self.trainer.world_size > 1:  # metrics are of the clips of all devices together
             shares: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(shares, (clips, targets, scores))
             clips, targets, scores = (np.concatenate(part) for part in zip(*shares, strict=True))
@@ -205,14 +218,7 @@ class TaggingModule(lightning.LightningModule):
             self.parameters(),
             self.learning_rate,
             weight_decay=self.weight_decay,
-            fused=not self.trainer.gradient_clip_val,  # Lightning refuses to clip for a fused one in mixed precision
+            fused=not self.trainer.gradient_clip_val,  # Lightning cannot clip for a fused one in mixed precision
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup,
-            cycle_momentum=False,
-            final_div_factor=1e3,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        steps = int(self.trainer.estimated_stepping_batches)
+        return one_cycle(optimizer, self.learning_rate, steps, self.warmup)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Weights of unit norm: after each step of the optimiser they are brought back to length 1 (arXiv 2511.18890)."""
+"""Weight normalisation: filters are projected to unit norm after each optimiser step (arXiv 2511.18890)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from weakaudio.networks.layers import ConvNorm
 
 
 def unit_weights(network: nn.Module) -> list[ConvNorm]:
-    """The layers of a network whose weights weight normalisation is about.
+    """Layers of a network whose filters weight normalisation projects: convolutions followed by batch normalisation.
 
-    They are all convolutions that batch normalisation follows, by filter, as that leaves a filter's scale free. This
-    holds for depthwise filters as well: a channel is normalised by itself, whether its filter has seen one channel or
-    all. What reads the residual stream in attention and recurrence, and what writes to it, are such convolutions,
-    too; the paper's language models have no norm behind what writes, and project its columns.
+    Batch normalisation makes the scale of a filter irrelevant, of depthwise filters as well, since it normalises each
+    channel by itself. The projections into and out of attention and recurrence are such convolutions, too. (The
+    paper's language models have no norm after the projection out, and project its columns.)
 
-    All others are exempt, as their scale means something: classifiers, layers that no norm follows, the gains and
-    biases of norms, biases.
+    All other parameters are left alone, since their scale matters: classifiers, layers without a norm behind them,
+    biases, and the gains and biases of norms.
     """
     layers = [module for module in network.modules() if isinstance(module, ConvNorm)]
     return [layer for layer in layers if isinstance(layer.norm, nn.BatchNorm2d)]
@@ -34,8 +33,8 @@ def unit_weights(network: nn.Module) -> list[ConvNorm]:
 def project(layers: Sequence[ConvNorm]) -> None:
     """Scale filters to unit norm, in place.
 
-    Running statistics of the norm behind are scaled along, so that a network does the same as before, in evaluation
-    also. Weights that are not trained stay as they are, and so do filters of zeros, which have no direction.
+    Running statistics of the norm are scaled along, so that the network computes the same as before, in evaluation
+    mode as well. Frozen weights and all-zero filters, which have no direction, are left alone.
     """
     for layer in layers:
         weight, norm = layer.conv.weight, layer.norm
@@ -52,22 +51,20 @@ def project(layers: Sequence[ConvNorm]) -> None:
 
 
 class WeightNormalisation(Callback):
-    """Keeps the weights that `unit_weights` names at unit norm: before the first step, and after each.
+    """Projects the filters of `unit_weights` to unit norm, before the first step and after each optimiser step.
 
-    Their length then no longer grows with training, which would lower the learning rate in effect. Weight decay is of
-    no use to them: what it shrinks is scaled back at once.
-
-    A step is one of the optimiser, so batches whose gradients are accumulated are one. Averages of weights see
-    projected weights; an average itself is a little shorter than what it averages, and is left as it is.
+    Their norms would otherwise grow with training, which lowers the effective learning rate. Weight decay has no
+    effect on them. Averages of weights are of projected weights, and not projected themselves: their norm is slightly
+    below 1. On the command line: `--trainer.callbacks+=weakaudio.training.weight_norm.WeightNormalisation`.
 
     Raises
     ------
     ProtocolError
-        When training starts: the network has no such weight.
+        At the start of training: the network has no such layer.
     """
 
     def __init__(self) -> None:
-        self._begun = False  # not again when a run is resumed: rounding would change bits
+        self._begun = False  # a resumed run is not projected again: rounding would change bits
         self._hooks: list[RemovableHandle] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -83,8 +80,8 @@ class WeightNormalisation(Callback):
         weights = unit_weights(pl_module)
         if not weights:
             raise ProtocolError(
-                f"weight normalisation: {type(pl_module).__name__} has no weight for it: no convolution that "
-                "batch normalisation follows; train it without"
+                f"weight normalisation: {type(pl_module).__name__} has no convolution followed by batch "
+                "normalisation; train it without"
             )
         if not self._begun:
             project(weights)

@@ -1,4 +1,4 @@
-"""PSDS beside a plain count in fractions; events made one."""
+"""PSDS against a plain count in fractions; merging of events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from weakaudio.evaluation.localisation import PSDS, StrongClips, f1_scores, merge_events, psds_scores, score_frames
+from weakaudio.evaluation.events import f1_at_best_thresholds
+from weakaudio.evaluation.psds import PSDS, psds_scores
+from weakaudio.evaluation.scored_clips import ScoredClips, merge_events, score_frames
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from("ab")), min_size=1))
@@ -31,21 +33,21 @@ def test_merged_events_cover_the_same_time_and_do_not_touch(drawn: list[tuple[in
         assert all(before[1] < after[0] for before, after in itertools.pairwise(own))
 
 
-# ---- PSDS: makers ----------------------------------------------------------------------------------------
+# ---- PSDS: helpers ----------------------------------------------------------------------------------------
 
-PIECES, PIECE = 8, 10  # pieces of a clip, and seconds of each: one false detection of three clips is 15 an hour
-TIMES = np.stack([np.arange(PIECES), np.arange(1, PIECES + 1)], axis=1) * float(PIECE)
+FRAMES, FRAME = 8, 10  # frames of a clip, and seconds of each: one false positive in three clips is 15 per hour
+TIMES = np.stack([np.arange(FRAMES), np.arange(1, FRAMES + 1)], axis=1) * float(FRAME)
 
 Truth = list[list[tuple[int, int, int]]]  # of each clip: onset, offset (seconds), class
 
 
-def clips(scores: NDArray[np.float64], truth: Truth) -> StrongClips:
-    """Clips of 80 s with scores (clips, pieces, classes) and these events."""
+def clips(scores: NDArray[np.float64], truth: Truth) -> ScoredClips:
+    """Clips of 80 s with scores (clips, frames, classes) and reference events."""
     keys = [f"{n}.wav" for n in range(len(scores))]
-    return StrongClips(
+    return ScoredClips(
         frames={key: score_frames(own, TIMES) for key, own in zip(keys, scores, strict=True)},
-        truth={key: [(on, off, str(k)) for on, off, k in own] for key, own in zip(keys, truth, strict=True)},
-        seconds=dict.fromkeys(keys, float(PIECES * PIECE)),
+        references={key: [(on, off, str(k)) for on, off, k in own] for key, own in zip(keys, truth, strict=True)},
+        seconds=dict.fromkeys(keys, float(FRAMES * FRAME)),
     )
 
 
@@ -56,11 +58,11 @@ def psds(scores: NDArray[np.float64], truth: Truth) -> tuple[float, float]:
 
 
 def active(truth: Truth, n_classes: int) -> NDArray[np.float64]:
-    """(clips, pieces, classes) 1 where an event is, for events that begin and end with pieces."""
-    scores = np.zeros((len(truth), PIECES, n_classes))
+    """(clips, frames, classes) 1 where an event is, for events that begin and end with frames."""
+    scores = np.zeros((len(truth), FRAMES, n_classes))
     for own, events in zip(scores, truth, strict=True):
         for on, off, k in events:
-            own[on // PIECE : off // PIECE, k] = 1.0
+            own[on // FRAME : off // FRAME, k] = 1.0
     return scores
 
 
@@ -69,14 +71,14 @@ def drawn(draw: st.DrawFn) -> tuple[NDArray[np.float64], Truth]:
     """Scores of few levels, and events at whole seconds that do not touch those of their class."""
     n_clips, n_classes = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     levels = st.integers(0, 4)
-    size = n_clips * PIECES * n_classes
+    size = n_clips * FRAMES * n_classes
     scores = np.array(draw(st.lists(levels, min_size=size, max_size=size)), dtype=float) / 4
     truth: Truth = [[] for _ in range(n_clips)]
     for n, k in itertools.product(range(n_clips), range(n_classes)):
         # every class has an event in the first clip
-        edges = draw(st.lists(st.integers(0, PIECES * PIECE), min_size=2 * (n == 0), max_size=5, unique=True))
+        edges = draw(st.lists(st.integers(0, FRAMES * FRAME), min_size=2 * (n == 0), max_size=5, unique=True))
         truth[n] += [(on, off, k) for on, off in itertools.pairwise(sorted(edges))][::2]
-    return scores.reshape(n_clips, PIECES, n_classes), truth
+    return scores.reshape(n_clips, FRAMES, n_classes), truth
 
 
 # ---- PSDS: a plain count ---------------------------------------------------------------------------------
@@ -87,19 +89,19 @@ def overlap(a: tuple[int, int], b: tuple[int, int]) -> int:
 
 
 def detections(scores: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
-    """Runs of pieces that reach the threshold, in seconds."""
+    """Runs of frames that reach the threshold, in seconds."""
     found = []
-    for hit, run in itertools.groupby(range(PIECES), key=lambda p: bool(scores[p] >= threshold)):
-        pieces = list(run)
+    for hit, run in itertools.groupby(range(FRAMES), key=lambda p: bool(scores[p] >= threshold)):
+        frames = list(run)
         if hit:
-            found.append((pieces[0] * PIECE, (pieces[-1] + 1) * PIECE))
+            found.append((frames[0] * FRAME, (frames[-1] + 1) * FRAME))
     return found
 
 
 def roc(
     scores: NDArray[np.float64], truth: Truth, k: int, scenario: Sequence[Fraction]
 ) -> list[tuple[Fraction, Fraction]]:
-    """(eFPR an hour, TPR) of a class at every threshold."""
+    """(eFPR per hour, TPR) of a class at every threshold."""
     dtc, gtc, cttc, alpha_ct = scenario
     others = [c for c in range(scores.shape[2]) if c != k]
     n_events = sum(e[2] == k for events in truth for e in events)
@@ -119,7 +121,7 @@ def roc(
                 for c in others:
                     crossed[c] += sum(overlap(found, e) for e in of[c]) >= cttc * length
             hits += sum(sum(overlap(e, found) for found in holding) >= gtc * (e[1] - e[0]) for e in of[k])
-        efpr = Fraction(false, len(scores) * PIECES * PIECE)
+        efpr = Fraction(false, len(scores) * FRAMES * FRAME)
         if others:
             efpr += alpha_ct * sum((Fraction(crossed[c], lasting[c]) for c in others), Fraction(0)) / len(others)
         points.append((3600 * efpr, Fraction(hits, n_events)))
@@ -158,25 +160,25 @@ def test_psds_equals_a_plain_count_in_fractions(case: tuple[NDArray[np.float64],
 # ---- PSDS: by hand ---------------------------------------------------------------------------------------
 
 
-def test_scores_that_are_the_truth_score_1() -> None:
+def test_perfect_scores_score_1() -> None:
     truth: Truth = [[(0, 30, 0), (50, 60, 1)], [(10, 80, 1)], [], [(20, 40, 0), (60, 80, 0)]]
     assert psds(active(truth, 2), truth) == (1.0, 1.0)
 
 
-def test_scores_that_are_nowhere_right_score_0() -> None:
+def test_inverted_truth_scores_0() -> None:
     truth: Truth = [[(0, 30, 0), (50, 60, 1)], [(10, 80, 1)], [], [(20, 40, 0), (60, 80, 0)]]
     assert psds(1 - active(truth, 2), truth)[0] == 0.0
 
 
 def test_a_constant_score_has_one_threshold() -> None:
-    # 4 detections of whole clips: 3 hold, 1 is false, in 320 s. All events are found from 3600 / 320 an hour.
+    # 4 detections of whole clips, 1 a false positive, in 320 s. All events are detected from 3600 / 320 per hour.
     truth: Truth = [[(0, 60, 0)], [(0, 60, 0)], [(0, 60, 0)], []]
-    assert psds(np.full((4, PIECES, 1), 0.5), truth) == pytest.approx((1 - 0.1125, 1 - 0.1125))
+    assert psds(np.full((4, FRAMES, 1), 0.5), truth) == pytest.approx((1 - 0.1125, 1 - 0.1125))
 
 
-def test_detections_over_another_class_are_cross_triggers_in_scenario_2() -> None:
-    # Class 1 is perfect. Class 0, always on, is false in 2 clips of 320 s: 22.5 an hour; both detections are
-    # over class 1, which lasts 120 s: 60 an hour, of which scenario 2 adds the half. Up to there the TPR are 0
+def test_false_positives_on_another_class_are_cross_triggers_in_scenario_2() -> None:
+    # Class 1 is perfect. Class 0, always on, has 2 false positives in 320 s: 22.5 per hour; both lie on
+    # class 1, which lasts 120 s: 60 per hour, of which scenario 2 adds the half. Up to there the TPR are 0
     # and 1, whose mean less their deviation is 0; from there both are 1.
     truth: Truth = [[(0, 60, 0)], [(0, 60, 0)], [(0, 60, 1)], [(0, 60, 1)]]
     scores = active(truth, 2)
@@ -187,7 +189,7 @@ def test_detections_over_another_class_are_cross_triggers_in_scenario_2() -> Non
     assert found[1].to_numpy() == pytest.approx(np.array([[1 - 0.225, 1 - 0.225 - 0.3], [1.0, 1.0]]))
 
 
-def test_scenario_2_forgives_what_lies_beside_an_event_and_scenario_1_does_not() -> None:
+def test_scenario_2_tolerates_shifted_detections_and_scenario_1_does_not() -> None:
     truth: Truth = [[(0, 20, 0)], [(0, 40, 0)]]
     late = np.roll(active(truth, 1), 1, axis=1)  # by 10 s: half of the first event, three quarters of the second
     assert psds(late, truth) == pytest.approx((0.5 * (1 - 0.225), 1.0))  # false: 1 in 160 s, at the one threshold
@@ -197,17 +199,17 @@ def test_scenario_2_forgives_what_lies_beside_an_event_and_scenario_1_does_not()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_that_know_beat_the_same_scores_shuffled(seed: int) -> None:
+def test_informative_scores_beat_the_same_scores_shuffled(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth: Truth = [[(int(on) * 10, int(on) * 10 + 30, n % 3)] for n, on in enumerate(rng.integers(0, 5, 30))]
-    scores = active(truth, 3) + 0.3 * rng.random((30, PIECES, 3))
+    scores = active(truth, 3) + 0.3 * rng.random((30, FRAMES, 3))
     among_clips, in_time = rng.permutation(scores, axis=0), rng.permuted(scores, axis=1)
     for shuffled in (among_clips, in_time):
         assert all(np.array(psds(scores, truth)) > np.array(psds(shuffled, truth)) + 0.2)
 
 
 @given(case=drawn(), seed=st.integers(0, 99))
-def test_classes_in_another_order_change_nothing(case: tuple[NDArray[np.float64], Truth], seed: int) -> None:
+def test_the_order_of_classes_does_not_matter(case: tuple[NDArray[np.float64], Truth], seed: int) -> None:
     scores, truth = case
     order = np.random.default_rng(seed).permutation(scores.shape[2])  # class order[n] becomes n
     other: Truth = [[(on, off, int(np.flatnonzero(order == k)[0])) for on, off, k in events] for events in truth]
@@ -219,12 +221,12 @@ def test_classes_in_another_order_change_nothing(case: tuple[NDArray[np.float64]
 
 
 @given(drawn())
-def test_only_the_order_of_scores_counts(case: tuple[NDArray[np.float64], Truth]) -> None:
+def test_only_the_rank_of_scores_matters(case: tuple[NDArray[np.float64], Truth]) -> None:
     scores, truth = case
     assert psds(scores**3 / 7, truth) == psds(scores, truth)
 
 
-def test_a_class_without_events_is_not_measured_nor_are_its_detections() -> None:
+def test_classes_without_events_are_left_out_with_their_detections() -> None:
     truth: Truth = [[(0, 30, 0)], [(50, 60, 2)]]
     scores = active(truth, 3)
     scores[:, :, 1] = 1.0
@@ -234,9 +236,9 @@ def test_a_class_without_events_is_not_measured_nor_are_its_detections() -> None
     assert list(found[1].index) == [0, 2]
 
 
-def test_without_any_event_nothing_is_measured() -> None:
-    silent = clips(np.zeros((2, PIECES, 1)), [[], []])
-    some = clips(np.zeros((2, PIECES, 1)), [[(0, 10, 0)], []])
+def test_clips_without_events_have_no_metrics() -> None:
+    silent = clips(np.zeros((2, FRAMES, 1)), [[], []])
+    some = clips(np.zeros((2, FRAMES, 1)), [[(0, 10, 0)], []])
     assert psds_scores(silent) is None
-    assert f1_scores(silent, some) is None
-    assert f1_scores(some, silent) is None
+    assert f1_at_best_thresholds(silent, some) is None
+    assert f1_at_best_thresholds(some, silent) is None

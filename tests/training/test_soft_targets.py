@@ -1,4 +1,4 @@
-"""Distillation: the teacher's answers, asked or stored, reach the loss of the clips they are about."""
+"""Soft targets: a teacher's probabilities, computed or stored, reach the loss of their clips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weakaudio.pretrained import load_model, save_model
 from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.losses import weak_loss
-from weakaudio.training.teacher import open_teacher, write_soft_targets
+from weakaudio.training.soft_targets import open_teacher, write_soft_targets
 
 LABELS = ["onset", "macro_average"]
 TINY: dict[str, Any] = {"network_config": {"width": 0.0625}, "front_end": "16k"}
@@ -39,7 +39,7 @@ def dataset(tones: Path) -> ClipDataset:
     return ClipDataset(Corpus(tones), {"split": "train"})
 
 
-def test_asked_and_stored_answers_are_those_of_the_model(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
+def test_soft_targets_are_the_scores_of_the_model(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
     path = teacher(tmp_path)
     assert write_soft_targets(load_model(path), Corpus(tones), tmp_path / "soft.h5", {}) == 36
     model = load_model(path)
@@ -56,10 +56,10 @@ def test_asked_and_stored_answers_are_those_of_the_model(tones: Path, dataset: C
     assert seen == len(dataset)
 
 
-def test_the_loss_is_shared_by_labels_and_teacher(dataset: ClipDataset, tmp_path: Path) -> None:
+def test_the_loss_is_a_weighted_sum_over_labels_and_teacher(dataset: ClipDataset, tmp_path: Path) -> None:
     batch = next(iter(clip_loader(dataset, 8.0, seed=0)))
     tagger = TaggingModule(LABELS, **TINY, teacher_weight=0.3)
-    tagger._ask = open_teacher(teacher(tmp_path), dataset, LABELS)
+    tagger._soft_targets = open_teacher(teacher(tmp_path), dataset, LABELS)
     output = tagger.model(batch.waveform, batch.lengths)
     taught = load_model(tmp_path / "teacher.safetensors")(batch.waveform, batch.lengths).clip_probs.detach()
     expected = 0.7 * weak_loss(output, batch.targets) + 0.3 * weak_loss(output, taught)
@@ -106,7 +106,7 @@ def test_other_classes_are_refused(labels: list[str], tones: Path, dataset: Clip
             open_teacher(name, dataset, LABELS)
 
 
-def test_a_run_with_such_a_teacher_ends_before_it_begins(tones: Path, tmp_path: Path) -> None:
+def test_a_run_with_an_unfit_teacher_stops_before_training(tones: Path, tmp_path: Path) -> None:
     path = teacher(tmp_path, LABELS[::-1])
     options = ["--model.front_end=16k", f"--data.root={tones}", "--trainer.accelerator=cpu"]
     with pytest.raises(LabelError, match="the first that differs: 'macro_average' and 'onset'"):
@@ -114,7 +114,7 @@ def test_a_run_with_such_a_teacher_ends_before_it_begins(tones: Path, tmp_path: 
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_another_rate_is_refused_with_what_to_do(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
+def test_a_different_sample_rate_is_refused_with_advice(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
     path = teacher(tmp_path, front_end="paper-44k")
     with pytest.raises(ProtocolError, match="weakaudio teach"):
         open_teacher(path, dataset, LABELS)
@@ -122,7 +122,7 @@ def test_another_rate_is_refused_with_what_to_do(tones: Path, dataset: ClipDatas
         write_soft_targets(load_model(path), Corpus(tones), tmp_path / "soft.h5", {})
 
 
-def test_a_clip_without_an_answer_is_named(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
+def test_a_clip_without_soft_targets_is_named(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
     write_soft_targets(load_model(teacher(tmp_path)), Corpus(tones), tmp_path / "soft.h5", {"split": "val"})
     with pytest.raises(ProtocolError, match=r"no soft targets of 12 clips, the first is 0\.wav"):
         open_teacher(tmp_path / "soft.h5", dataset, LABELS)
@@ -146,12 +146,12 @@ def test_malformed_files_are_refused_by_name(fault: str, tones: Path, dataset: C
         open_teacher(path, dataset, LABELS)
 
 
-def test_soft_targets_go_into_h5_only(tones: Path, tmp_path: Path) -> None:
+def test_soft_targets_are_written_to_h5_only(tones: Path, tmp_path: Path) -> None:
     with pytest.raises(WeakAudioError, match=r"end in \.h5"):
         write_soft_targets(load_model(teacher(tmp_path)), Corpus(tones), tmp_path / "soft.npz", {})
 
 
-def test_the_verb_writes_the_file(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
+def test_the_command_writes_the_file(tones: Path, dataset: ClipDataset, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     result = CliRunner().invoke(app, ["teach", str(teacher(tmp_path)), str(tones), "--out", str(tmp_path / "s.h5")])

@@ -1,4 +1,4 @@
-"""Events beside the truth: the same F1 as a plain count, sed_scores_eval and sed_eval."""
+"""Segment- and event-based F1 of event tables against a plain count, sed_scores_eval and sed_eval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sed_scores_eval import collar_based, segment_based
 
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.evaluation.events import Counts, count_events, count_segments, evaluate_events
-from weakaudio.evaluation.localisation import StrongClips, score_frames
+from weakaudio.evaluation.scored_clips import ScoredClips, score_frames
 from weakaudio.formats.event_formats import COLUMNS
 
 Rows = list[tuple[str, float, float, str]]
@@ -29,17 +29,17 @@ def table(rows: Rows) -> pd.DataFrame:
 # ---- by hand ---------------------------------------------------------------------------------------------
 
 
-def test_by_hand() -> None:
+def test_metrics_equal_values_computed_by_hand() -> None:
     truth: Rows = [
-        ("a.wav", 1.0, 3.0, "dog"),  # found: 0.15 s late, and 0.4 s at the end, a fifth of 2 s
+        ("a.wav", 1.0, 3.0, "dog"),  # detected: 0.15 s late, and 0.4 s at the end, a fifth of 2 s
         ("a.wav", 5.0, 6.0, "dog"),  # missed: the onset is 0.25 s early
-        ("b.wav", 0.0, 0.5, "cat"),  # missed: no detection in b.wav
+        ("b.wav", 0.0, 0.5, "cat"),  # missed: no prediction in b.wav
     ]
     events: Rows = [
         ("a.wav", 1.15, 3.4, "dog"),
         ("a.wav", 4.75, 6.0, "dog"),
-        ("c.wav", 2.2, 2.8, "cat"),  # false, in a file that the truth does not name
-        ("c.wav", 0.0, 9.0, "bat"),  # of a class that the truth does not know
+        ("c.wav", 2.2, 2.8, "cat"),  # false positive, in a file without reference events
+        ("c.wav", 0.0, 9.0, "bat"),  # left out: the reference does not have the class
     ]
     found = evaluate_events(table(events), table(truth))
     assert found.event.micro == pytest.approx((1 / 3, 1 / 3, 1 / 3))
@@ -53,7 +53,7 @@ def test_by_hand() -> None:
     assert found.audio_seconds == pytest.approx(6.0 + 0.5 + 2.8)
 
 
-def test_the_truth_is_perfect_and_nothing_is_nothing() -> None:
+def test_perfect_and_empty_predictions() -> None:
     truth = table([("a.wav", 1.0, 3.0, "dog"), ("b.wav", 2.0, 2.1, "cat")])
     perfect, silent = evaluate_events(truth, truth), evaluate_events(table([]), truth)
     assert perfect.event.micro == perfect.segment.macro == (1, 1, 1)
@@ -61,23 +61,23 @@ def test_the_truth_is_perfect_and_nothing_is_nothing() -> None:
     assert np.isnan(silent.event.micro.precision)
 
 
-def test_a_limit_met_exactly_is_met_whatever_floating_point_makes_of_it() -> None:
+def test_a_collar_met_exactly_counts_in_spite_of_rounding() -> None:
     for n in range(1, 200):
         onset = n / 10
         true = np.array([[onset, onset + 0.3]])
-        assert count_events(np.array([[onset + 0.2, onset + 0.3 - 0.2 + 0.4]]), true).hits == 1
-        assert count_events(np.array([[onset + 0.2001, onset + 0.5]]), true).hits == 0
+        assert count_events(np.array([[onset + 0.2, onset + 0.3 - 0.2 + 0.4]]), true).true_positives == 1
+        assert count_events(np.array([[onset + 0.2001, onset + 0.5]]), true).true_positives == 0
         assert count_segments(np.array([[n * 0.1 * 10, n + 1.0]]), np.array([[n, n + 1.0]]), 300.0) == (1, 1, 1)
 
 
-def test_each_detection_and_each_event_counts_once_and_pairs_are_chosen_well() -> None:
-    # Both events are within reach of the first detection, the first event alone of the second.
+def test_matching_is_one_to_one_and_maximal() -> None:
+    # The first prediction is within reach of both events, the second of the first event only.
     true, found = np.array([[1.0, 1.05], [1.1, 1.15]]), np.array([[0.85, 0.9], [1.25, 1.3]])
     assert count_events(found, true) == Counts(1 + 1, 2, 2)
     assert count_events(found[:1], true) == Counts(1, 1, 2)
 
 
-# ---- other counts ----------------------------------------------------------------------------------------
+# ---- other implementations ----------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -103,7 +103,7 @@ def drawn(draw: st.DrawFn) -> tuple[Rows, Rows, dict[str, float]]:
 
 
 def joined(rows: Rows, file: str, label: str) -> list[tuple[int, int]]:
-    """Runs of hundredths of a second in which a class is there; those that touch are one."""
+    """Events of a class in hundredths of a second, merged where they touch."""
     steps = sorted({n for f, on, off, c in rows if (f, c) == (file, label) for n in range(cent(on), cent(off))})
     runs: list[tuple[int, int]] = []
     for n in steps:
@@ -138,9 +138,9 @@ def test_counts_equal_a_plain_count(case: tuple[Rows, Rows, dict[str, float]]) -
         for file in seconds:
             found, true = joined(events, file, label), joined(truth, file, label)
             counts["event"] = add(counts["event"], [most_pairs(found, true), len(found), len(true)])
-            heard = {n // 100 for on, off in found for n in range(on, off)}
-            really = {n // 100 for on, off in true for n in range(on, off)}
-            counts["segment"] = add(counts["segment"], [len(heard & really), len(heard), len(really)])
+            predicted = {n // 100 for on, off in found for n in range(on, off)}
+            reference = {n // 100 for on, off in true for n in range(on, off)}
+            counts["segment"] = add(counts["segment"], [len(predicted & reference), len(predicted), len(reference)])
         for what, (hits, n_found, n_true) in counts.items():
             row = result.per_class.set_index("class").loc[label]
             assert row[f"{what}_f1"] == pytest.approx(2 * hits / (n_found + n_true))
@@ -151,7 +151,7 @@ def test_counts_equal_a_plain_count(case: tuple[Rows, Rows, dict[str, float]]) -
         hits, n_found, n_true = totals[what]
         assert mean.micro.f1 == pytest.approx(2 * hits / (n_found + n_true))
         assert mean.macro.f1 == pytest.approx(result.per_class[f"{what}_f1"].mean())
-    if not events or {row[0] for row in events} & {row[0] for row in truth}:  # else, lengths are asked for
+    if not events or {row[0] for row in events} & {row[0] for row in truth}:  # else lengths are required
         without = evaluate_events(table(events), table(truth))
         pd.testing.assert_frame_equal(without.per_class, result.per_class)
 
@@ -162,7 +162,7 @@ def add(one: list[int], other: list[int]) -> list[int]:
 
 @settings(max_examples=20, deadline=None)
 @given(drawn())
-def test_f1_equals_that_of_sed_scores_eval(case: tuple[Rows, Rows, dict[str, float]]) -> None:
+def test_f1_equals_sed_scores_eval(case: tuple[Rows, Rows, dict[str, float]]) -> None:
     events, truth, seconds = case
     result = evaluate_events(table(events), table(truth), seconds)
     frames, strong = {}, {}
@@ -175,7 +175,7 @@ def test_f1_equals_that_of_sed_scores_eval(case: tuple[Rows, Rows, dict[str, flo
         ]
         frames[file] = score_frames(np.array(active, dtype=float), times).rename(columns={"0": "a", "1": "b"})
         strong[file] = [(on / 100, off / 100, label) for label in "ab" for on, off in joined(truth, file, label)]
-    inputs = {**StrongClips(frames, strong, seconds).inputs(["a", "b"]), "threshold": 0.5}
+    inputs = {**ScoredClips(frames, strong, seconds).inputs(["a", "b"]), "threshold": 0.5}
     segment, *_ = segment_based.fscore(**inputs, audio_durations=seconds, segment_length=1.0)
     event, *_ = collar_based.fscore(**inputs, onset_collar=0.2, offset_collar=0.2, offset_collar_rate=0.2)
     for what, theirs, ours in (("segment", segment, result.segment), ("event", event, result.event)):
@@ -185,7 +185,7 @@ def test_f1_equals_that_of_sed_scores_eval(case: tuple[Rows, Rows, dict[str, flo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_micro_f1_equals_that_of_sed_eval(seed: int) -> None:
+def test_micro_averages_equal_sed_eval(seed: int) -> None:
     sed_eval = pytest.importorskip("sed_eval")
     dcase_util = pytest.importorskip("dcase_util")
     rng = np.random.default_rng(seed)
@@ -217,27 +217,27 @@ def test_micro_f1_equals_that_of_sed_eval(seed: int) -> None:
         assert 0.1 < ours.micro.f1 < 0.95
 
 
-# ---- what a user gives -----------------------------------------------------------------------------------
+# ---- arguments and results -----------------------------------------------------------------------------------
 
 
-def test_classes_that_are_asked_for_count_even_if_they_never_happen() -> None:
+def test_classes_asked_for_count_without_reference_events() -> None:
     truth = table([("a.wav", 1.0, 2.0, "dog")])
     events = table([("a.wav", 1.0, 2.0, "dog"), ("a.wav", 1.0, 2.0, "cat")])
     assert evaluate_events(events, truth).event.micro.precision == 1.0
     asked = evaluate_events(events, truth, labels=["dog", "cat", "bat"])
     assert asked.event.micro == pytest.approx((0.5, 1.0, 2 / 3))
-    assert asked.event.macro == pytest.approx((0.5, 1.0, 0.5))  # bat is neither there nor found: not defined
+    assert asked.event.macro == pytest.approx((0.5, 1.0, 0.5))  # bat: neither predictions nor references
     assert asked.n_left_out == 0
 
 
-def test_segments_end_with_the_recording_and_silent_files_last() -> None:
+def test_segments_end_with_the_recording_and_silent_files_count() -> None:
     truth, events = table([("a.wav", 1.0, 2.0, "dog")]), table([("a.wav", 1.0, 9.0, "dog")])
     found = evaluate_events(events, truth, {"a.wav": 2.5, "silent.wav": 60.0})
     assert found.segment.micro.precision == pytest.approx(1 / 2)
     assert (found.n_files, found.audio_seconds) == (2, 62.5)
 
 
-def test_what_cannot_be_measured_is_told() -> None:
+def test_invalid_tables_are_refused_with_the_reason() -> None:
     truth, events = table([("a.wav", 1.0, 2.0, "dog")]), table([("b/a.wav", 1.0, 2.0, "dog")])
     with pytest.raises(ProtocolError, match=r"no file is in both tables.*'b/a.wav'.*'a.wav'"):
         evaluate_events(events, truth)
@@ -245,13 +245,13 @@ def test_what_cannot_be_measured_is_told() -> None:
         evaluate_events(events, truth, {"a.wav": 10.0})
     with pytest.raises(ProtocolError, match=r"a.wav: its length is nan s"):
         evaluate_events(truth, truth, {"a.wav": float("nan")})
-    with pytest.raises(ProtocolError, match="nothing to find"):
+    with pytest.raises(ProtocolError, match="no reference events"):
         evaluate_events(events, table([]))
     with pytest.raises(WeakAudioError, match="truth: column label missing"):
         evaluate_events(events, truth.drop(columns="label"))
 
 
-def test_names_may_be_any_even_those_that_mean_something_elsewhere() -> None:
+def test_any_class_name_is_allowed() -> None:
     rows: Rows = [("a.wav", 0.0, 1.0, label) for label in ("onset", "macro_average", "a\\b", "nan", "Größe, \n")]
     assert evaluate_events(table(rows), table(rows)).event.macro == (1, 1, 1)
 
@@ -266,7 +266,7 @@ def test_a_day_with_thousands_of_calls_takes_seconds() -> None:
     assert time.process_time() - began < 20
 
 
-def test_an_end_beyond_all_time_is_no_matter_of_memory() -> None:
+def test_memory_does_not_grow_with_the_end_of_an_event() -> None:
     found = evaluate_events(table([("a.wav", 0.0, 1e15, "dog")]), table([("a.wav", 0.0, 1.0, "dog")]))
     assert found.segment.micro.recall == 1.0
 
@@ -279,4 +279,4 @@ def test_results_are_saved(tmp_path: Path) -> None:
     assert metrics["event"]["micro"] == {"precision": None, "recall": 0.0, "f1": 0.0}
     assert (metrics["n_files"], metrics["audio_seconds"], metrics["n_left_out"]) == (1, 10.0, 0)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "per_class.csv"), found.per_class, check_dtype=False)
-    assert "1 files, 2 classes: 0 events found, 2 true" in str(found)
+    assert "1 files, 2 classes: 0 events predicted, 2 in the reference" in str(found)

@@ -1,0 +1,146 @@
+"""Knowledge distillation in `weakaudio train`: a teacher's class probabilities as soft targets of training clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from weakaudio.data.corpus import Corpus
+from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
+from weakaudio.errors import CheckpointError, LabelError, ProtocolError
+from weakaudio.files import atomic_write
+from weakaudio.networks.model import Model
+from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.progress import progress
+
+SoftTargets = Callable[[Batch], Tensor]
+"""Gives the (B, C) probabilities of a batch's clips, on the batch's device."""
+
+SUFFIX = ".h5"  # of files of soft targets
+_FORMAT = 1
+
+
+def open_teacher(name: str | Path, dataset: ClipDataset, labels: list[str]) -> SoftTargets:
+    """The soft targets that a teacher gives for the clips of a dataset.
+
+    Parameters
+    ----------
+    name
+        Name or path of a model, which scores each batch during training, after augmentation and before mixup; or a
+        file of `write_soft_targets`, which has one answer for each clip.
+    labels
+        Classes of the network that is trained.
+
+    Raises
+    ------
+    LabelError
+        The teacher has other classes, or the same in another order.
+    ProtocolError
+        The model takes another sample rate, or a clip is not in the file.
+    CheckpointError
+        No such model or file, or it is damaged.
+    """
+    if Path(name).suffix == SUFFIX:
+        return _stored(Path(name), dataset, labels)
+    return _computed(load_model(name), str(name), dataset.store.sample_rate, labels)
+
+
+def write_soft_targets(
+    model: Model,
+    corpus: Corpus,
+    path: str | Path,
+    where: Mapping[str, object],
+    batch_seconds: float = 160.0,
+    device: str | torch.device = "cpu",
+) -> int:
+    """Score clips with a model once, for `open_teacher`; returns the number of clips.
+
+    The file is HDF5, written atomically: `paths` (clips,), `probs` (clips, C) float16; attributes `format_version`,
+    `labels` (JSON) and `model` (checksum).
+
+    Parameters
+    ----------
+    where
+        Column values that select the clips.
+    batch_seconds
+        Most audio in a batch.
+
+    Raises
+    ------
+    ProtocolError
+        The model takes another sample rate than the corpus has.
+    CheckpointError
+        `path` does not end in .h5, by which `open_teacher` recognises it.
+    ManifestError
+        The file cannot be written, as on a full disk.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"{path}: files of soft targets end in {SUFFIX}")
+    if corpus.store.sample_rate != model.sample_rate:
+        raise ProtocolError(
+            f"{corpus.root}: clips at {corpus.store.sample_rate} Hz, the model takes {model.sample_rate} Hz"
+        )
+    dataset = ClipDataset(corpus, dict(where))
+    model.to(device).eval()
+    probs = np.zeros((len(dataset), len(model.labels)), dtype=np.float16)
+    loader = clip_loader(dataset, batch_seconds)
+    with torch.inference_mode():
+        for batch in progress(loader, len(loader), "soft targets"):
+            probs[batch.clips] = model(batch.waveform.to(device), batch.lengths.to(device)).clip_probs.cpu()
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        file["paths"] = [corpus.store.keys[n] for n in dataset.positions]
+        file["probs"] = probs
+        attributes = {"format_version": _FORMAT, "labels": json.dumps(model.labels), "model": model_checksum(model)}
+        file.attrs.update(attributes)
+    return len(dataset)
+
+
+def _computed(model: Model, name: str, sample_rate: int, labels: list[str]) -> SoftTargets:
+    _check_classes(name, model.labels, labels)
+    if model.sample_rate != sample_rate:
+        raise ProtocolError(
+            f"teacher {name}: takes {model.sample_rate} Hz, the clips are at {sample_rate} Hz; let it write soft "
+            "targets from a corpus at its own rate (`weakaudio teach`), and name that file"
+        )
+
+    @torch.no_grad()
+    def score(batch: Batch) -> Tensor:
+        probs: Tensor = model.to(batch.waveform.device)(batch.waveform, batch.lengths).clip_probs
+        return probs
+
+    return score
+
+
+def _stored(path: Path, dataset: ClipDataset, labels: list[str]) -> SoftTargets:
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs["format_version"] != _FORMAT:
+                raise CheckpointError(f"{path}: soft targets of another version; write them again")
+            names = json.loads(file.attrs["labels"])
+            rows = {key: n for n, key in enumerate(file["paths"].asstr()[:])}
+            probs = file["probs"][:]
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a file of soft targets, or damaged ({error})") from error
+    _check_classes(str(path), names, labels)
+    keys = [dataset.store.keys[n] for n in dataset.positions]
+    missing = [key for key in keys if key not in rows]
+    if missing:
+        raise ProtocolError(f"{path}: no soft targets of {len(missing)} clips, the first is {missing[0]}")
+    chosen = torch.from_numpy(probs[[rows[key] for key in keys]].astype(np.float32))
+    return lambda batch: chosen[batch.clips.cpu()].to(batch.targets.device)
+
+
+def _check_classes(name: str, theirs: list[str], ours: list[str]) -> None:
+    if theirs != ours:
+        odd = next((pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]), None)
+        detail = f", the first that differs: {odd[0]!r} and {odd[1]!r}" if odd else ""
+        raise LabelError(
+            f"teacher {name}: its {len(theirs)} classes are not the {len(ours)} of the corpus in order{detail}"
+        )
