@@ -1,7 +1,4 @@
-"""A page that holds figures: one HTML file that needs no server and fetches nothing.
-
-The figures are here, too, so that who makes a page needs this name only.
-"""
+"""Self-contained HTML pages: paragraphs, figures with sound, tables and key numbers in one file without scripts."""
 
 from __future__ import annotations
 
@@ -19,42 +16,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import to_int16
-from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
-from weakaudio.reports.class_figures import class_map, class_tree, confusion_matrix, event_bars
-from weakaudio.reports.figures import (
-    COLOURS,
-    clip_figure,
-    image_bytes,
-    learning_curve,
-    per_class_bars,
-    save_figure,
-    training_curves,
-)
-
-__all__ = [
-    "COLOURS",
-    "Figures",
-    "Picture",
-    "Section",
-    "Sound",
-    "Table",
-    "class_map",
-    "class_tree",
-    "clip_figure",
-    "confusion_matrix",
-    "event_bars",
-    "learning_curve",
-    "page",
-    "per_class_bars",
-    "save_figure",
-    "training_curves",
-    "write_page",
-]
+from weakaudio.reports.figures import image_bytes
 
 
 class Sound(NamedTuple):
-    """Audio to listen to."""
+    """Audio for a player."""
 
     audio: NDArray[np.float32]
     """(N,), full scale at +-1"""
@@ -67,35 +34,35 @@ class Picture(NamedTuple):
 
     figure: Figure
     caption: str
-    """also what a screen reader says"""
+    """also the alternative text"""
     sound: Sound | None = None
-    """what the figure shows, to be played"""
+    """audio of what the figure shows, with a player below it"""
 
 
 class Table(NamedTuple):
-    """A table on a page; floating-point numbers are shown with three decimals."""
+    """A table on a page; floats are shown with three decimals."""
 
     frame: pd.DataFrame
-    """without its index"""
+    """shown without its index"""
     caption: str
 
 
-class Figures(NamedTuple):
-    """The few numbers that count, large."""
+class KeyNumbers(NamedTuple):
+    """Key numbers, in large type."""
 
     numbers: Sequence[tuple[str, str]]
-    """number and what it is"""
+    """pairs of a number and its description"""
 
 
 class Section(NamedTuple):
-    """A heading and what stands under it; a plain `str` is a paragraph."""
+    """A heading and the blocks below it; a plain `str` is a paragraph."""
 
     heading: str
-    blocks: Sequence[str | Picture | Table | Figures]
+    blocks: Sequence[str | Picture | Table | KeyNumbers]
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """One HTML document with everything in it; its own policy forbids it to fetch anything, or to run scripts."""
+    """Render one HTML document; its content security policy forbids scripts and network requests."""
     body = "\n".join(
         f"<section>\n<h2>{escape(section.heading)}</h2>\n"
         + "\n".join(_render(block) for block in section.blocks)
@@ -106,23 +73,18 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(html: str, path: str | Path) -> None:
-    """Write a page, beside first and then renamed into place.
+    """Write a page atomically, with its folder if that is missing.
 
     Raises
     ------
     WeakAudioError
-        It cannot be written.
+        The page cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as beside:
-            beside.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with atomic_write(path) as part:
+        part.write_text(html, encoding="utf-8")
 
 
-def _render(block: str | Picture | Table | Figures) -> str:
+def _render(block: str | Picture | Table | KeyNumbers) -> str:
     if isinstance(block, str):
         return f"<p>{escape(block)}</p>"
     if isinstance(block, Picture):
@@ -130,7 +92,7 @@ def _render(block: str | Picture | Table | Figures) -> str:
         image = f'<img alt="{caption}" src="{_uri("image/svg+xml", image_bytes(block.figure))}">'
         player = _player(block.sound) if block.sound else ""
         return f"<figure>{image}{player}<figcaption>{caption}</figcaption></figure>"
-    if isinstance(block, Figures):
+    if isinstance(block, KeyNumbers):
         items = "".join(f"<div><dd>{escape(n)}</dd><dt>{escape(what)}</dt></div>" for n, what in block.numbers)
         return f'<dl class="numbers">{items}</dl>'
     return _table(block)
@@ -143,7 +105,7 @@ def _player(sound: Sound) -> str:
 
 
 def _table(block: Table) -> str:
-    """A real table; numbers to the right, in three decimals; what is missing is a dash."""
+    """Render a table: numbers right-aligned, missing values as a dash."""
     frame = block.frame
     numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
     sides = [' class="number"' if number else "" for number in numeric]
@@ -185,7 +147,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-# Figures keep a white card in the dark as well: their colours are made for it.
+# Figures stay on white in dark mode, as their colours are chosen for it.
 _CSS = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --ink: #222; --quiet: #666; --line: #ddd; --card: #fff; }
 @media (prefers-color-scheme: dark) {
