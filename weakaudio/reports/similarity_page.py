@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.io import audio_info, read_audio
-from weakaudio.batch.similarity import Example
 from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference.similarity import Example
 from weakaudio.reports.figures import INK, STYLE, WIDTH, draw_logmel
 from weakaudio.reports.html import Figures, Picture, Section, Sound, Table, page, write_page
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weakaudio.batch.similarity import EmbeddingIndex, Example
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable, write_embeddings
+from weakaudio.inference.similarity import EmbeddingIndex, Example
 
 RATE = 16000
 HOP = 0.5  # seconds, of made-up segments

@@ -12,11 +12,11 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from weakaudio.batch.similarity import EmbeddingIndex, choose_example
 from weakaudio.errors import AudioError, CheckpointError, StoreError, WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder
+from weakaudio.inference.similarity import EmbeddingIndex, choose_example
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
