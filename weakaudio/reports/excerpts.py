@@ -1,4 +1,4 @@
-"""What a page of events shows of them: sound, log-mel and score of those that are worth it."""
+"""Excerpts of events for their HTML report: audio, log-mel and scores of the highest-scoring ones."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from weakaudio.progress import progress
 from weakaudio.reports.event_page import Excerpt
 
 N_EXCERPTS = 150
-_AROUND = 2.0  # seconds before and after an event
-_LONGEST = 10.0  # seconds of an excerpt
+_CONTEXT = 2.0  # seconds before and after an event
+_MAX_SECONDS = 10.0  # length of an excerpt
 
 _CLOCK = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})[_T -]+(\d{2})[:h-]?(\d{2})[:m-]?(\d{2})(?!\d)")
 
 
 def choose_events(events: pd.DataFrame, most: int = N_EXCERPTS) -> list[int]:
-    """Positions of the events that a page shows: the best of each class, then the second best, and so on."""
+    """Choose the positions of `most` events: the best of each class, then the second best, and so on."""
     place = events.groupby("label")["score"].rank(method="first", ascending=False)
     order = pd.DataFrame({"place": place, "score": -events["score"]}).reset_index(drop=True)
     return order.sort_values(["place", "score"], kind="stable").index[:most].tolist()
 
 
 def cut_excerpts(detector: Detector, events: pd.DataFrame, paths: Mapping[str, Path]) -> dict[int, Excerpt]:
-    """Excerpts of the chosen events of an event table, by their position; those of a file that is gone are left out.
+    """Cut excerpts of the best events of a table, by their position; files that cannot be read are skipped.
 
-    Scores are those of the excerpt by itself: near its ends, what is beyond is not heard.
+    Scores are computed from the excerpt alone, so near its ends they lack the context of the recording.
     """
     chosen = choose_events(events)
     found = {}
     for n in progress(chosen, len(chosen), f"cutting {len(chosen)} excerpts"):
         event = events.iloc[n]
-        start = max(float(event["start"]) - _AROUND, 0.0)
-        seconds = min(float(event["end"]) + _AROUND - start, _LONGEST)
+        start = max(float(event["start"]) - _CONTEXT, 0.0)
+        seconds = min(float(event["end"]) + _CONTEXT - start, _MAX_SECONDS)
         try:
             found[n] = _excerpt(detector, paths[event["file"]], str(event["label"]), start, seconds)
         except AudioError:
@@ -63,11 +63,11 @@ def _excerpt(detector: Detector, path: Path, label: str, start: float, seconds: 
 
 
 def begin_of(name: str) -> str | None:
-    """When a recording began, ISO 8601, if its name says so as recorders write it, e.g. 20240501_053000.WAV."""
+    """Parse the start time (ISO 8601) from a recorder's file name, e.g. 20240501_053000.WAV; None if it has none."""
     found = _CLOCK.search(Path(name).name)
     if not found:
         return None
     try:
         return datetime(*map(int, found.groups())).isoformat()  # type: ignore[arg-type]
-    except ValueError:  # digits that are no date
+    except ValueError:  # not a valid date
         return None
