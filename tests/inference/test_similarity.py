@@ -256,7 +256,7 @@ def test_invalid_examples_are_refused() -> None:
     for top, gap in ((0, 1.0), (-1, 1.0), (1, -0.1), (1, np.nan)):
         with pytest.raises(WeakAudioError, match="expected top of 1 or more and gap of 0 s or more"):
             index.similar(good, top, gap)
-    with pytest.raises(WeakAudioError, match=r"shape \(3,\), but mine\.h5 has 4 features"):
+    with pytest.raises(WeakAudioError, match=r"shape \(3,\); mine\.h5 has 4 features"):
         index.similar(Example(np.ones(3, np.float32), "a.wav", 0.0, 1.0))
     for value in (0.0, np.nan, np.inf):
         with pytest.raises(WeakAudioError, match=r"a\.wav: its embedding is zero or not finite"):

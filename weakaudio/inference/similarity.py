@@ -244,7 +244,7 @@ class EmbeddingIndex:
         query = np.asarray(example.embedding, dtype=np.float32)
         if query.shape != self._unit.shape[1:]:
             raise WeakAudioError(
-                f"{example.file}: embedding of shape {query.shape}, but {self.name} has {self._unit.shape[1]} features"
+                f"{example.file}: embedding of shape {query.shape}; {self.name} has {self._unit.shape[1]} features"
             )
         norm = np.linalg.norm(query)
         if not (isfinite(norm) and norm > 0):
