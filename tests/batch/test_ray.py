@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from weakaudio.audio.io import read_audio
-from weakaudio.batch import runner as analysis
+from weakaudio.batch import runner
 from weakaudio.batch.detect import detect_folder
 from weakaudio.batch.embed import embed_folder
 from weakaudio.batch.ray import analyse_on_ray
@@ -44,11 +44,11 @@ class DiesOnce(Detector):
 
     mark: Path
 
-    def analyse(self, windows: list) -> list:
+    def score(self, windows: list) -> list:
         if len(windows) and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().analyse(windows)
+        return super().score(windows)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -62,7 +62,7 @@ def test_ray_gives_the_same_rows_and_a_killed_worker_loses_nothing(
     lengths = [48_000] * 7 + [130 * 16000]
     root = make_wavs({f"{n}.wav": 0.1 * rng.standard_normal(k).astype(np.float32) for n, k in enumerate(lengths)})
     (root / "3.wav").write_bytes(b"broken")
-    monkeypatch.setattr(analysis, "_CHUNK_FILES", 2)
+    monkeypatch.setattr(runner, "_CHUNK_FILES", 2)
     first = read_audio(root / "0.wav")[0]
     middle = Embedder(model, "f2").embed_array(first, 16000).segments.mean(0).tolist()
     threshold = dict(zip(model.labels, middle, strict=True))

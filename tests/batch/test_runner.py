@@ -16,12 +16,12 @@ import pytest
 import soundfile as sf
 import torch
 
-from weakaudio.batch import runner as analysis
+from weakaudio.batch import runner
 from weakaudio.batch.checkpoint import Outcome, RunCheckpoint
 from weakaudio.batch.detect import detect_folder
 from weakaudio.batch.embed import EmbeddingAnalysis, embed_folder
 from weakaudio.batch.recordings import Recording, find_recordings, listed_recordings
-from weakaudio.batch.run import journal_path
+from weakaudio.batch.runner import checkpoint_path
 from weakaudio.errors import AudioError, StoreError, WeakAudioError
 from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.inference.detector import Detector
@@ -52,16 +52,16 @@ JOB = """
 import sys
 import torch
 torch.set_num_threads(1)
-from weakaudio.batch import runner as analysis
+from weakaudio.batch import runner
 from weakaudio.batch.detect import detect_folder
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Embedder
 from weakaudio.batch.embed import embed_folder
 from weakaudio.batch.checkpoint import RunCheckpoint
-analysis._CHUNK_FILES, analysis._STRETCH_WINDOWS = 2, 1
+runner._CHUNK_FILES, runner._WINDOWS_AT_ONCE = 2, 1
 add = RunCheckpoint.add
-def add_and_tell(journal, outcomes):
-    add(journal, outcomes)
+def add_and_tell(checkpoint, outcomes):
+    add(checkpoint, outcomes)
     print("kept", flush=True)
 RunCheckpoint.add = add_and_tell
 job, model, source, out = sys.argv[1:]
@@ -72,9 +72,9 @@ else:
 """
 
 
-def n_done(journal: Path) -> int:
+def n_done(checkpoint: Path) -> int:
     """Parts that a run which was killed has left."""
-    with sqlite3.connect(journal) as database:
+    with sqlite3.connect(checkpoint) as database:
         return database.execute("SELECT COUNT(*) FROM parts").fetchone()[0]
 
 
@@ -95,10 +95,10 @@ def test_runs_that_are_killed_again_and_again_end_with_the_same_bytes(
         assert run.stdout.readline() == b"kept\n"
         run.kill()
         run.wait()
-        steps.append(n_done(journal_path(out)))
+        steps.append(n_done(checkpoint_path(out)))
     assert 0 < steps[1] < steps[2] < 20  # nothing is lost, and it was not at its end
     assert subprocess.run(command(out), capture_output=True).returncode == 0
-    monkeypatch.setattr(analysis, "_CHUNK_FILES", 2)
+    monkeypatch.setattr(runner, "_CHUNK_FILES", 2)
     if job == "detect":
         detect_folder(Detector.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed)
     else:
@@ -114,7 +114,7 @@ class StoppedError(Exception):
 def test_a_long_recording_goes_on_where_it_was(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis, "_STRETCH_WINDOWS", 1)
+    monkeypatch.setattr(runner, "_WINDOWS_AT_ONCE", 1)
     embedder, source = Embedder(model), recordings / "long.wav"
     windows: list[int] = []
     analyse = EmbeddingAnalysis.analyse
@@ -151,8 +151,8 @@ def test_a_later_run_does_what_is_new_or_has_changed(
     sf.write(recordings / "new.wav", np.full(16000, 0.3), 16000)
     (recordings / "07.wav").unlink()
     seen: list[str] = []
-    read = analysis._read
-    monkeypatch.setattr(analysis, "_read", lambda one, rate: (seen.append(one.name), read(one, rate))[1])
+    read = runner._read
+    monkeypatch.setattr(runner, "_read", lambda one, rate: (seen.append(one.name), read(one, rate))[1])
     summary = embed_folder(embedder, recordings, out)
     assert sorted(seen) == ["05.wav", "06.wav", "new.wav"]
     assert summary.failures == []
@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_failure(recordings: Path) -> N
 def test_only_what_is_wanted_is_found(recordings: Path) -> None:
     found, _ = find_recordings(recordings, ["0*.wav", "long*"], ["*3.wav"])
     assert [one.name for one in found] == [f"{n:02d}.wav" for n in range(10) if n != 3] + ["long.wav"]
-    with pytest.raises(AudioError, match="none of its 17 files is wanted"):
+    with pytest.raises(AudioError, match="leave none of its 17 files"):
         find_recordings(recordings, ["*.flac"])
     listed = listed_recordings(str(one.path) for one in found)
     assert [one.path.name for one in find_recordings(listed, exclude=["*/0?.wav"])[0]] == [
@@ -262,14 +262,14 @@ def test_a_list_has_the_order_of_its_lines_and_each_file_once(model: Model, reco
         listed_recordings(["\n"])
 
 
-# ---- the journal -----------------------------------------------------------------------------------------
+# ---- the checkpoint -----------------------------------------------------------------------------------------
 
 
 def test_a_second_run_into_the_same_output_is_refused(tmp_path: Path) -> None:
-    journal = RunCheckpoint(tmp_path / "j", {"a": 1})
+    checkpoint = RunCheckpoint(tmp_path / "j", {"a": 1})
     with pytest.raises(StoreError, match="another run writes to it"):
         RunCheckpoint(tmp_path / "j", {"a": 1})
-    journal.close()
+    checkpoint.close()
     RunCheckpoint(tmp_path / "j", {"a": 1}).close()
 
 
@@ -277,22 +277,22 @@ def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
     RunCheckpoint(tmp_path / "j", {"a": 1}).close()
     whole = (tmp_path / "j").read_bytes()
     (tmp_path / "j").write_bytes(b"no database" + whole[11:])
-    with pytest.raises(StoreError, match="delete it to begin anew"):
+    with pytest.raises(StoreError, match="delete it to start again"):
         RunCheckpoint(tmp_path / "j", {"a": 1})
     with sqlite3.connect(tmp_path / "other") as database:
         database.execute("CREATE TABLE settings (value TEXT)")
-    with pytest.raises(StoreError, match="delete it to begin anew"):
+    with pytest.raises(StoreError, match="delete it to start again"):
         RunCheckpoint(tmp_path / "other", {"a": 1})
 
 
 def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
-    journal = RunCheckpoint(tmp_path / "j", {})
+    checkpoint = RunCheckpoint(tmp_path / "j", {})
     small, large = (Recording(name, Path(name), 0, 0) for name in ("small", "large"))
-    journal.add([Outcome(small, [{"x": np.zeros(3, np.float32)}])])
-    journal._database.execute("PRAGMA max_page_count = 20")
-    with pytest.raises(WeakAudioError, match=r"full.*what is done is kept"):
-        journal.add([Outcome(large, [{"x": np.zeros(10**6, np.float32)}])])
-    journal.close()
+    checkpoint.add([Outcome(small, [{"x": np.zeros(3, np.float32)}])])
+    checkpoint._database.execute("PRAGMA max_page_count = 20")
+    with pytest.raises(WeakAudioError, match=r"full.*results so far are kept"):
+        checkpoint.add([Outcome(large, [{"x": np.zeros(10**6, np.float32)}])])
+    checkpoint.close()
     again = RunCheckpoint(tmp_path / "j", {})
     assert again.finished() == {"small"}
     assert [part["x"].tolist() for part in again.parts("small")] == [[0, 0, 0]]
@@ -308,7 +308,7 @@ def test_windows_of_another_length_do_not_go_on_with_a_run(
     """As a later version of this package may have them: its third window is not where the third was."""
     embedder, source = Embedder(model), recordings / "long.wav"
     embed_folder(embedder, source, tmp_path / "e.h5", "segment")
-    monkeypatch.setattr("weakaudio.batch.run.WINDOW_SECONDS", 1.5)
+    monkeypatch.setattr("weakaudio.batch.runner.WINDOW_SECONDS", 1.5)
     with pytest.raises(StoreError, match="window_seconds"):
         embed_folder(embedder, source, tmp_path / "e.h5", "segment")
 
@@ -316,7 +316,7 @@ def test_windows_of_another_length_do_not_go_on_with_a_run(
 def test_a_long_file_that_fails_in_the_middle_is_a_failure_and_goes_on_there(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis, "_STRETCH_WINDOWS", 1)
+    monkeypatch.setattr(runner, "_WINDOWS_AT_ONCE", 1)
     embedder, out = Embedder(model), tmp_path / "e.h5"
     checks = iter([True, False])
     monkeypatch.setattr(Recording, "is_as_found", lambda self: next(checks, True))
@@ -327,21 +327,6 @@ def test_a_long_file_that_fails_in_the_middle_is_a_failure_and_goes_on_there(
     found, whole = read_embeddings(out), embedder.embed_file(recordings / "long.wav")
     own = found.embeddings[found.clip == found.paths.index("long.wav")]
     np.testing.assert_allclose(own, whole.segments, atol=1e-5)
-
-
-def test_rules_that_need_no_analysis_are_changed_in_place(
-    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "e.csv"
-    middle = Embedder(model, "f2").embed_file(recordings / "long.wav").segments.mean(0).tolist()
-    threshold = dict(zip(model.labels, middle, strict=True))
-    many = detect_folder(Detector(model, threshold), recordings, out).n_rows
-    monkeypatch.setattr(Detector, "analyse", lambda *_: pytest.fail("analysed again"))
-    other = Detector(model, threshold, min_length=2.0, merge_gap=1.0)
-    assert detect_folder(other, recordings, out).n_rows < many
-    monkeypatch.undo()
-    expected = len(other.detect_file(recordings / "long.wav").events)
-    assert (pd.read_csv(out)["file"] == "long.wav").sum() == expected
 
 
 def test_lines_that_are_no_paths_are_failures(model: Model, recordings: Path, tmp_path: Path) -> None:

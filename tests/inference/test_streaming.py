@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference.detector import Detector
-from weakaudio.inference.postprocess import EventJoiner, PostProcessing, Run, find_runs, join_runs
 from weakaudio.inference.streaming import StreamingDetector
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
@@ -98,61 +96,3 @@ def test_what_cannot_be_is_refused(randomise: Callable[[Network], Network]) -> N
     paper = Detector(model_of("weakcnn", randomise, "paper-44k", n_mels=128))
     with pytest.raises(WeakAudioError, match="whole recording"):
         StreamingDetector(paper, RATE)
-
-
-# ---- rules, against a plain loop ---------------------------------------------------------------------------
-
-
-def plain(probs: list[float], high: float, low: float, gap: int, shortest: int) -> list[tuple[int, int, float]]:
-    """Events of one class in pieces of a second."""
-    runs, begin = [], None
-    for n, value in enumerate([*probs, -1.0]):
-        if value >= low and begin is None:
-            begin = n
-        elif value < low and begin is not None:
-            runs.append((begin, n, max(probs[begin:n])))
-            begin = None
-    merged: list[tuple[int, int, float]] = []
-    for run in (run for run in runs if run[2] >= high):
-        if merged and run[0] - merged[-1][1] <= gap:
-            merged[-1] = (merged[-1][0], run[1], max(merged[-1][2], run[2]))
-        else:
-            merged.append(run)
-    return [event for event in merged if event[1] - event[0] >= shortest]
-
-
-scores = st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.9]), min_size=1, max_size=40)
-
-
-@given(scores, st.integers(0, 3), st.integers(0, 3), st.sampled_from([1.0, 0.6]), st.lists(st.integers(1, 39)))
-def test_joined_runs_are_those_of_a_plain_loop_however_they_are_cut(
-    values: list[float], gap: int, shortest: int, hysteresis: float, cuts: list[int]
-) -> None:
-    rules = PostProcessing(np.array([0.5]), hysteresis, 0.0, gap, shortest)
-    edges = np.arange(len(values) + 1.0)
-    times, probs = np.stack([edges[:-1], edges[1:]], 1), np.array(values)[:, None]
-    joiner, found = EventJoiner(rules), []
-    bounds = [0, *sorted({cut for cut in cuts if cut < len(values)}), len(values)]
-    for begin, stop in itertools.pairwise(bounds):
-        runs = find_runs(probs, times, rules, 1.0, begin, stop)
-        found += joiner.push(runs, np.inf if stop == len(values) else stop)
-    expected = plain(values, 0.5, hysteresis * 0.5, gap, shortest)
-    assert [(run.start, run.end, run.peak) for run in found] == expected
-
-
-def test_the_median_filter_takes_out_single_segments() -> None:
-    values = np.array([0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0.0])
-    edges = np.arange(len(values) + 1.0)
-    times = np.stack([edges[:-1], edges[1:]], 1)
-    rules = PostProcessing(np.array([0.5]), median=3.5)
-    assert rules.filter_size(1.0) == 3
-    assert [rules.filter_size(hop) for hop in (0.5, 3.5, 4.0)] == [7, 1, 1]
-    spans = [(run.start, run.end) for run in join_runs(find_runs(values[:, None], times, rules, 1.0), rules)]
-    assert spans == [(5, 8)]
-
-
-def test_an_event_is_handed_out_before_a_later_run_that_never_reaches_its_threshold() -> None:
-    joiner = EventJoiner(PostProcessing(np.array([0.8]), hysteresis=0.5, merge_gap=1.0))
-    assert joiner.push([Run(0, 0.0, 1.0, 0.9), Run(0, 1.5, 2.0, 0.5)], 2.0) == []  # it may still reach it
-    assert joiner.push([], 3.0) == [Run(0, 0.0, 1.0, 0.9)]
-    assert joiner.push([], np.inf) == []

@@ -55,26 +55,26 @@ def test_a_recording_in_windows_is_the_recording_as_a_whole(
     model = model_of(case, randomise)
     rate = model.sample_rate
     clip = noise(data.draw(st.integers(1, 20 * rate)))
-    n_beside = data.draw(st.integers(0, 2))
+    context = data.draw(st.integers(0, 2))
     seconds = data.draw(st.floats(0.1, 4.0))
     blocks = np.split(clip, sorted(data.draw(st.lists(st.integers(0, len(clip)), max_size=5))))
     embedder = Embedder(model, "f1+f2", "mean+max+std")
     (whole,) = embedder.embed_windows([Window(clip)])
 
-    windower = Windower(model, seconds, n_beside, find_loudest(model, blocks))
+    windower = Windower(model, seconds, context, find_loudest(model, blocks))
     windows = [window for block in blocks for window in windower.push(block)] + [windower.finish()]
     parts = embedder.embed_windows(windows)
-    own = np.concatenate([part.segments[part.own] for part in parts])
-    times = np.concatenate([part.times[part.own] for part in parts])
-    np.testing.assert_allclose(own, whole.segments, atol=1e-4)
+    core = np.concatenate([part.segments[part.core] for part in parts])
+    times = np.concatenate([part.times[part.core] for part in parts])
+    np.testing.assert_allclose(core, whole.segments, atol=1e-4)
     np.testing.assert_allclose(times, whole.times, atol=1e-9)
 
-    starts = np.cumsum([0] + [len(part.segments[part.own]) for part in parts])
-    for n, part in enumerate(parts):  # those beside are right, too
-        first, last = starts[n] - part.n_before, starts[n + 1] + part.n_after
+    starts = np.cumsum([0] + [len(part.segments[part.core]) for part in parts])
+    for n, part in enumerate(parts):  # the context is right, too
+        first, last = starts[n] - part.context_before, starts[n + 1] + part.context_after
         np.testing.assert_allclose(part.segments, whole.segments[first:last], atol=1e-4)
-        assert part.n_before == min(n_beside, starts[n])
-    assert [part.n_after for part in parts[:-1]] == [n_beside] * (len(parts) - 1)
+        assert part.context_before == min(context, starts[n])
+    assert [part.context_after for part in parts[:-1]] == [context] * (len(parts) - 1)
     assert max(len(window.audio) for window in windows) <= (seconds + 15) * rate
 
 

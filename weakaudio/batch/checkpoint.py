@@ -1,10 +1,10 @@
-"""What a run has found out so far, on disk: a killed run goes on where it was, and a later one does what is new."""
+"""Results of a run over many recordings, kept on disk as they are found, so that a killed run resumes."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from weakaudio.errors import StoreError, WeakAudioError
 
 Arrays = dict[str, NDArray[Any]]
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE settings (value TEXT NOT NULL);
+CREATE TABLE source (value TEXT NOT NULL);
 CREATE TABLE recordings (
-    name TEXT PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL,
+    name TEXT PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     finished INTEGER NOT NULL, seconds REAL NOT NULL, reason TEXT
 );
 CREATE TABLE parts (
@@ -33,98 +34,121 @@ CREATE TABLE parts (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a recording, or of a stretch of it."""
+    """Result of a recording, or of some of its parts."""
 
     recording: Recording
     parts: list[Arrays]
-    """of the parts from `first_part` on"""
+    """from `first_part` on"""
     first_part: int = 0
     seconds: float = 0.0
     """length of the recording, as far as it is known"""
     finished: bool = True
     reason: str | None = None
-    """why it was left out, if it was"""
+    """why it failed, if it did"""
 
 
 class RunCheckpoint:
-    """Results of recordings, in SQLite; what `add` was given stays, whenever the run is killed.
+    """Results of recordings in an SQLite file; what `add` was given survives a kill at any moment.
 
     Parameters
     ----------
     path
-        Made if it is not there.
+        Is created if it does not exist.
     settings
-        All that decides the results, as JSON.
+        All settings that decide the results, as JSON. Results kept above a lower `score_floor` serve a higher one.
+    source
+        The folder or list that the recordings are from.
     overwrite
-        Begin anew if the journal there has other settings.
+        Start again if the results there were made with other settings, or from another source.
 
     Raises
     ------
     StoreError
-        The file is no journal, has other settings, or belongs to a run that is going on.
+        The file is no run checkpoint, was made with other settings, or another run has it open.
     """
 
-    def __init__(self, path: str | Path, settings: dict[str, Any], overwrite: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, settings: dict[str, Any], source: str = "", overwrite: bool = False) -> None:
+        self.path, self._source, self._overwrite = Path(path), source, overwrite
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        wanted = json.dumps({"version": _VERSION, **settings}, sort_keys=True)
         with self._clear_errors():
             self._open()
-            found = self._settings()
-            if found is not None and found != wanted and overwrite:
+            found = self._read_settings()
+            different = [] if found is None else _differences(found, settings)
+            if different and not overwrite:
                 self.close()
-                self.path.unlink()
-                self._open()
-                found = None
-            if found is None:
-                self._database.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
-                self._database.execute("INSERT INTO settings VALUES (?)", (wanted,))
-                self._database.execute("COMMIT")
-        if found not in (None, wanted):
-            different = ", ".join(_different(json.loads(str(found)), json.loads(wanted)))
-            self.close()
-            raise StoreError(
-                f"{self.path}: of a run with other settings ({different}); give another output, or --overwrite to "
-                "begin anew"
-            )
+                raise StoreError(
+                    f"{self.path}: was made {' and '.join(different)}; give another output, or --overwrite to start "
+                    "again"
+                )
+            if different:
+                self._start_again()
+            if found is None or different:
+                self._create(settings)
+            self.settings = settings if found is None or different else found
+            """those that the results were made with"""
 
-    def forget(self, recordings: list[Recording]) -> None:
-        """Drop all that is not about these files as they are now."""
-        with self._clear_errors(), self._transaction():
+    def match(self, recordings: Sequence[Recording]) -> None:
+        """Keep the results of files that are still as they were, and drop all others.
+
+        Files are known by name, size and time of the last change; after a move of their folder by a fingerprint of
+        their content, too, since recorders on one schedule write files of equal name, size and time.
+
+        Raises
+        ------
+        StoreError
+            The source is another one than that of the results, and none of its files is among them.
+        """
+        with self._clear_errors():
+            (before,) = self._database.execute("SELECT value FROM source").fetchone()
+            moved = before != self._source
             current = {recording.name: recording for recording in recordings}
-            for name, size, changed in self._database.execute(
-                "SELECT name, size, changed FROM recordings"
-            ).fetchall():
-                known = current.get(name)
-                if known is None or (known.size, known.changed) != (size, changed):
-                    self._drop(name)
+            rows = self._database.execute("SELECT name, size, changed, fingerprint FROM recordings").fetchall()
+            kept = set()
+            for name, size, changed, fingerprint in rows:
+                own = current.get(name)
+                if (
+                    own
+                    and (own.size, own.changed) == (size, changed)
+                    and not (moved and own.fingerprint() != fingerprint)
+                ):
+                    kept.add(name)
+            if moved and rows and not kept and not self._overwrite:
+                raise StoreError(
+                    f"{self.path}: was made from {before}; give another output, or --overwrite to start again"
+                )
+            with self._transaction():
+                self._database.execute("UPDATE source SET value = ?", (self._source,))
+                for name in {name for name, *_ in rows} - kept:
+                    for table in ("recordings", "parts"):
+                        self._database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
 
     def finished(self) -> set[str]:
-        """Names of the recordings that are done; not of those that failed, which may go better another time."""
+        """Names of the recordings that are done; not of those that failed, which may succeed another time."""
         with self._clear_errors():
             rows = self._database.execute("SELECT name FROM recordings WHERE finished AND reason IS NULL").fetchall()
         return {name for (name,) in rows}
 
     def n_parts(self, name: str) -> int:
-        """How many parts of a recording there are."""
+        """Number of parts kept of a recording."""
         with self._clear_errors():
             row = self._database.execute("SELECT COUNT(*) FROM parts WHERE name = ?", (name,)).fetchone()
         return int(row[0])
 
     def n_rows(self, name: str) -> int:
-        """How long the arrays of a recording's parts are, all together."""
+        """Length of the arrays of a recording, over all of its parts."""
         with self._clear_errors():
             row = self._database.execute("SELECT SUM(n_rows) FROM parts WHERE name = ?", (name,)).fetchone()
         return int(row[0] or 0)
 
-    def add(self, outcomes: list[Outcome]) -> None:
-        """Keep outcomes: all of them or, when the run is killed meanwhile, none."""
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep outcomes: all of them or, if the run is killed meanwhile, none."""
         with self._clear_errors(), self._transaction():
             for outcome in outcomes:
                 own = outcome.recording
+                row = (own.name, own.size, own.changed, own.fingerprint())
                 self._database.execute(
-                    "INSERT OR REPLACE INTO recordings VALUES (?, ?, ?, ?, ?, ?)",
-                    (own.name, own.size, own.changed, outcome.finished, outcome.seconds, outcome.reason),
+                    "INSERT OR REPLACE INTO recordings VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row, outcome.finished, outcome.seconds, outcome.reason),
                 )
                 rows = (
                     (own.name, outcome.first_part + n, len(next(iter(part.values()))), save(part))
@@ -132,8 +156,8 @@ class RunCheckpoint:
                 )
                 self._database.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", rows)
 
-    def outcomes(self, recordings: list[Recording]) -> Iterator[tuple[Recording, float, str | None]]:
-        """Recording, its length in seconds and, if it failed, the reason, in the order given."""
+    def outcomes(self, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, float, str | None]]:
+        """Each recording with its length in seconds and, if it failed, the reason, in the order given."""
         with self._clear_errors():
             for recording in recordings:
                 row = self._database.execute(
@@ -155,15 +179,23 @@ class RunCheckpoint:
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")  # until it is closed
         self._database.execute("BEGIN EXCLUSIVE").execute("COMMIT")
 
-    def _settings(self) -> str | None:
+    def _start_again(self) -> None:
+        self.close()
+        self.path.unlink()
+        self._open()
+
+    def _create(self, settings: dict[str, Any]) -> None:
+        self._database.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+        content = json.dumps({"version": _VERSION, **settings}, sort_keys=True)
+        self._database.execute("INSERT INTO settings VALUES (?)", (content,))
+        self._database.execute("INSERT INTO source VALUES (?)", (self._source,))
+        self._database.execute("COMMIT")
+
+    def _read_settings(self) -> dict[str, Any] | None:
         if not self._database.execute("SELECT name FROM sqlite_master").fetchall():
             return None
         (found,) = self._database.execute("SELECT value FROM settings").fetchone()
-        return str(found)
-
-    def _drop(self, name: str) -> None:
-        for table in ("recordings", "parts"):
-            self._database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+        return dict(json.loads(found))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -184,11 +216,22 @@ class RunCheckpoint:
             if "locked" in str(error):
                 raise StoreError(f"{self.path}: another run writes to it; wait for its end") from error
             raise WeakAudioError(
-                f"{self.path}: cannot be written ({error}); what is done is kept, run again when that is mended"
+                f"{self.path}: cannot be written ({error}); results so far are kept, run again to resume"
             ) from error
-        except (sqlite3.DatabaseError, TypeError) as error:
-            raise StoreError(f"{self.path}: damaged, or no journal ({error}); delete it to begin anew") from error
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}: damaged, or no run checkpoint ({error}); delete it to start again"
+            ) from error
 
 
-def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """How the settings of a checkpoint differ from those wanted, to be read after "was made"; none if they serve."""
+    if found.pop("version", None) != _VERSION:
+        return ["by another release of weakaudio"]
+    names = sorted(
+        name
+        for name in found.keys() | wanted.keys()
+        if found.get(name) != wanted.get(name)
+        and not (name == "score_floor" and found.get(name, 1.0) <= wanted.get(name, 0.0))
+    )
+    return [f"with other settings ({', '.join(f'{name} {found.get(name)!r}' for name in names)})"] if names else []

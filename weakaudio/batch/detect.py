@@ -1,27 +1,65 @@
-"""A folder of recordings becomes one table of events; a run that is killed goes on where it was."""
+"""A folder of recordings becomes one table of events: scores are kept on disk, and events are made from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from weakaudio.batch.checkpoint import Arrays, RunCheckpoint
 from weakaudio.batch.recordings import Recording, find_recordings
-from weakaudio.batch.run import (
-    Engine,
-    Failures,
+from weakaudio.batch.runner import (
+    AnalyseGroups,
     RunSummary,
+    analyse_groups,
     analyse_recordings,
-    check_writable,
-    collect_failures,
-    open_journal,
+    collect_outcomes,
+    open_checkpoint,
 )
-from weakaudio.batch.runner import analyse_groups
-from weakaudio.files import printable
 from weakaudio.formats.events import check_output, find_format, write_events
-from weakaudio.inference.detector import Detector, runs_of
-from weakaudio.inference.postprocess import Run, event_table
+from weakaudio.inference.detector import Detector
+from weakaudio.inference.postprocess import Scores
+from weakaudio.inference.windows import Window
+
+_SCORE_FLOOR = 0.01  # kept are the classes that reach it somewhere in a window
+_LEVELS = 65535  # `Detector.score` gives multiples of 1/65535, so 16 bits keep scores as they are
+
+
+class ScoreAnalysis:
+    """Turns windows into class scores, compact: 16 bits a score, and only classes that reach the score floor.
+
+    Parameters
+    ----------
+    detector
+        Its scores are kept. The floor is 0.01 or, for thresholds below that, 0.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector, self.model, self.context = detector, detector.model, detector.context
+        lowest = float(detector.post_processing.low_thresholds.min())
+        self.settings: dict[str, Any] = {
+            "job": "detect",
+            **detector.score_settings,
+            "score_floor": _SCORE_FLOOR if lowest >= _SCORE_FLOOR else 0.0,
+        }
+
+    def analyse(self, windows: Sequence[Window]) -> list[Arrays]:
+        return [self._pack(scores) for scores in self.detector.score(windows)]
+
+    def _pack(self, scores: Scores) -> Arrays:
+        classes = np.flatnonzero((scores.probs >= self.settings["score_floor"]).any(0))
+        values = np.rint(scores.probs[:, classes] * _LEVELS).astype(np.uint16)
+        return {"edges": scores.edges, "values": values, "classes": classes.astype(np.int32)}
+
+    def unpack(self, parts: Iterator[Arrays]) -> Iterator[Scores]:
+        """The scores of a recording from what was kept of its windows; 0 for classes below the floor."""
+        for part in parts:
+            values = np.zeros((len(part["values"]), len(self.model.labels)), np.float32)
+            values[:, part["classes"]] = (part["values"] / _LEVELS).astype(np.float32)
+            yield Scores(values, part["edges"])
 
 
 def detect_folder(
@@ -32,87 +70,61 @@ def detect_folder(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
-    engine: Engine = analyse_groups,
-    report: str | Path | None = None,
+    engine: AnalyseGroups = analyse_groups,
 ) -> RunSummary:
-    """Detect in all audio below a folder, sorted by path, and write one table of events; or in a single recording.
+    """Detect events in all audio below a folder, sorted by path, and write one table; or in a single recording.
 
-    Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`. What is
-    found is kept in `out`.journal as it is found: a run that was killed goes on, and a later one does what is new or
-    has changed. The journal may be deleted.
+    Recordings that cannot be read are listed, with the reason, in failures.csv beside `out`. Scores are kept in
+    `out`.journal as they are found: a killed run resumes, a later one analyses what is new or has changed, and other
+    thresholds, lengths or formats need no analysis. The folder may be moved in between. The journal may be deleted.
 
     Parameters
     ----------
     detector
-        Decides model, thresholds and lengths.
+        Model, thresholds and lengths.
     source
-        Searched with all folders below it; or the path of one recording; or recordings.
+        A folder, searched with all folders below it; the path of one recording; or a list of recordings.
     out
-        One row an event: file (relative to the folder), start, end (seconds), label, score; sorted by file, then
-        by start.
+        Table with one row an event: file (relative to the folder), start, end (seconds), label, score; sorted by
+        file, then by start.
     format
-        Of `weakaudio.formats.events`; None: as the name of `out` ends.
+        A format of `weakaudio.formats.events`; None: by the suffix of `out`.
     include, exclude
         As for `find_recordings`.
     overwrite
-        Begin anew where `out` is of a run with another model or other settings.
+        Start again if `out` was made with another model or other score settings.
     engine
-        What analyses the recordings: here, or on a cluster.
-    report
-        HTML page to write, on which events are sorted, filtered, seen and heard.
+        Analyses the recordings: on this machine, or on a cluster (`weakaudio.batch.ray`).
 
     Raises
     ------
     AudioError
         No audio below the folder, or none that can be read.
     StoreError
-        `out` is of another run.
+        `out` was made with other settings, or from another folder.
     WeakAudioError
-        `out` has no known format, or cannot be written.
+        The format of `out` is unknown, or it cannot be written.
     """
     out = Path(out)
     find_format(out, format)
     recordings, unseen = find_recordings(source, include, exclude)
     folder = source if isinstance(source, str | Path) else None
     check_output([own.name for own in recordings], detector.model.labels, out, format, folder)
-    if report is not None:
-        check_writable(Path(report))
-    journal = open_journal(detector, source, out, overwrite)
-    try:
-        analyse_recordings(detector, recordings, journal, engine)
-        done, failures = collect_failures(journal, recordings, unseen, out, source)
-        events: list[Run] = []
-        files: list[str] = []
-        for own, seconds in done.items():
-            here = detector.join_runs(list(runs_of(journal.parts(own.name))), seconds)
-            events += here
-            files += [own.name] * len(here)
-        table = event_table(events, detector.model.labels)
-        table.insert(0, "file", pd.Series(files, dtype=str))
-        write_events(table, out, format, folder)
-        if report is not None:
-            _write_report(Path(report), detector, table, done, failures, _title(source))
-        return RunSummary(out, len(done), sum(done.values()), len(table), "events", failures)
-    finally:
-        journal.close()
+    analysis = ScoreAnalysis(detector)
+    with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
+        analysis.settings = checkpoint.settings  # an earlier run may have kept scores above a lower floor
+        analyse_recordings(analysis, recordings, checkpoint, engine)
+        done, failures = collect_outcomes(checkpoint, recordings, unseen, out, source)
+        table = _events(analysis, checkpoint, done)
+    write_events(table, out, format, folder)
+    return RunSummary(out, done, len(table), "events", failures, table)
 
 
-def _write_report(
-    path: Path, detector: Detector, table: pd.DataFrame, done: dict[Recording, float], failures: Failures, title: str
-) -> None:
-    from weakaudio.reports.event_page import write_event_page  # it loads matplotlib
-    from weakaudio.reports.excerpts import begin_of, cut_excerpts
-
-    about = pd.DataFrame(
-        {
-            "file": [own.name for own in done],
-            "seconds": list(done.values()),
-            "begin": [begin_of(own.name) for own in done],
-        }
-    )
-    excerpts = cut_excerpts(detector, table, {own.name: own.path for own in done})
-    write_event_page(path, table, about, failures, excerpts, f"Events in {title}")
-
-
-def _title(source: str | Path | Sequence[Recording]) -> str:
-    return printable(Path(source).resolve().name) if isinstance(source, str | Path) else f"{len(source)} recordings"
+def _events(analysis: ScoreAnalysis, checkpoint: RunCheckpoint, done: dict[Recording, float]) -> pd.DataFrame:
+    """The table of events of all recordings, from their kept scores."""
+    tables = []
+    for own, seconds in done.items():
+        table = analysis.detector.events(analysis.unpack(checkpoint.parts(own.name)), seconds)
+        table.insert(0, "file", pd.Series([own.name] * len(table), dtype=str))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

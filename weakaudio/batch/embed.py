@@ -1,4 +1,4 @@
-"""A folder of recordings becomes one file of embeddings; a run that is killed goes on where it was."""
+"""A folder of recordings becomes one file of embeddings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import numpy as np
 from weakaudio import __version__
 from weakaudio.batch.checkpoint import Arrays, RunCheckpoint
 from weakaudio.batch.recordings import Recording, find_recordings
-from weakaudio.batch.run import Engine, Failures, RunSummary, analyse_recordings, collect_failures, open_journal
-from weakaudio.batch.runner import analyse_groups
+from weakaudio.batch.runner import (
+    AnalyseGroups,
+    RunSummary,
+    analyse_groups,
+    analyse_recordings,
+    collect_outcomes,
+    open_checkpoint,
+)
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import printable
 from weakaudio.formats.embeddings import Rows, check_suffix, write_rows
@@ -22,13 +28,13 @@ from weakaudio.inference.windows import Window
 
 Level = Literal["clip", "segment"]
 
-_ROWS = 4096  # that are written together
+_ROWS = 4096  # written together
 
 
 class EmbeddingAnalysis:
-    """Windows become embeddings, of segments or pooled."""
+    """Turns windows into embeddings, of segments or pooled."""
 
-    n_beside = 0
+    context = 0
 
     def __init__(self, embedder: Embedder, level: Level) -> None:
         self.embedder, self.level, self.model = embedder, level, embedder.model
@@ -49,14 +55,14 @@ class EmbeddingAnalysis:
         return [self._pooled(Pooled.of(part), window) for part, window in zip(parts, windows, strict=True)]
 
     def _pooled(self, pooled: Pooled, window: Window) -> Arrays:
-        """The clip embedding; of a part of a longer recording, what it is made of."""
+        """The clip embedding or, for a part of a longer recording, the summary that it is made from."""
         if window.is_last and window.start == 0:
             return {"n": np.array([pooled.n]), "embedding": self.embedder.pool([pooled])}
         arrays = {name: getattr(pooled, name) for name in ("mean", "max", "std", "probs")}
         return {"n": np.array([pooled.n]), **arrays}
 
     def clip(self, parts: Sequence[Arrays]) -> np.ndarray:
-        """(D,) of a recording, from what `analyse` gave for its windows."""
+        """(D,) clip embedding of a recording, from the arrays of its windows."""
         if "embedding" in parts[0]:
             return parts[0]["embedding"]
         names = ("mean", "max", "std", "probs")
@@ -73,92 +79,75 @@ def embed_folder(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
-    engine: Engine = analyse_groups,
+    engine: AnalyseGroups = analyse_groups,
 ) -> RunSummary:
     """Embed all audio below a folder, sorted by path, into one file; or a single recording.
 
-    Recordings that cannot be read are left out and listed, with the reason, in failures.csv beside `out`. What is
-    found is kept in `out`.journal as it is found: a run that was killed goes on, and a later one does what is new or
-    has changed. The journal may be deleted.
+    Recordings that cannot be read are listed, with the reason, in failures.csv beside `out`. Results are kept in
+    `out`.journal as they are found: a killed run resumes, and a later one embeds what is new or has changed. The
+    folder may be moved in between. The journal may be deleted.
 
     Parameters
     ----------
     embedder
-        Decides model, layer and pooling.
+        Model, layer and pooling.
     source
-        Searched with all folders below it; or the path of one recording; or recordings.
+        A folder, searched with all folders below it; the path of one recording; or a list of recordings.
     out
         .h5, .npz or .parquet.
     level
         "clip": one embedding a recording; "segment": one for each segment, with start and end in seconds.
     model_name, command
-        Stand in the file's metadata.
+        Are written to the file's metadata.
     include, exclude
         As for `find_recordings`.
     overwrite
-        Begin anew where `out` is of a run with another model or other settings.
+        Start again if `out` was made with another model or other settings.
     engine
-        What analyses the recordings: here, or on a cluster.
+        Analyses the recordings: on this machine, or on a cluster (`weakaudio.batch.ray`).
 
     Raises
     ------
     AudioError
         No audio below the folder, or none that can be read.
     StoreError
-        `out` has no known format, or is of another run.
+        The format of `out` is unknown, or it was made with other settings, or from another folder.
     WeakAudioError
         No such level, or `out` cannot be written.
     """
     if level not in ("clip", "segment"):
-        raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
+        raise WeakAudioError(f"level {level!r}: unknown; expected clip or segment")
     out = Path(out)
     check_suffix(out)
     recordings, unseen = find_recordings(source, include, exclude)
     analysis = EmbeddingAnalysis(embedder, level)
-    journal = open_journal(analysis, source, out, overwrite)
-    try:
-        analyse_recordings(analysis, recordings, journal, engine)
-        return _write(analysis, journal, recordings, unseen, out, source, model_name, command)
-    finally:
-        journal.close()
+    with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
+        analyse_recordings(analysis, recordings, checkpoint, engine)
+        done, failures = collect_outcomes(checkpoint, recordings, unseen, out, source)
+        names = [own.name for own in done]
+        if level == "segment":
+            rows, n_rows = _segment_rows(checkpoint, names), sum(map(checkpoint.n_rows, names))
+        else:
+            rows, n_rows = _clip_rows(analysis, checkpoint, names), len(names)
+        n_features = embedder.n_features if level == "clip" else embedder.n_segment_features
+        metadata = {
+            "model": printable(model_name),
+            "checksum": embedder.checksum,
+            "layer": embedder.layer,
+            "level": level,
+            "pooling": str(analysis.settings["pooling"]),
+            "weakaudio": __version__,
+            "command": printable(command),
+        }
+        write_rows(rows, out, names, (n_rows, n_features), metadata)
+    return RunSummary(out, done, n_rows, f"{level}s", failures)
 
 
-def _write(
-    analysis: EmbeddingAnalysis,
-    journal: RunCheckpoint,
-    recordings: Sequence[Recording],
-    unseen: Failures,
-    out: Path,
-    source: object,
-    model_name: str,
-    command: str,
-) -> RunSummary:
-    done, failures = collect_failures(journal, recordings, unseen, out, source)
-    embedder, level = analysis.embedder, analysis.level
-    n_rows = len(done)
-    if level == "segment":
-        n_rows = sum(journal.n_rows(own.name) for own in done)
-    n_features = embedder.n_features if level == "clip" else embedder.n_segment_features
-    metadata = {
-        "model": printable(model_name),
-        "checksum": embedder.checksum,
-        "layer": embedder.layer,
-        "level": level,
-        "pooling": str(analysis.settings["pooling"]),
-        "weakaudio": __version__,
-        "command": printable(command),
-    }
-    names = [own.name for own in done]
-    rows = _segment_rows(journal, names) if level == "segment" else _clip_rows(analysis, journal, names)
-    write_rows(rows, out, names, (n_rows, n_features), metadata)
-    return RunSummary(out, len(done), sum(done.values()), n_rows, f"{level}s", failures)
-
-
-def _segment_rows(journal: RunCheckpoint, names: list[str]) -> Iterator[Rows]:
+def _segment_rows(checkpoint: RunCheckpoint, names: list[str]) -> Iterator[Rows]:
     embeddings, clips, times = [], [], []
     waiting = 0
     for n, name in enumerate(names):
-        for part in journal.parts(name):
+        for part in checkpoint.parts(name):
             embeddings.append(part["embeddings"])
             clips.append(np.full(len(part["times"]), n))
             times.append(part["times"])
@@ -175,8 +164,8 @@ def _rows(embeddings: list[np.ndarray], clips: list[np.ndarray], times: list[np.
     return Rows(np.concatenate(embeddings), np.concatenate(clips), start, end)
 
 
-def _clip_rows(analysis: EmbeddingAnalysis, journal: RunCheckpoint, names: list[str]) -> Iterator[Rows]:
+def _clip_rows(analysis: EmbeddingAnalysis, checkpoint: RunCheckpoint, names: list[str]) -> Iterator[Rows]:
     for first in range(0, len(names), _ROWS):
         some = names[first : first + _ROWS]
-        clips = np.stack([analysis.clip(list(journal.parts(name))) for name in some])
+        clips = np.stack([analysis.clip(list(checkpoint.parts(name))) for name in some])
         yield Rows(clips, np.arange(first, first + len(some)))

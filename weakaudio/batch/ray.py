@@ -1,4 +1,4 @@
-"""A run over many recordings on a Ray cluster: the same results, from more machines."""
+"""Runs over many recordings on a Ray cluster: the same results, from several machines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from weakaudio.errors import WeakAudioError
 
 
 def analyse_on_ray(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iterator[list[Outcome]]:
-    """The outcomes of groups of recordings, as workers have them: an engine for `embed_folder` and `detect_folder`.
+    """Analyse groups of recordings on a cluster: the `engine` of `embed_folder` and `detect_folder`.
 
-    Each worker is an actor of Ray Data that has a CPU (where the analysis is on a GPU, a GPU) and the model, which it
-    gets once. A group whose worker dies is done by another one. The cluster is the one that `ray.init` finds (its
-    address in RAY_ADDRESS), or else this machine; recordings must have the same paths on all of its machines. Only
-    this process writes.
+    Each worker is an actor of Ray Data with one CPU (one GPU where the analysis is on a GPU) and the model, which it
+    receives once. A group whose worker dies is given to another one. The cluster is the one that `ray.init` finds
+    (RAY_ADDRESS), else this machine; recordings must have the same paths on all of its machines. Only this process
+    writes.
 
     Raises
     ------
     WeakAudioError
-        Ray is not installed, or gave up.
+        Ray is not installed, or failed.
     """
     try:
         import ray
@@ -55,17 +55,17 @@ def analyse_on_ray(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iter
             yield pickle.loads(row["outcomes"])  # made by our own workers, a moment ago
     except ray.exceptions.RayError as error:
         raise WeakAudioError(
-            f"Ray gave up ({str(error).splitlines()[0]}); what is done is kept, run again to go on"
+            f"Ray failed ({str(error).splitlines()[0]}); results so far are kept, run again to resume"
         ) from error
 
 
 def _anywhere(task: Task) -> Task:
-    """The task for a process in another folder."""
+    """Make the task's path absolute, for a process with another working directory."""
     return replace(task, recording=replace(task.recording, path=task.recording.path.absolute()))
 
 
 class _Worker:
-    """Holds the model, and analyses a group at a time."""
+    """Holds the model, and analyses one group at a time."""
 
     def __init__(self, analysis: Any) -> None:
         import ray

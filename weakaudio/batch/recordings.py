@@ -1,11 +1,13 @@
-"""Which recordings a run is about: those below a folder, one, or those of a list."""
+"""Find the recordings of a run: those below a folder, a single one, or those of a list; and list its failures."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from hashlib import blake2b
 from pathlib import Path
 
 import pandas as pd
@@ -17,22 +19,24 @@ from weakaudio.files import printable, write_table
 FAILURES = "failures.csv"
 _COLUMNS = ["path", "reason", "output"]
 _HEADER = b"path,reason,output\n"
+_FINGERPRINT_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file, as it was when it was found."""
+    """A file as it was when it was found."""
 
     name: str
-    """as it stands in tables: relative to the folder given, with / between folders"""
+    """in tables: the path relative to the folder given, with / between folders"""
     path: Path
     size: int
-    """bytes; -1: it is gone"""
+    """bytes; -1: it does not exist"""
     changed: int
     """time of its last change, ns"""
 
     @classmethod
     def at(cls, path: Path, name: str) -> Recording:
+        """The file at a path, under a name that is escaped where it is not UTF-8."""
         try:
             stat = path.stat()
         except (OSError, ValueError):  # a name with a 0 in it is a ValueError
@@ -43,26 +47,35 @@ class Recording:
         """Whether the file is still what it was."""
         return Recording.at(self.path, self.name) == self
 
+    def fingerprint(self) -> str:
+        """Digest of the file's first and last 64 KiB: cheap, and different for different recordings."""
+        digest = blake2b(digest_size=16)
+        with suppress(OSError, ValueError), self.path.open("rb") as file:
+            digest.update(file.read(_FINGERPRINT_BYTES))
+            file.seek(max(self.size - _FINGERPRINT_BYTES, 0))
+            digest.update(file.read(_FINGERPRINT_BYTES))
+        return digest.hexdigest()
+
 
 def find_recordings(
     source: str | Path | Sequence[Recording], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[Recording], list[tuple[str, str]]]:
-    """All audio below a folder, sorted by path, hidden files left out; a single file; or those of a list.
+    """Find all audio below a folder, sorted by path, without hidden files; or a single file; or take a list.
 
-    Folders that are symbolic links are followed, each folder once.
+    Symbolic links to folders are followed, each folder once.
 
     Parameters
     ----------
     source
         Folder, file, or recordings (`listed_recordings`).
     include, exclude
-        Patterns of names, for a folder of paths below it, as `site*/2024-*.wav`, where * also matches /: a recording
-        must match one of the former, if there are any, and none of the latter.
+        Patterns for names (paths below the folder), as `site*/2024-*.wav`, where * also matches /: a recording must
+        match one of `include`, if there are any, and none of `exclude`.
 
     Returns
     -------
     recordings, failures
-        What was found, and path and reason of each folder that could not be looked into.
+        The recordings, and path and reason of each folder that could not be read.
 
     Raises
     ------
@@ -79,7 +92,7 @@ def find_recordings(
     ]
     if not kept:
         where = source if isinstance(source, str | Path) else "the list"
-        raise AudioError(f"{where}: none of its {len(found)} files is wanted, by --include and --exclude")
+        raise AudioError(f"{where}: --include and --exclude leave none of its {len(found)} files")
     return _distinct(kept), failures
 
 
@@ -91,13 +104,13 @@ def _look(source: Path, failures: list[tuple[str, str]]) -> list[Recording]:
 
     def cannot(error: OSError) -> None:
         where = printable(os.path.relpath(error.filename, source))
-        failures.append((where, f"{where}: cannot be looked into ({error.strerror})"))
+        failures.append((where, f"{where}: cannot be read ({error.strerror})"))
 
     return [Recording.at(path, path.relative_to(source).as_posix()) for path in find_audio(source, cannot)]
 
 
 def listed_recordings(lines: Iterable[str]) -> list[Recording]:
-    """The recordings of a list, a path a line, in its order; each once.
+    """Recordings of a list, one path a line, in its order, without repeats.
 
     Raises
     ------
@@ -106,38 +119,40 @@ def listed_recordings(lines: Iterable[str]) -> list[Recording]:
     """
     paths = list(dict.fromkeys(Path(line.rstrip("\r\n")) for line in lines if line.strip()))
     if not paths:
-        raise AudioError("the list of recordings is empty; a path a line is expected")
+        raise AudioError("the list of recordings is empty; expected one path a line")
     return [Recording.at(path, path.as_posix()) for path in paths]
 
 
 def _distinct(recordings: list[Recording]) -> list[Recording]:
-    """Refuse names that are one when they are printed."""
+    """Refuse different files whose names are equal once escaped."""
     seen: set[str] = set()
     for recording in recordings:
         if recording.name in seen:
-            raise AudioError(f"two files are called {recording.name!r} where bytes are escaped; rename one of them")
+            raise AudioError(
+                f"two files are called {recording.name!r} once their names are escaped; rename one of them"
+            )
         seen.add(recording.name)
     return recordings
 
 
 def check_failures(out: Path) -> None:
-    """Find out whether failures can be listed beside an output.
+    """Check that failures can be listed beside an output.
 
     Raises
     ------
     WeakAudioError
-        A file that is not such a list has its name.
+        A file of that name exists and is no list of failures.
     """
     path = out.parent / FAILURES
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(_HEADER)):
-        raise WeakAudioError(f"{path}: is there and no list of ours; move it, or write the output to another folder")
+        raise WeakAudioError(f"{path}: exists and is no list of failures; move it, or choose another folder")
 
 
 def write_failures(failures: list[tuple[str, str]], out: Path) -> None:
-    """List path and reason of recordings that were left out of an output, in failures.csv beside it.
+    """List path and reason of the recordings that are missing from an output, in failures.csv beside it.
 
-    The list has the failures of all outputs in its folder; those of an earlier run with this output go, and so does
-    a list that has become empty.
+    The list has the failures of all outputs in its folder; those of an earlier run with this output are replaced, and
+    an empty list is removed.
 
     Raises
     ------

@@ -8,19 +8,20 @@ import shlex
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weakaudio.cli.options import SOME_FAILED, LayerOption, Level, ModelName, PoolingOption, app
 from weakaudio.errors import WeakAudioError
+from weakaudio.files import printable
 from weakaudio.inference import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from weakaudio.batch.recordings import Recording
-    from weakaudio.batch.run import Engine, RunSummary
+    from weakaudio.batch.runner import AnalyseGroups, RunSummary
     from weakaudio.inference.detector import Detector
 
 
@@ -136,15 +137,28 @@ def detect(
     dtype: Dtype = "float32",
     engine: EngineOption = EngineName.local,
 ) -> None:
-    """Find events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
+    """Detect events: `weakaudio detect street.wav` shows them; with -o, those of a file or a folder are written."""
     from weakaudio.batch.detect import detect_folder
+    from weakaudio.batch.runner import check_writable
+    from weakaudio.inference.detector import Detector
 
     if out is None and (report or format or overwrite or engine != EngineName.local):
         raise WeakAudioError("--report, --format, --overwrite and --engine need -o: say where the events are to go")
     if out is None and (source == "-" or Path(source).is_dir()):
         raise WeakAudioError(f"{source}: many recordings; say with -o EVENTS.csv where the table of events is to go")
-    rules = {"hysteresis": hysteresis, "median": median, "max_events": max_events, "dtype": dtype}
-    detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
+    detector = Detector.from_pretrained(
+        model,
+        _thresholds(threshold, thresholds),
+        min_length,
+        merge_gap,
+        hysteresis,
+        median,
+        max_events,
+        device,
+        dtype,
+    )
+    if report:
+        check_writable(report)
     if out is None:
         _show(detector, Path(source), top)
         return
@@ -157,8 +171,12 @@ def detect(
         exclude=exclude or (),
         overwrite=overwrite,
         engine=_engine(engine),
-        report=report,
     )
+    if report:
+        from weakaudio.reports.excerpts import write_run_page  # it loads matplotlib
+
+        title = f"{len(summary.recordings)} recordings" if source == "-" else printable(Path(source).resolve().name)
+        write_run_page(report, detector, summary, f"Events in {title}")
     _done(summary)
 
 
@@ -183,10 +201,11 @@ def listen(
     """Tell events of live audio as they end, as JSON lines: `arecord -f S16_LE -r 48000 | weakaudio listen`."""
     from weakaudio.audio.microphone import microphone
     from weakaudio.audio.pipe import RawFormat, read_pipe
+    from weakaudio.inference.detector import Detector
     from weakaudio.inference.streaming import StreamingDetector
 
-    rules = {"hysteresis": hysteresis, "median": median}
-    detector = _detector(model, threshold, thresholds, min_length, merge_gap, device, **rules)
+    chosen = _thresholds(threshold, thresholds)
+    detector = Detector.from_pretrained(model, chosen, min_length, merge_gap, hysteresis, median, device=device)
     if mic:
         rate, blocks = detector.model.sample_rate, microphone(detector.model.sample_rate, step)
     else:
@@ -278,7 +297,7 @@ def _recordings(source: str) -> Path | list[Recording]:
     return listed_recordings(map(os.fsdecode, sys.stdin.buffer)) if source == "-" else Path(source)
 
 
-def _engine(engine: EngineName) -> Engine:
+def _engine(engine: EngineName) -> AnalyseGroups:
     if engine == EngineName.ray:
         from weakaudio.batch.ray import analyse_on_ray
 
@@ -288,22 +307,13 @@ def _engine(engine: EngineName) -> Engine:
     return analyse_groups
 
 
-def _detector(
-    model: str,
-    threshold: float | None,
-    thresholds: Path | None,
-    min_length: float | None,
-    merge_gap: float,
-    device: str,
-    **rules: Any,
-) -> Detector:
+def _thresholds(threshold: float | None, thresholds: Path | None) -> float | dict[str, float] | None:
+    """The thresholds of `Detector`: one for all classes, or those of a table."""
     from weakaudio.formats.thresholds import read_thresholds
-    from weakaudio.inference.detector import Detector
 
     if threshold is not None and thresholds is not None:
         raise WeakAudioError("--threshold and --thresholds: give one of them")
-    chosen = threshold if thresholds is None else read_thresholds(thresholds)
-    return Detector.from_pretrained(model, chosen, min_length, merge_gap, device, **rules)
+    return threshold if thresholds is None else read_thresholds(thresholds)
 
 
 def _done(summary: RunSummary) -> None:
@@ -325,7 +335,10 @@ def _show(detector: Detector, path: Path, top: int) -> None:
     from rich.text import Text
 
     found = detector.detect_file(path)
-    tags, events = Table("tag", "score", title="the whole"), Table("start", "end", "event", "score", title="events")
+    tags, events = (
+        Table("tag", "score", title="clip-level tags"),
+        Table("start", "end", "event", "score", title="events"),
+    )
     for label, score in found.tags.head(top).itertuples(index=False):
         tags.add_row(Text(label), f"{score:.2f}")
     for start, end, label, score in found.events.itertuples(index=False):

@@ -1,4 +1,4 @@
-"""Recordings become events: what is heard, from when to when, how surely."""
+"""Recordings become events: scores over time (`Detector.score`), then events (`weakaudio.inference.postprocess`)."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from weakaudio import __version__
-from weakaudio.audio.io import audio_info, resample, stream_audio
-from weakaudio.batch.checkpoint import Arrays
+from weakaudio.audio.geometry import timeline
+from weakaudio.audio.io import audio_info, resample
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedder import Embedder, mono_floats
-from weakaudio.inference.parts import Part
-from weakaudio.inference.postprocess import PostProcessing, Run, event_table, find_runs, join_runs, sort_events
-from weakaudio.inference.windows import BLOCK_SECONDS, Window, cut, find_loudest
+from weakaudio.inference.embedder import Embedder, Part, mono_floats
+from weakaudio.inference.postprocess import PostProcessing, Scores, find_events
+from weakaudio.inference.windows import Window, cut, cut_file, find_loudest
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 
 Threshold = float | Mapping[str, float]
 
-THRESHOLD = 0.5  # of models that bring none of their own
+THRESHOLD = 0.5  # for models that bring none of their own
 
-_RUN = ("label", "start", "end", "peak")
+_LEVELS = 65535  # scores are rounded to 16 bits, so that kept scores are the ones that events were made of
+_TOLERANCE = 1e-5  # seconds
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """What was heard in one recording."""
+    """Events and clip-level tags of one recording."""
 
     events: pd.DataFrame
-    """start, end (seconds from the start of the recording), label, score: see `weakaudio.inference.postprocess`"""
+    """start, end (seconds from the start of the recording), label, score: see `find_events`"""
     tags: pd.DataFrame
-    """label, score: every class with the probability that it is anywhere in the recording, likeliest first; of
-    recordings longer than a window (`weakaudio.inference.windows`), the highest of its windows"""
+    """label, score: each class with the probability that it occurs anywhere in the recording, highest first; for
+    recordings longer than a window (`weakaudio.inference.windows`), the highest over its windows"""
     seconds: float
     """length of the recording"""
 
 
 class Detector:
-    """Events of arrays and files, by any model.
+    """Detects events in arrays and files, with any model.
 
     Parameters
     ----------
     model
         Is copied; the copy is made faster (`Network.fuse`).
     threshold
-        Probability in [0, 1] from which on a class counts as heard; or one for each class that is to be found.
-        None: the model's own, in its notes under "threshold", else 0.5.
+        Score in [0, 1] that an event must reach; or a mapping from the classes to detect to their thresholds. None:
+        the model's own (`Model.metadata["threshold"]`), else 0.5.
     min_length
-        Shorter events are left out; seconds. None: the model's own, in its notes under "min_length", else 0.
+        Shorter events are dropped; seconds. None: the model's own (`Model.metadata["min_length"]`), else 0.
     merge_gap
-        Events of a class that are no farther apart become one, before the short are left out; seconds.
+        Events of a class that are no farther apart are merged, before short ones are dropped; seconds.
+    hysteresis
+        An event lasts while its score stays at or above this fraction of its threshold; in (0, 1].
+    median
+        Length of a median filter over the scores, applied first; seconds.
+    max_events
+        Keep the N highest-scoring events of a recording.
     device, dtype
         As for `Embedder`.
-    hysteresis
-        An event lasts as long as its class stays at or above this part of its threshold; in (0, 1].
-    median
-        Length of a median filter over the scores beforehand; seconds.
-    max_events
-        Keep only so many of a recording, those of the highest scores.
 
     Raises
     ------
     WeakAudioError
-        A threshold outside [0, 1] or of a class that the model does not know, a length or a gap below 0, another
-        setting that cannot be, or no such device.
+        A threshold outside [0, 1] or for a class that the model does not have, a negative length or gap, another
+        invalid setting, or a device that is not available.
     """
 
     def __init__(
@@ -80,34 +80,35 @@ class Detector:
         threshold: Threshold | None = None,
         min_length: float | None = None,
         merge_gap: float = 0.0,
-        device: str = "cpu",
-        dtype: str = "float32",
         hysteresis: float = 1.0,
         median: float = 0.0,
         max_events: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
     ) -> None:
         if threshold is None:
             threshold = model.notes.get("threshold", THRESHOLD)
         if min_length is None:
             min_length = model.notes.get("min_length", 0.0)
         if not 0 < hysteresis <= 1:
-            raise WeakAudioError(f"hysteresis {hysteresis!r}: expected a part of the threshold, above 0 and up to 1")
+            raise WeakAudioError(f"hysteresis {hysteresis!r}: expected a fraction of the threshold, in (0, 1]")
         if max_events is not None and max_events < 1:
             raise WeakAudioError(f"max_events {max_events!r}: expected 1 or more")
-        self.rules = PostProcessing(
-            _of_each_class(threshold, model.labels),
+        self.post_processing = PostProcessing(
+            _per_class(threshold, model.labels),
             hysteresis,
             _seconds(median, "median"),
             _seconds(merge_gap, "merge_gap"),
             _seconds(min_length, "min_length"),
+            max_events,
         )
-        self.max_events = max_events
         self._embedder = Embedder(model, layer="f2", device=device, dtype=dtype)
         self.model, self.device = self._embedder.model, self._embedder.device
         geometry, front_end = self.model.network.geometry, self.model.front_end
-        self._hop = geometry.hop * front_end.hop_length / front_end.sample_rate  # seconds
-        overlap = -(-geometry.span // geometry.hop) - 1
-        self.n_beside = overlap + self.rules.filter_size(self._hop) // 2
+        self.hop = geometry.hop * front_end.hop_length / front_end.sample_rate
+        """seconds from one segment to the next"""
+        self.context = -(-geometry.span // geometry.hop) - 1
+        """segments on either side that overlap a window's own"""
 
     @classmethod
     def from_pretrained(
@@ -116,40 +117,31 @@ class Detector:
         threshold: Threshold | None = None,
         min_length: float | None = None,
         merge_gap: float = 0.0,
+        hysteresis: float = 1.0,
+        median: float = 0.0,
+        max_events: int | None = None,
         device: str = "cpu",
-        **more: Any,
+        dtype: str = "float32",
     ) -> Detector:
-        """A detector by the name that `weakaudio models` lists, or by the path of a model file; `more` as for
-        `Detector`.
+        """Make a detector from a name that `weakaudio models` lists, or from the path of a model file.
 
         Raises
         ------
         CheckpointError
             As `weakaudio.load_model`.
+        WeakAudioError
+            As `Detector`.
         """
-        return cls(load_model(name_or_path), threshold, min_length, merge_gap, device, **more)
+        model = load_model(name_or_path)
+        return cls(model, threshold, min_length, merge_gap, hysteresis, median, max_events, device, dtype)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides what `analyse` gives, as JSON: how runs become events is not in it."""
-        rules = self.rules
-        thresholds = {
-            label: threshold
-            for label, threshold in zip(self.model.labels, rules.thresholds.tolist(), strict=True)
-            if np.isfinite(threshold)
-        }
-        return {
-            "job": "detect",
-            "model": self._embedder.checksum,
-            "dtype": self._embedder.dtype,
-            "thresholds": thresholds,
-            "hysteresis": rules.hysteresis,
-            "median": rules.median,
-            "weakaudio": __version__,
-        }
+    def score_settings(self) -> dict[str, Any]:
+        """All settings that decide the scores, as JSON; those that only shape events are in `post_processing`."""
+        return {"model": self._embedder.checksum, "dtype": self._embedder.dtype, "weakaudio": __version__}
 
     def detect_array(self, audio: NDArray[np.floating], sample_rate: int) -> Detection:
-        """Detect in mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz.
+        """Detect events in mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz.
 
         Raises
         ------
@@ -157,66 +149,56 @@ class Detector:
             Another shape, integers, no samples, NaN or infinite samples.
         """
         audio = mono_floats(audio)
-        seconds = len(audio) / sample_rate
         blocks = [resample(audio, sample_rate, self.model.sample_rate)]
-        return self._detect(cut(self.model, blocks, self.n_beside, find_loudest(self.model, blocks)), seconds)
+        windows = cut(self.model, blocks, self.context, find_loudest(self.model, blocks))
+        return self._detect(windows, len(audio) / sample_rate)
 
     def detect_file(self, path: str | Path) -> Detection:
-        """Detect in a recording of any length; memory does not grow with it.
+        """Detect events in a recording of any length; memory does not grow with it.
 
         Raises
         ------
         AudioError
             As `weakaudio.read_audio`.
         """
-        rate = self.model.sample_rate
-        loudest = find_loudest(self.model, stream_audio(path, rate, BLOCK_SECONDS))
-        windows = cut(self.model, stream_audio(path, rate, BLOCK_SECONDS), self.n_beside, loudest)
-        return self._detect(windows, audio_info(path).seconds)
+        return self._detect(cut_file(self.model, path, self.context), audio_info(path).seconds)
+
+    def score(self, windows: Sequence[Window]) -> list[Scores]:
+        """Class scores of the own segments of each window, in their order; multiples of 1/65535.
+
+        Files, folders and streams are scored by this method alone. Where segments overlap, the score is their mean
+        (`weakaudio.audio.geometry.timeline`).
+        """
+        return [self._scores(part) for part in self._embedder.embed_windows(windows)]
+
+    def events(self, parts: Iterable[Scores], seconds: float) -> pd.DataFrame:
+        """Events of a recording of that length, from its scores: see `find_events`."""
+        return find_events(parts, self.model.labels, self.post_processing, self.hop, seconds)
 
     def _detect(self, windows: Iterable[Window], seconds: float) -> Detection:
-        runs: list[Run] = []
         tags = np.zeros(len(self.model.labels), np.float32)
-        for window in windows:
-            (part,) = self.embed_windows([window])
-            runs += self.find_runs(part, window)
-            tags = np.maximum(tags, part.probs)
+
+        def scored() -> Iterator[Scores]:
+            for window in windows:
+                (scores,) = self.score([window])
+                if scores.tags is not None:
+                    np.maximum(tags, scores.tags, out=tags)
+                yield scores
+
+        events = self.events(scored(), seconds)
         table = pd.DataFrame({"label": self.model.labels, "score": tags})
         table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-        return Detection(event_table(self.join_runs(runs, seconds), self.model.labels), table, seconds)
+        return Detection(events, table, seconds)
 
-    def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
-        """Class probabilities of the segments of parts of recordings, in their order."""
-        return self._embedder.embed_windows(windows)
-
-    def find_runs(self, part: Part, window: Window) -> list[Run]:
-        """Where each class is above its lower threshold in a window's own segments."""
-        begin = float(part.times[part.n_before, 0]) if part.n_before else 0.0
-        stop = float(part.times[part.own.stop, 0]) if part.n_after else np.inf
-        return find_runs(part.segments, part.times, self.rules, self._hop, begin, stop)
-
-    def join_runs(self, runs: Sequence[Run], seconds: float) -> list[Run]:
-        """The events of a recording of that length, sorted, from the runs of all of its windows."""
-        inside = [run._replace(end=min(run.end, seconds)) for run in runs]  # a resampled recording may be longer
-        return sort_events(join_runs(inside, self.rules), self.max_events)
-
-    def analyse(self, windows: Sequence[Window]) -> list[Arrays]:
-        """The runs of each window, as arrays: what a run over many recordings keeps of them."""
-        parts = self.embed_windows(windows)
-        found = [self.find_runs(part, window) for part, window in zip(parts, windows, strict=True)]
-        return [
-            {
-                name: np.array([getattr(run, name) for run in runs], np.int32 if name == "label" else np.float64)
-                for name in _RUN
-            }
-            for runs in found
-        ]
-
-
-def runs_of(parts: Iterable[Arrays]) -> Iterator[Run]:
-    """The inverse of `Detector.analyse`."""
-    for part in parts:
-        yield from map(Run._make, zip(*(part[name].tolist() for name in _RUN), strict=True))
+    @staticmethod
+    def _scores(part: Part) -> Scores:
+        values, edges = timeline(part.segments, part.times)
+        edges = np.minimum(edges, part.times.max())  # they are rounded, and a recording ends where it ends
+        begin = part.times[part.core.start, 0] if part.context_before else 0.0
+        stop = part.times[part.core.stop, 0] if part.context_after else np.inf
+        first, last = np.searchsorted(edges[:-1], [begin - _TOLERANCE, stop - _TOLERANCE])
+        rounded = np.rint(values[first:last] * _LEVELS) / _LEVELS
+        return Scores(rounded.astype(np.float32), edges[first : last + 1], part.probs)
 
 
 def _seconds(value: float, what: str) -> float:
@@ -225,8 +207,8 @@ def _seconds(value: float, what: str) -> float:
     return float(value)
 
 
-def _of_each_class(threshold: Threshold, labels: Sequence[str]) -> NDArray[np.float64]:
-    """(C,) thresholds; classes that are not to be found have infinity."""
+def _per_class(threshold: Threshold, labels: Sequence[str]) -> NDArray[np.float64]:
+    """(C,) thresholds; infinity for classes that are not detected."""
     if not isinstance(threshold, Mapping):
         threshold = dict.fromkeys(labels, threshold)
     for label, value in threshold.items():

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from weakaudio.audio.io import check_samples, read_audio, resample, stream_audio
+from weakaudio.audio.io import check_samples, read_audio, resample
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference.lanes import share
 from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
-from weakaudio.inference.windows import Audio, Window, cut, cut_clip, find_loudest
+from weakaudio.inference.windows import Audio, Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 
@@ -145,9 +145,7 @@ class Embedder:
         AudioError
             As `weakaudio.read_audio`.
         """
-        rate = self.sample_rate
-        loudest = find_loudest(self.model, stream_audio(path, rate))
-        windows = cut(self.model, stream_audio(path, rate), loudest=loudest)
+        windows = cut_file(self.model, path)
         return self._whole([part for window in windows for part in self.embed_windows([window])])
 
     def embed_files(self, paths: Sequence[str | Path]) -> NDArray[np.float32]:
@@ -208,12 +206,12 @@ class Embedder:
         values, probs = {"f1": embeddings}, embeddings.new_empty((len(windows), 0))
         if "f2" in self._layers:
             logits = network.score_segments(embeddings, mask)
-            own = mask.clone()
-            for row, window in zip(own, windows, strict=True):
-                row[: window.first + window.n_before] = False
+            core = mask.clone()
+            for row, window in zip(core, windows, strict=True):
+                row[: window.first + window.context_before] = False
                 if window.last is not None:
-                    row[window.last - window.n_after :] = False
-            values["f2"], probs = logits.sigmoid(), network.score_clips(embeddings, logits, own)
+                    row[window.last - window.context_after :] = False
+            values["f2"], probs = logits.sigmoid(), network.score_clips(embeddings, logits, core)
         wide = torch.cat([values[layer] for layer in self._layers], 2)
         return [
             self._part(window, segments[inside].cpu().numpy(), of_part.cpu().numpy())
@@ -221,9 +219,9 @@ class Embedder:
         ]
 
     def _part(self, window: Window, segments: Audio, probs: Audio) -> Part:
-        counted = slice(window.first, window.last)
-        times = self.model.segment_times(len(window.audio))[counted] + window.start / self.sample_rate
-        return Part(segments[counted], times, probs, window.n_before, window.n_after)
+        valid = slice(window.first, window.last)
+        times = self.model.segment_times(len(window.audio))[valid] + window.start / self.sample_rate
+        return Part(segments[valid], times, probs, window.context_before, window.context_after)
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Threads decode the next files (libsndfile and soxr let others run) while the network has these."""

@@ -1,4 +1,4 @@
-"""What a network says of a part of a recording, and how parts become the whole."""
+"""Segments of parts of a recording, and their pooling over time: summaries of parts join to that of the recording."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ POOLINGS = ("mean", "max", "std")
 
 
 def pool(segments: NDArray[np.float32], poolings: Sequence[str]) -> NDArray[np.float32]:
-    """(S, D) segments to one vector, of as many times D as there are poolings (names of `POOLINGS`)."""
+    """Pool segments (S, D) by each of the named poolings, concatenated: (len(poolings) * D,)."""
     return np.concatenate([getattr(segments, name)(0) for name in poolings])
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Segments of a part of a recording."""
+    """Segments of one window of a recording."""
 
     segments: NDArray[np.float32]
     """(S, D)"""
     times: NDArray[np.float64]
     """(S, 2) start and end of each segment, seconds from the start of the recording"""
     probs: NDArray[np.float32]
-    """(C,) probability of each class in this part, as the network scores a clip; (0,) if it was not asked"""
-    n_before: int = 0
-    """the first so many segments belong to the part before"""
-    n_after: int = 0
-    """the last so many segments belong to the part after"""
+    """(C,) clip-level probabilities of its core, as the network scores a clip; (0,) unless class scores are asked"""
+    context_before: int = 0
+    """segments at its beginning that are in the core of the part before"""
+    context_after: int = 0
+    """segments at its end that are in the core of the part after"""
 
     @property
-    def own(self) -> slice:
-        """Its own among its segments."""
-        return slice(self.n_before, len(self.segments) - self.n_after)
+    def core(self) -> slice:
+        """The segments that are in no other part's core."""
+        return slice(self.context_before, len(self.segments) - self.context_after)
 
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Segments pooled over time, in each way."""
+    """Segments pooled over time by each pooling."""
 
     n: int
-    """segments"""
+    """number of segments"""
     mean: NDArray[np.float32]
     """(D,)"""
     max: NDArray[np.float32]
@@ -51,17 +51,17 @@ class Pooled:
     std: NDArray[np.float32]
     """(D,)"""
     probs: NDArray[np.float32]
-    """(C,) as of `Part`; of several parts, their mean by the number of segments"""
+    """(C,) as in `Part`; of several parts, their mean weighted by the number of segments"""
 
     @classmethod
     def of(cls, part: Part) -> Pooled:
-        """Of a part's own segments."""
-        own = part.segments[part.own]
-        return cls(len(own), own.mean(0), own.max(0), own.std(0), part.probs)
+        """Pool the core of a part."""
+        core = part.segments[part.core]
+        return cls(len(core), core.mean(0), core.max(0), core.std(0), part.probs)
 
 
 def join(summaries: Sequence[Pooled]) -> Pooled:
-    """Of a recording, from those of its parts."""
+    """Join the summaries of a recording's parts to that of the recording."""
     if len(summaries) == 1:
         return summaries[0]
     counts = np.array([one.n for one in summaries])

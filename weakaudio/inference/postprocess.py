@@ -1,9 +1,9 @@
-"""Scores of segments become events: runs of a class above its threshold, put together as they come."""
+"""Scores over time become events: a pure function of the scores and of `PostProcessing`, in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -12,33 +12,50 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from weakaudio.audio.geometry import timeline
+_TOLERANCE = 1e-5  # seconds by which a length may miss a limit: less than a sample
 
-_TOLERANCE = 1e-5  # seconds by which a length may miss what was asked: less than a sample
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Class scores of a recording, or of a part of it, over consecutive intervals of time."""
+
+    probs: NDArray[np.floating]
+    """(P, C) in [0, 1]"""
+    edges: NDArray[np.float64]
+    """(P + 1,) interval p lasts from edges[p] to edges[p + 1]: seconds from the start of the recording"""
+    tags: NDArray[np.float32] | None = None
+    """(C,) clip-level probabilities of this part; None where only the scores were kept"""
 
 
 @dataclass(frozen=True, eq=False)
 class PostProcessing:
-    """When a class counts as heard."""
+    """Settings that turn scores into events, and decide nothing about the scores."""
 
     thresholds: NDArray[np.float64]
-    """(C,) probability that an event reaches; infinity for classes that are not to be found"""
+    """(C,) score that an event reaches; infinity for classes that are not detected"""
     hysteresis: float = 1.0
-    """an event lasts as long as its class stays at or above this part of its threshold"""
+    """an event lasts while its score stays at or above this fraction of the threshold"""
     median: float = 0.0
-    """length in seconds of a median filter over the scores beforehand"""
+    """length in seconds of a median filter over the scores, applied first"""
     merge_gap: float = 0.0
-    """events of a class no farther apart become one; seconds"""
+    """events of a class that are no farther apart are merged; seconds"""
     min_length: float = 0.0
-    """shorter events are left out, after merging; seconds"""
+    """shorter events are dropped, after merging; seconds"""
+    max_events: int | None = None
+    """keep the N highest-scoring events of a recording; None: all"""
+
+    @property
+    def low_thresholds(self) -> NDArray[np.float64]:
+        """(C,) score at which an event that has reached its threshold ends."""
+        return self.hysteresis * self.thresholds
 
     def filter_size(self, hop: float) -> int:
-        """Pieces of `hop` seconds that the median filter spans: the largest odd number that is no longer than it."""
+        """Size of the median filter in intervals of `hop` seconds: the largest odd number not above its length."""
         return max(2 * int((self.median / hop - 1) / 2 + _TOLERANCE) + 1, 1)
 
 
-class Run(NamedTuple):
-    """A class above its lower threshold."""
+class ActiveRegion(NamedTuple):
+    """A stretch of time in which the score of a class stays at or above its lower threshold."""
 
     label: int
     start: float
@@ -48,150 +65,185 @@ class Run(NamedTuple):
     """highest score"""
 
 
-def find_runs(
-    probs: NDArray[np.floating],
-    times: NDArray[np.floating],
-    rules: PostProcessing,
-    hop: float,
-    begin: float = 0.0,
-    stop: float = inf,
-) -> list[Run]:
-    """Runs of each class at or above `hysteresis` times its threshold, by class and then by start.
-
-    Where segments overlap, the score is their mean, as in `weakaudio evaluate` (see `timeline`).
-
-    Parameters
-    ----------
-    probs
-        (S, C) probabilities of the segments.
-    times
-        (S, 2) start and end of each, seconds.
-    rules
-        Thresholds, hysteresis and the median filter; the rest is `EventJoiner`'s.
-    hop
-        Seconds from one segment to the next.
-    begin, stop
-        Part of the recording that is asked for, seconds; what is around it is there for the filter only.
-    """
-    pieces, edges = timeline(probs, times)
-    edges = np.minimum(edges, times.max())  # they are rounded, and a recording ends where it ends
-    size = rules.filter_size(hop)
-    if size > 1:
-        pieces = median_filter(pieces, (size, 1), mode="nearest")
-    inside = (edges[:-1] >= begin - _TOLERANCE) & (edges[:-1] < stop - _TOLERANCE)
-    first_piece = int(inside.argmax())
-    pieces = pieces[inside]
-    heard = np.pad(pieces >= rules.hysteresis * rules.thresholds, ((1, 1), (0, 0))).astype(np.int8)
-    change = np.diff(heard, axis=0).T  # (C, P + 1), so that the runs of a class come one after another
-    classes, first = np.nonzero(change == 1)
+def active_regions(scores: Scores, low_thresholds: NDArray[np.float64]) -> list[ActiveRegion]:
+    """Find the regions in which each class stays at or above its lower threshold (C,), by class, then by start."""
+    classes = np.flatnonzero((scores.probs >= low_thresholds).any(0))
+    values, edges = scores.probs[:, classes], scores.edges
+    active = np.pad(values >= low_thresholds[classes], ((1, 1), (0, 0))).astype(np.int8)
+    change = np.diff(active, axis=0).T  # (classes, P + 1): the regions of a class follow one another
+    which, first = np.nonzero(change == 1)
     last = np.nonzero(change == -1)[1]  # exclusive
     return [
-        Run(int(c), float(edges[first_piece + a]), float(edges[first_piece + b]), float(pieces[a:b, c].max()))
-        for c, a, b in zip(classes, first, last, strict=True)
+        ActiveRegion(int(classes[c]), float(edges[a]), float(edges[b]), float(values[a:b, c].max()))
+        for c, a, b in zip(which, first, last, strict=True)
     ]
 
 
 @dataclass
-class _Open:
-    """What is not over yet of a class."""
+class _Pending:
+    """Regions of a class that later scores may still change."""
 
-    event: Run | None = None
-    """reached its threshold; one that begins soon would be joined to it"""
-    run: Run | None = None
-    """goes on, as far as is known"""
+    event: ActiveRegion | None = None
+    """has reached its threshold and may be merged with one that follows"""
+    region: ActiveRegion | None = None
+    """lasts up to the newest scores"""
 
 
-@dataclass
-class EventJoiner:
-    """Puts runs of parts that follow each other together, and says which events are over."""
+class EventBuilder:
+    """Turns scores that arrive in parts into events, each returned as soon as no later score can change it.
 
-    rules: PostProcessing
-    longest: float = inf
-    """seconds after which an event that goes on is handed out, and another one begins"""
-    _open: dict[int, _Open] = field(default_factory=dict)
+    The events do not depend on how the scores are divided into parts.
 
-    def push(self, runs: Iterable[Run], until: float) -> list[Run]:
-        """Events that are over, given the runs of the next part (in the order of `find_runs`), which ends at `until`
-        seconds; infinity closes all."""
-        done: list[Run] = []
-        for run in runs:
-            state = self._open.setdefault(run.label, _Open())
-            if state.run and run.start - state.run.end <= _TOLERANCE:
-                state.run = _both(state.run, run)
-            else:
-                self._settle(state, done)
-                state.run = run
-        for label, state in list(self._open.items()):
-            if state.run and (until - state.run.end > _TOLERANCE or until - state.run.start >= self.longest):
-                self._settle(state, done)
-            next_start = state.run.start if state.run else until
-            if state.event and self._apart(state.event.end, next_start):
-                self._hand_out(state, done)
-            if state == _Open():
-                del self._open[label]
+    Parameters
+    ----------
+    post_processing
+        Thresholds, filter and lengths; `max_events` is a property of whole recordings and has no effect here.
+    hop
+        Seconds from one segment of the network to the next: the interval that the median filter counts in.
+    longest
+        Events that last longer are returned in pieces of about this length; seconds.
+    """
+
+    def __init__(self, post_processing: PostProcessing, hop: float, longest: float = inf) -> None:
+        self._rules, self._longest = post_processing, longest
+        self._size = post_processing.filter_size(hop)
+        self._low = post_processing.low_thresholds
+        self._values: NDArray[np.floating] | None = None  # the intervals to filter, and half a filter before them
+        self._edges = np.zeros(0)  # of the intervals to filter
+        self._pending: dict[int, _Pending] = {}
+
+    def push(self, scores: Scores) -> list[ActiveRegion]:
+        """Return the events that are over, given the scores that follow those pushed before."""
+        half = self._size // 2
+        if not len(scores.probs):
+            return []
+        if self._values is None:  # beyond its ends, a recording continues with its first and last score
+            before = np.repeat(scores.probs[:1], half, axis=0)
+            self._values, self._edges = np.concatenate([before, scores.probs]), scores.edges
+        else:
+            self._values = np.concatenate([self._values, scores.probs])
+            self._edges = np.concatenate([self._edges, scores.edges[1:]])
+        return self._filter(half, len(self._values) - half)
+
+    def finish(self, seconds: float = inf) -> list[ActiveRegion]:
+        """Return the events that are left, none of which ends after `seconds`, the length of the recording."""
+        done: list[ActiveRegion] = []
+        if self._values is not None and self._size > 1:
+            half = self._size // 2
+            self._values = np.concatenate([self._values, np.repeat(self._values[-1:], half, axis=0)])
+            done = self._filter(half, len(self._values) - half)
+        for pending in self._pending.values():
+            if pending.region:
+                pending.region = pending.region._replace(end=min(pending.region.end, seconds))
+            self._settle(pending, done)
+            self._release(pending, done)
+        self._pending.clear()
         return done
 
-    def _settle(self, state: _Open, done: list[Run]) -> None:
-        """The run is over: it is an event, belongs to the one before, or never reached its threshold."""
-        run, state.run = state.run, None
-        if run is None or run.peak < self.rules.thresholds[run.label]:
-            return
-        if state.event and not self._apart(state.event.end, run.start):
-            run = _both(state.event, run)
-        else:
-            self._hand_out(state, done)
-        state.event = run
-        if run.end - run.start >= self.longest:
-            self._hand_out(state, done)
+    def _filter(self, first: int, last: int) -> list[ActiveRegion]:
+        """Advance over the intervals from `first` to `last` (exclusive), which have half a filter on either side."""
+        assert self._values is not None
+        if last <= first:
+            return []
+        values = self._values
+        if self._size > 1:
+            values = values.copy()
+            likely = np.flatnonzero((values >= self._low).any(0))
+            values[:, likely] = median_filter(values[:, likely], (self._size, 1), mode="nearest")
+        n = last - first
+        ready = Scores(values[first:last], self._edges[: n + 1])
+        self._values, self._edges = self._values[n:], self._edges[n:]
+        return self._advance(active_regions(ready, self._low), float(ready.edges[-1]))
 
-    def _hand_out(self, state: _Open, done: list[Run]) -> None:
-        event, state.event = state.event, None
-        if event and event.end - event.start >= self.rules.min_length - _TOLERANCE:
+    def _advance(self, regions: Iterable[ActiveRegion], until: float) -> list[ActiveRegion]:
+        """Join the regions found up to `until` seconds to the pending ones."""
+        done: list[ActiveRegion] = []
+        for found in regions:
+            pending = self._pending.setdefault(found.label, _Pending())
+            if pending.region and found.start - pending.region.end <= _TOLERANCE:
+                pending.region = _union(pending.region, found)
+            else:
+                self._settle(pending, done)
+                pending.region = found
+        for label, pending in list(self._pending.items()):
+            region = pending.region
+            if region and (until - region.end > _TOLERANCE or until - region.start >= self._longest):
+                self._settle(pending, done)
+            next_start = pending.region.start if pending.region else until
+            if pending.event and self._apart(pending.event.end, next_start):
+                self._release(pending, done)
+            if pending == _Pending():
+                del self._pending[label]
+        return done
+
+    def _settle(self, pending: _Pending, done: list[ActiveRegion]) -> None:
+        """The region is over: it is an event, part of the one before, or never reached its threshold."""
+        region, pending.region = pending.region, None
+        if region is None or region.peak < self._rules.thresholds[region.label]:
+            return
+        if pending.event and not self._apart(pending.event.end, region.start):
+            region = _union(pending.event, region)
+        else:
+            self._release(pending, done)
+        pending.event = region
+        if region.end - region.start >= self._longest:
+            self._release(pending, done)
+
+    def _release(self, pending: _Pending, done: list[ActiveRegion]) -> None:
+        event, pending.event = pending.event, None
+        if event and event.end - event.start >= self._rules.min_length - _TOLERANCE:
             done.append(event)
 
     def _apart(self, end: float, start: float) -> bool:
-        return start - end > self.rules.merge_gap + _TOLERANCE
+        return start - end > self._rules.merge_gap + _TOLERANCE
 
 
-def _both(one: Run, other: Run) -> Run:
-    return Run(one.label, one.start, other.end, max(one.peak, other.peak))
-
-
-def join_runs(runs: Sequence[Run], rules: PostProcessing) -> list[Run]:
-    """Events of a recording, given the runs of all of its parts in their order."""
-    joiner = EventJoiner(rules)
-    ordered = sorted(runs, key=lambda run: (run.label, run.start))
-    return joiner.push(ordered, inf)
+def _union(one: ActiveRegion, other: ActiveRegion) -> ActiveRegion:
+    return ActiveRegion(one.label, one.start, other.end, max(one.peak, other.peak))
 
 
 def find_events(
-    probs: NDArray[np.floating],
-    times: NDArray[np.floating],
+    parts: Iterable[Scores],
     labels: Sequence[str],
-    rules: PostProcessing,
+    post_processing: PostProcessing,
+    hop: float,
+    seconds: float = inf,
 ) -> pd.DataFrame:
-    """Events of a recording, from the scores of all of its segments: see `find_runs` and `event_table`.
+    """Turn the scores of a recording into its events.
 
-    Events of one class neither overlap nor touch.
+    Parameters
+    ----------
+    parts
+        The scores, in one part or in several that follow each other.
+    labels
+        (C,) class names.
+    post_processing
+        Thresholds, filter and lengths.
+    hop
+        Seconds from one segment of the network to the next.
+    seconds
+        Length of the recording, where events end at the latest.
+
+    Returns
+    -------
+    Columns start, end (seconds), label, score (the highest inside the event), sorted by start, end and class. Events
+    of one class neither overlap nor touch.
     """
-    hop = float(np.median(np.diff(times[:, 0]))) if len(times) > 1 else inf
-    return event_table(sort_events(join_runs(find_runs(probs, times, rules, hop), rules)), labels)
-
-
-def sort_events(events: Sequence[Run], most: int | None = None) -> list[Run]:
-    """By start, then end, then class; only `most` of them, those of the highest scores."""
-    if most is not None:
+    builder = EventBuilder(post_processing, hop)
+    events = [event for part in parts for event in builder.push(part)] + builder.finish(seconds)
+    if (most := post_processing.max_events) is not None:
         events = sorted(events, key=lambda event: (-event.peak, event.start, event.label))[:most]
-    return sorted(events, key=lambda event: (event.start, event.end, event.label))
+    return event_table(events, labels)
 
 
-def event_table(events: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
-    """start, end (seconds), label, score (the highest inside the event), in the order given."""
+def event_table(events: Iterable[ActiveRegion], labels: Sequence[str]) -> pd.DataFrame:
+    """Make the table of `find_events` from events in any order."""
+    rows = sorted(events, key=lambda event: (event.start, event.end, event.label))
     return pd.DataFrame(
         {
-            "start": np.array([event.start for event in events], dtype=np.float64),
-            "end": np.array([event.end for event in events], dtype=np.float64),
-            "label": pd.Series([labels[event.label] for event in events], dtype=str),
-            "score": np.array([event.peak for event in events], dtype=np.float64),
+            "start": np.array([event.start for event in rows], dtype=np.float64),
+            "end": np.array([event.end for event in rows], dtype=np.float64),
+            "label": pd.Series([labels[event.label] for event in rows], dtype=str),
+            "score": np.array([event.peak for event in rows], dtype=np.float64),
         }
     )

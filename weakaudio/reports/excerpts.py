@@ -7,23 +7,36 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from weakaudio.audio.geometry import timeline
 from weakaudio.audio.io import read_audio
+from weakaudio.batch.runner import RunSummary
 from weakaudio.errors import AudioError
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.windows import Window
 from weakaudio.progress import progress
-from weakaudio.reports.event_page import Excerpt
+from weakaudio.reports.event_page import Excerpt, write_event_page
 
 N_EXCERPTS = 150
 _CONTEXT = 2.0  # seconds before and after an event
 _MAX_SECONDS = 10.0  # length of an excerpt
 
 _CLOCK = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})[_T -]+(\d{2})[:h-]?(\d{2})[:m-]?(\d{2})(?!\d)")
+
+
+def write_run_page(path: str | Path, detector: Detector, summary: RunSummary, title: str) -> None:
+    """Write the page of a run of `detect_folder`: its events to sort, filter, see and hear."""
+    recordings = summary.recordings
+    about = pd.DataFrame(
+        {
+            "file": [own.name for own in recordings],
+            "seconds": list(recordings.values()),
+            "begin": [begin_of(own.name) for own in recordings],
+        }
+    )
+    excerpts = cut_excerpts(detector, summary.events, {own.name: own.path for own in recordings})
+    write_event_page(path, summary.events, about, summary.failures, excerpts, title)
 
 
 def choose_events(events: pd.DataFrame, most: int = N_EXCERPTS) -> list[int]:
@@ -55,11 +68,10 @@ def cut_excerpts(detector: Detector, events: pd.DataFrame, paths: Mapping[str, P
 def _excerpt(detector: Detector, path: Path, label: str, start: float, seconds: float) -> Excerpt:
     model = detector.model
     audio, rate = read_audio(path, model.sample_rate, start, seconds)
-    (part,) = detector.embed_windows([Window(audio)])
-    column = model.labels.index(label)
-    scores, edges = timeline(part.segments[:, column : column + 1], part.times)
+    (scores,) = detector.score([Window(audio)])
+    values = scores.probs[:, model.labels.index(label)]
     logmel = model.logmel(torch.from_numpy(audio)[None].to(detector.device))[0][0].cpu().numpy()
-    return Excerpt(audio, rate, start, logmel, np.clip(scores[:, 0], 0, 1), edges + start)
+    return Excerpt(audio, rate, start, logmel, values, scores.edges + start)
 
 
 def begin_of(name: str) -> str | None:
