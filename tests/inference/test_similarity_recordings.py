@@ -75,6 +75,13 @@ def embedded(recordings: Path, model: str | Path, level: str = "segment", poolin
     return EmbeddingTable(list(SOUNDS), rows, metadata, clip, times[:, 0], times[:, 1])
 
 
+def row_of(table: EmbeddingTable, clip: int, start: float) -> int:
+    assert table.clip is not None
+    assert table.start is not None
+    (row,) = np.flatnonzero((table.clip == clip) & np.isclose(table.start, start))
+    return int(row)
+
+
 def test_an_excerpt_finds_similar_sounds_in_other_recordings(recordings: Path, tmp_path: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, DEFAULT_MODEL))
     sf.write(tmp_path / "mine.wav", beeps(9, (4.0, 300)), RATE)
@@ -116,6 +123,10 @@ def test_clips_are_compared_with_an_excerpt_of_the_same_pooling(recordings: Path
 def test_a_recording_of_the_index_is_not_embedded_again(recordings: Path, model: Path, source: str) -> None:
     table = embedded(recordings, model)
     table.metadata["model"] = "nowhere.safetensors"
+    rows = [row_of(table, *at) for at in ((0, 2.08), (0, 5.92), (1, 1.12))]  # the example, and by falling similarity
+    table.embeddings[:] = -1, 0, 0, 0, 0, 0, 0, 0
+    table.embeddings[:, 1] = np.arange(len(table.embeddings))  # all differ
+    table.embeddings[rows, :2] = [[1, 0], [1, -0.1], [1, -0.5]]
     index = EmbeddingIndex(table)
     source = source.format(folder=recordings, name=recordings.name)
     example = choose_example(index, source, 2.1, 0.3, recordings)

@@ -15,6 +15,10 @@ from weakaudio.reports.event_page import Excerpt, write_event_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+TIMEOUT = 300_000  # milliseconds, generous for busy machines
+playwright.expect.set_options(timeout=TIMEOUT)
+
 N_EVENTS = 130
 LABELS = ["Owl", "Dog", "Rain", "Bell 10", "Bell 9"]
 FILES = ["site/night 2.wav", "site/night 10.wav", "dawn.wav"]
@@ -57,12 +61,12 @@ def excerpt(row: int, sample_rate: int = 16000) -> Excerpt:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with playwright.sync_playwright() as driver:
         options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
-        started = driver.chromium.launch(executable_path=path, args=options)
+        started = driver.chromium.launch(executable_path=path, args=options, timeout=TIMEOUT)
         yield started
         started.close()
 
@@ -83,7 +87,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
         path = tmp_path / "report.html"
         write_event_page(path, events, recordings, failures or [], excerpts or {}, title="A run")
         page = browser.new_page(viewport={"width": width, "height": 900}, device_scale_factor=2)
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(TIMEOUT)
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.on("request", lambda request: said.append(f"request: {request.url}"))
@@ -111,7 +115,7 @@ def n_shown(page: Any, n: int, total: int = N_EVENTS) -> None:
 
 def wait_for(page: Any, condition: str) -> None:
     """Poll a condition; Playwright's own function needs `eval`, which the policy of the page forbids."""
-    for _ in range(200):
+    for _ in range(TIMEOUT // 50):
         if page.evaluate(condition):
             return
         page.wait_for_timeout(50)
