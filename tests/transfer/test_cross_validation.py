@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from weakaudio.errors import ProtocolError
-from weakaudio.transfer.cross_validation import check_split, cross_validate
+from weakaudio.transfer.cross_validation import FoldProtocol, cross_validate
 
 
 def clips(seed: int, n: int = 60, n_folds: int = 5) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -178,14 +178,14 @@ TWO = np.zeros((4, 1))
 )
 def test_impossible_splits_are_refused(y: Any, folds: Any, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
-        check_split(y, folds)
+        FoldProtocol(y, folds)
     with pytest.raises(ProtocolError, match=message):
         cross_validate(DummyClassifier(), np.zeros((len(y), 1)), y, folds)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_features_must_be_finite_and_as_many_as_labels(bad: float) -> None:
-    check_split(A, B)
+    FoldProtocol(A, B)
     with pytest.raises(ProtocolError, match="row 2"):
         cross_validate(DummyClassifier(), [[0.0], [1.0], [bad], [3.0]], A, B)
     with pytest.raises(ProtocolError, match="X has 3 rows, y 4"):
@@ -199,9 +199,9 @@ def test_a_recording_in_two_folds_is_refused_unless_allowed() -> None:
     allowed = cross_validate(DummyClassifier(), TWO, A, B, sources, allow_shared_sources=True)
     assert allowed.shared_sources == ("r1",)
     assert cross_validate(DummyClassifier(), TWO, A, B, [1, 2, 1, 2]).shared_sources == ()
-    assert check_split(A, B, ["r1", None, None, np.nan]) == ()  # missing: recordings of their own
+    assert FoldProtocol(A, B, ["r1", None, None, np.nan]).shared_sources == ()  # missing: recordings of their own
     with pytest.raises(ProtocolError, match="sources 3"):
-        check_split(A, B, sources[:3])
+        FoldProtocol(A, B, sources[:3])
 
 
 def test_parameters_are_selected_on_the_other_folds() -> None:

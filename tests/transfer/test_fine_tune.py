@@ -194,5 +194,5 @@ def test_labels_of_a_fold_do_not_change_its_predictions(model: Model) -> None:
 
 
 def test_an_unknown_adaptation_is_refused_before_training(model: Model) -> None:
-    with pytest.raises(ProtocolError, match="heard 'labels': unknown; there are nothing, norms, entropy"):
+    with pytest.raises(ProtocolError, match="adaptation 'labels': unknown; there are nothing, norms, entropy"):
         cross_validate_fine_tuned(model, [], [], [], adaptations=["labels"])

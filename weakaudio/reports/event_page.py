@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +19,14 @@ import numpy as np
 import pandas as pd
 import soundfile as sf
 from matplotlib import colormaps
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from weakaudio.audio.io import to_int16
 from weakaudio.batch.recordings import FAILURES
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import printable
-from weakaudio.reports.html import write_page
+from weakaudio.reports.html import asset, render_numbers, write_page
 
 MAX_FAILURES = 1000  # listed on the page; failures.csv lists all
 
@@ -107,23 +106,13 @@ def event_page(
     _check_columns(recordings, "recordings", ("file", "seconds"), ("seconds",))
     _check_excerpts(excerpts, len(events))
     data = _data(events, recordings, sorted(excerpts))
-    assets = {kind: _asset(f"event_page.{kind}") for kind in ("html", "css", "js")}
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            "media-src data:",
-            f"style-src {_hash(assets['css'])}",
-            f"script-src {_hash(assets['js'])}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    return assets["html"].format(
-        policy=policy,
+    css, script = asset("common.css", "event_page.css"), asset("event_page.js")
+    return asset("event_page.html").format(
+        style_hash=_hash(css),
+        script_hash=_hash(script),
         title=_text(title),
-        css=assets["css"],
-        script=assets["js"],
+        css=css,
+        script=script,
         numbers=_numbers(data, len(failures)),
         failures=_failures(failures, len(recordings)),
         data=_json(data),
@@ -147,19 +136,15 @@ def _check_columns(table: pd.DataFrame, what: str, columns: Sequence[str], numbe
 
 def _check_excerpts(excerpts: Mapping[int, Excerpt], n_events: int) -> None:
     for row, excerpt in excerpts.items():
+        where, n_scores = f"excerpt of event {row}:", len(excerpt.scores)
         if not 0 <= row < n_events:
-            raise WeakAudioError(f"excerpt of event {row}: there are {n_events} events")
-        n_scores = len(excerpt.scores)
+            raise WeakAudioError(f"{where} there are {n_events} events")
         if excerpt.audio.ndim != 1 or not len(excerpt.audio):
-            raise WeakAudioError(f"excerpt of event {row}: audio of shape {excerpt.audio.shape}, expected (samples,)")
+            raise WeakAudioError(f"{where} audio of shape {excerpt.audio.shape}, expected (samples,)")
         if excerpt.logmel.ndim != 2 or not excerpt.logmel.size:
-            raise WeakAudioError(
-                f"excerpt of event {row}: log-mel of shape {excerpt.logmel.shape}, expected (frames, mels)"
-            )
+            raise WeakAudioError(f"{where} log-mel of shape {excerpt.logmel.shape}, expected (frames, mels)")
         if not n_scores or len(excerpt.edges) != n_scores + 1:
-            raise WeakAudioError(
-                f"excerpt of event {row}: {n_scores} scores and {len(excerpt.edges)} edges, expected one edge more"
-            )
+            raise WeakAudioError(f"{where} {n_scores} scores and {len(excerpt.edges)} edges, expected one edge more")
 
 
 def _data(events: pd.DataFrame, recordings: pd.DataFrame, excerpts: list[int]) -> dict[str, Any]:
@@ -174,21 +159,22 @@ def _data(events: pd.DataFrame, recordings: pd.DataFrame, excerpts: list[int]) -
     label, labels = pd.factorize(events["label"])
     begins = recordings["begin"] if "begin" in recordings else [None] * len(recordings)
 
-    def column(values: pd.Series, decimals: int) -> list[float]:
-        return np.round(values.to_numpy(dtype=np.float64), decimals).tolist()
-
     return {
         "files": [str(name) for name in files],
-        "seconds": column(recordings["seconds"], _TIME_DECIMALS),
+        "seconds": _rounded(recordings["seconds"], _TIME_DECIMALS),
         "begin": [_clock(begin, name) for begin, name in zip(begins, files, strict=True)],
         "labels": [str(name) for name in labels],
         "file": file.tolist(),
         "label": label.tolist(),
-        "start": column(events["start"], _TIME_DECIMALS),
-        "end": column(events["end"], _TIME_DECIMALS),
-        "score": column(events["score"], _SCORE_DECIMALS),
+        "start": _rounded(events["start"], _TIME_DECIMALS),
+        "end": _rounded(events["end"], _TIME_DECIMALS),
+        "score": _rounded(events["score"], _SCORE_DECIMALS),
         "excerpts": excerpts,
     }
+
+
+def _rounded(values: ArrayLike, decimals: int) -> list[float]:
+    return np.round(np.asarray(values, dtype=np.float64), decimals).tolist()
 
 
 def _clock(begin: Any, file: str) -> float | None:
@@ -211,8 +197,8 @@ def _excerpt(excerpt: Excerpt) -> dict[str, Any]:
         "picture": base64.b64encode(_picture(excerpt.logmel)).decode("ascii"),
         "start": round(float(excerpt.start), _TIME_DECIMALS),
         "seconds": round(len(excerpt.audio) / excerpt.sample_rate, 6),
-        "edges": np.round(np.asarray(excerpt.edges, dtype=np.float64), _TIME_DECIMALS).tolist(),
-        "scores": np.round(np.asarray(excerpt.scores, dtype=np.float64), _CURVE_DECIMALS).tolist(),
+        "edges": _rounded(excerpt.edges, _TIME_DECIMALS),
+        "scores": _rounded(excerpt.scores, _CURVE_DECIMALS),
     }
 
 
@@ -241,7 +227,7 @@ def _numbers(data: dict[str, Any], n_failures: int) -> str:
         (f"{len(data['labels']):,}", _noun(len(data["labels"]), "class", "classes") + " detected"),
         (f"{n_failures:,}", _noun(n_failures, "recording") + " not analysed"),
     ]
-    return "".join(f"<div><dd>{number}</dd><dt>{what}</dt></div>" for number, what in numbers)
+    return render_numbers(numbers)
 
 
 def _noun(n: int, one: str, many: str | None = None) -> str:
@@ -273,8 +259,4 @@ def _json(data: Any) -> str:
 
 def _hash(content: str) -> str:
     digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
-    return f"'sha256-{digest}'"
-
-
-def _asset(name: str) -> str:
-    return resources.files("weakaudio.reports").joinpath(name).read_text(encoding="utf-8")
+    return f"sha256-{digest}"

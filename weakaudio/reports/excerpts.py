@@ -26,17 +26,12 @@ _CLOCK = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})[_T -]+(\d{2})[:h-]?(\d{2}
 
 
 def write_run_page(path: str | Path, detector: Detector, summary: RunSummary, title: str) -> None:
-    """Write the page of a run of `detect_folder`: its events to sort, filter, see and hear."""
-    recordings = summary.recordings
-    about = pd.DataFrame(
-        {
-            "file": [own.name for own in recordings],
-            "seconds": list(recordings.values()),
-            "begin": [begin_of(own.name) for own in recordings],
-        }
-    )
-    excerpts = cut_excerpts(detector, summary.events, {own.name: own.path for own in recordings})
-    write_event_page(path, summary.events, about, summary.failures, excerpts, title)
+    """Write the report of a `detect_folder` run: a table of its events with excerpts, and a timeline."""
+    names, seconds = [recording.name for recording in summary.recordings], list(summary.recordings.values())
+    recordings = pd.DataFrame({"file": names, "seconds": seconds, "begin": [begin_of(name) for name in names]})
+    paths = {recording.name: recording.path for recording in summary.recordings}
+    excerpts = cut_excerpts(detector, summary.events, paths)
+    write_event_page(path, summary.events, recordings, summary.failures, excerpts, title)
 
 
 def choose_events(events: pd.DataFrame, most: int = N_EXCERPTS) -> list[int]:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
         + "\n</section>"
         for section in sections
     )
-    return _PAGE.format(title=escape(title), css=_CSS, body=body)
+    return asset("page.html").format(title=escape(title), css=asset("common.css", "page.css"), body=body)
 
 
 def write_page(html: str, path: str | Path) -> None:
@@ -92,10 +93,19 @@ def _render(block: str | Picture | Table | KeyNumbers) -> str:
         image = f'<img alt="{caption}" src="{_uri("image/svg+xml", image_bytes(block.figure))}">'
         player = _player(block.sound) if block.sound else ""
         return f"<figure>{image}{player}<figcaption>{caption}</figcaption></figure>"
-    if isinstance(block, KeyNumbers):
-        items = "".join(f"<div><dd>{escape(n)}</dd><dt>{escape(what)}</dt></div>" for n, what in block.numbers)
-        return f'<dl class="numbers">{items}</dl>'
-    return _table(block)
+    return render_numbers(block.numbers) if isinstance(block, KeyNumbers) else _table(block)
+
+
+def render_numbers(numbers: Sequence[tuple[str, str]]) -> str:
+    """Render pairs of a number and its description."""
+    items = "".join(f"<div><dd>{escape(number)}</dd><dt>{escape(what)}</dt></div>" for number, what in numbers)
+    return f'<dl class="numbers">{items}</dl>'
+
+
+def asset(*names: str) -> str:
+    """Read files of this package and concatenate them."""
+    folder = resources.files("weakaudio.reports")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def _player(sound: Sound) -> str:
@@ -126,53 +136,3 @@ def _cell(value: Any) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
-
-# Figures stay on white in dark mode, as their colours are chosen for it.
-_CSS = """
-:root { color-scheme: light dark; --ground: #fbfbfa; --ink: #222; --quiet: #666; --line: #ddd; --card: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #17181a; --ink: #e6e6e4; --quiet: #a2a29e; --line: #3a3b3e; --card: #202124; }
-}
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 40rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 1rem 0; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-p { overflow-wrap: anywhere; }
-figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; box-sizing: border-box; margin: 0 auto; padding: .4rem;
-  background: #fff; border: 1px solid var(--line); border-radius: 8px; }
-figure audio { display: block; width: 100%; margin-top: .5rem; }
-th:first-child, td:first-child { padding-left: 0; }
-figcaption, caption { color: var(--quiet); font-size: .9rem; text-align: left; padding: .4rem 0; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; }
-th, td { text-align: left; padding: .35rem 0 .35rem .6rem; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; vertical-align: bottom; }
-.number { text-align: right; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
-.numbers div { display: flex; flex-direction: column; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; padding: .6rem .9rem; }
-.numbers dd { margin: 0; font-size: 1.7rem; font-weight: 650; line-height: 1.3; }
-.numbers dt { color: var(--quiet); font-size: .9rem; line-height: 1.35; }
-"""

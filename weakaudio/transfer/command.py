@@ -15,7 +15,7 @@ from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
-from weakaudio.transfer.cross_validation import FoldScores, check_split, cross_validate
+from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate
 from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 
 STATISTICS = "logmel-statistics"  # given as `model`: log-mel statistics instead of a network
@@ -30,8 +30,8 @@ def transfer(
     pooling: str = "mean",
     classifier: str = "linear-svm",
     allow_shared_sources: bool = False,
-    adapt: str | None = None,
-    heard: str = "nothing",
+    preset: str | None = None,
+    adaptation: str = "nothing",
 ) -> FoldScores:
     """Embed the clips of a manifest, cross-validate a classifier over its folds, and write the scores.
 
@@ -51,10 +51,10 @@ def transfer(
         A name in `weakaudio.transfer.classifiers.CLASSIFIERS`.
     allow_shared_sources
         See `cross_validate`.
-    adapt
-        A preset: for each fold, the network is first fine-tuned on the other folds.
-    heard
-        With `adapt`: transductive adaptation to the audio of the test fold, a name in `ADAPTATIONS`.
+    preset
+        A name in `PRESETS` (`weakaudio.transfer.fine_tune`): for each fold, first fine-tune the network on the rest.
+    adaptation
+        With `preset`: transductive adaptation to the audio of the test fold, a name in `ADAPTATIONS`.
 
     Raises
     ------
@@ -70,17 +70,17 @@ def transfer(
         "pooling": pooling,
         "classifier": classifier,
         "allow_shared_sources": allow_shared_sources,
-        "adapt": adapt,
-        "heard": heard,
+        "adapt": preset,
+        "heard": adaptation,
     }
     clips = read_manifest(manifest)
     features = LogMelStatistics() if model == STATISTICS else EmbeddingTransformer(model, layer, pooling)
-    if adapt is None:
+    if preset is None:
         scores = cross_validate_manifest(clips, features, classifier, allow_shared_sources)
     elif isinstance(features, LogMelStatistics):
         raise ProtocolError(f"{STATISTICS} is not a network and cannot be fine-tuned; name a model")
     else:
-        scores = _cross_validate_fine_tuned(clips, features, classifier, allow_shared_sources, adapt, heard)
+        scores = _cross_validate_fine_tuned(clips, features, classifier, allow_shared_sources, preset, adaptation)
     _write_scores(scores, clips, features, Path(out), arguments)
     return scores
 
@@ -96,13 +96,13 @@ def cross_validate_manifest(
     Raises
     ------
     ProtocolError
-        No column `fold`, a clip without exactly one label, or folds that `check_split` refuses.
+        No column `fold`, a clip without exactly one label, or folds that `FoldProtocol` refuses.
     WeakAudioError
         Unknown classifier, model or front end, or a clip that cannot be read.
     """
     estimator, table, y = build_classifier(classifier), clips.table, _classes(clips)
     sources = table.get("source")
-    check_split(y, table["fold"], sources, allow_shared_sources)
+    FoldProtocol(y, table["fold"], sources, allow_shared_sources)  # refuses unfit folds before clips are read
     X = features.fit_transform(clips.paths)
     return cross_validate(estimator, X, y, table["fold"], sources, allow_shared_sources)
 
@@ -113,13 +113,13 @@ def _cross_validate_fine_tuned(
     classifier: str,
     allow_shared_sources: bool,
     preset: str,
-    heard: str,
+    adaptation: str,
 ) -> FoldScores:
-    if heard not in ADAPTATIONS:  # before clips are read
-        raise ProtocolError(f"heard {heard!r}: unknown; there are {', '.join(ADAPTATIONS)}")
+    if adaptation not in ADAPTATIONS:  # before clips are read
+        raise ProtocolError(f"adaptation {adaptation!r}: unknown; there are {', '.join(ADAPTATIONS)}")
     table, y = clips.table, _classes(clips)
     sources = list(table["source"]) if "source" in table else None
-    check_split(y, table["fold"], sources, allow_shared_sources)
+    FoldProtocol(y, table["fold"], sources, allow_shared_sources)  # refuses unfit folds before clips are read
     features.fit(clips.paths)
     model = load_model(features.model)
     audio = [read_audio(path, model.sample_rate)[0] for path in clips.paths]
@@ -134,9 +134,9 @@ def _cross_validate_fine_tuned(
         layer=features.layer,
         pooling=features.pooling,
         classifier=classifier,
-        adaptations=[heard],
+        adaptations=[adaptation],
     )
-    return found[heard, "embedding"]
+    return found[adaptation, "embedding"]
 
 
 def _classes(clips: Manifest) -> list[str]:

@@ -71,7 +71,7 @@ def cross_validate_fine_tuned(
     """
     unknown = [name for name in adaptations if name not in ADAPTATIONS]
     if unknown:
-        raise ProtocolError(f"heard {unknown[0]!r}: unknown; there are {', '.join(ADAPTATIONS)}")
+        raise ProtocolError(f"adaptation {unknown[0]!r}: unknown; there are {', '.join(ADAPTATIONS)}")
     protocol = FoldProtocol(y, folds, sources, allow_shared_sources)
     predicted: dict[tuple[str, str], dict[Any, NDArray[Any]]] = {}
     for fold in protocol:

@@ -77,19 +77,37 @@ class FoldProtocol:
     Raises
     ------
     ProtocolError
-        See `check_split`.
+        Cross-validation is impossible or would be biased: lengths differ; a clip has no class, several classes or no
+        fold; there are fewer than two folds or classes; a fold has no clips; a class occurs in one fold only; a
+        recording is in more than one fold.
     """
 
     def __init__(
-        self,
-        y: ArrayLike,
-        folds: ArrayLike,
-        sources: ArrayLike | None = None,
-        allow_shared_sources: bool = False,
+        self, y: ArrayLike, folds: ArrayLike, sources: ArrayLike | None = None, allow_shared_sources: bool = False
     ) -> None:
-        self._shared = check_split(y, folds, sources, allow_shared_sources)
-        self._truth, self._fold_of = check_column(y, "y"), check_column(folds, "folds")
-        self._names = _fold_names(folds)
+        self._truth, self._fold_of = truth, fold_of = check_column(y, "y"), check_column(folds, "folds")
+        lengths = {"y": len(truth), "folds": len(fold_of)}
+        if sources is not None:
+            lengths["sources"] = len(check_column(sources, "sources"))
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ProtocolError(f"lengths differ ({found}): give one value for each clip")
+        self._names = names = _fold_names(folds)
+        empty = [name for name in names if not (fold_of == name).any()]
+        if empty:
+            raise ProtocolError(f"fold {empty[0]!r} has no clips: add them, or leave it out of the categories")
+        if len(names) < 2:
+            raise ProtocolError(f"at least two folds are needed, got {names}: number them, e.g. 1 to 5")
+        if len(np.unique(truth)) < 2:
+            raise ProtocolError(f"at least two classes are needed, got {np.unique(truth).tolist()}")
+        for name in names:
+            unknown = sorted(set(truth[fold_of == name].tolist()) - set(truth[fold_of != name].tolist()))
+            if unknown:
+                raise ProtocolError(
+                    f"class {unknown[0]!r} is in fold {name!r} only, so the other folds cannot train it: spread its "
+                    "recordings over the folds, or drop the class"
+                )
+        self.shared_sources = () if sources is None else _shared_sources(sources, fold_of, allow_shared_sources)
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -122,7 +140,7 @@ class FoldProtocol:
             predicted,
             classes,
             confusion_matrix(self._truth, predicted, labels=classes),
-            self._shared,
+            self.shared_sources,
         )
 
 
@@ -166,7 +184,7 @@ def cross_validate(
     ------
     ProtocolError
         Lengths differ, X holds NaN, the estimator is already fitted, there is a grid but only two folds, or
-        `check_split` refuses the folds.
+        `FoldProtocol` refuses the folds.
     """
     protocol = FoldProtocol(y, folds, sources, allow_shared_sources)
     features = np.asarray(X)
@@ -199,42 +217,6 @@ def _predict(
     inner = PredefinedSplit(np.unique(folds, return_inverse=True)[1])
     search = GridSearchCV(classifier, dict(grid), cv=inner, error_score="raise").fit(X, y)
     return search.predict(unseen), dict(search.best_params_)
-
-
-def check_split(
-    y: ArrayLike, folds: ArrayLike, sources: ArrayLike | None = None, allow_shared_sources: bool = False
-) -> tuple[str, ...]:
-    """Refuse folds on which cross-validation is impossible or would be biased, before anything is computed.
-
-    Arguments as for `cross_validate`. Returns the recordings that have clips in more than one fold.
-
-    Raises
-    ------
-    ProtocolError
-        Lengths differ; a clip has no class, several classes or no fold; there are fewer than two folds or classes;
-        a fold has no clips; a class occurs in one fold only; a recording is in more than one fold.
-    """
-    columns = {"y": y, "folds": folds} | ({} if sources is None else {"sources": sources})
-    lengths = {name: len(check_column(values, name)) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ProtocolError(f"lengths differ ({found}): give one value for each clip")
-    truth, fold_of, names = check_column(y, "y"), check_column(folds, "folds"), _fold_names(folds)
-    empty = [name for name in names if not (fold_of == name).any()]
-    if empty:
-        raise ProtocolError(f"fold {empty[0]!r} has no clips: add them, or leave it out of the categories")
-    if len(names) < 2:
-        raise ProtocolError(f"at least two folds are needed, got {names}: number them, e.g. 1 to 5")
-    if len(np.unique(truth)) < 2:
-        raise ProtocolError(f"at least two classes are needed, got {np.unique(truth).tolist()}")
-    for name in names:
-        unknown = sorted(set(truth[fold_of == name].tolist()) - set(truth[fold_of != name].tolist()))
-        if unknown:
-            raise ProtocolError(
-                f"class {unknown[0]!r} is in fold {name!r} only, so the other folds cannot train it: spread its "
-                "recordings over the folds, or drop the class"
-            )
-    return () if sources is None else _shared_sources(sources, fold_of, allow_shared_sources)
 
 
 def _shared_sources(sources: ArrayLike, fold_of: NDArray[Any], allowed: bool) -> tuple[str, ...]:

@@ -90,17 +90,17 @@ def estimate_quality(
     rng = np.random.default_rng(seed)
     rows = []
     for size in SIZES:
-        found = []
+        accuracies = []
         for fold in np.unique(folds):
             train, test = np.flatnonzero(folds != fold), folds == fold
             by_class = [train[truth[train] == name] for name in np.unique(truth)]
-            if min(len(own) for own in by_class) < size:
+            if min(map(len, by_class)) < size:
                 break
             for _ in range(repeats):
-                drawn = np.concatenate([rng.choice(own, size, replace=False) for own in by_class])
-                found.append((_classifier().fit(X[drawn], truth[drawn]).predict(X[test]) == truth[test]).mean())
+                drawn = np.concatenate([rng.choice(clips, size, replace=False) for clips in by_class])
+                accuracies.append((_classifier().fit(X[drawn], truth[drawn]).predict(X[test]) == truth[test]).mean())
         else:
-            rows.append((size, np.mean(found), np.std(found, ddof=1), len(found)))
+            rows.append((size, np.mean(accuracies), np.std(accuracies, ddof=1), len(accuracies)))
     return Quality(scores, pd.DataFrame(rows, columns=["labels", "accuracy", "std", "n"]))
 
 

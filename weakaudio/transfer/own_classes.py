@@ -153,15 +153,10 @@ def _read(source: Path) -> pd.DataFrame:
     if len(odd):
         names = SEPARATOR.join(odd["labels"].iloc[0])
         raise ProtocolError(f"{odd['name'].iloc[0]}: has the labels {names!r}, expected exactly one")
-    recording = table["source"] if "source" in table else table["name"]
-    return pd.DataFrame(
-        {
-            "path": table["path"],
-            "name": [printable(name) for name in table["name"]],
-            "class": [labels[0] for labels in table["labels"]],
-            "source": recording.astype(str),
-        }
-    )
+    table["source"] = (table["source"] if "source" in table else table["name"]).astype(str)
+    table["class"] = [labels[0] for labels in table["labels"]]
+    table["name"] = [printable(name) for name in table["name"]]
+    return table[["path", "name", "class", "source"]]
 
 
 def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Audio], pd.DataFrame, list[tuple[str, str]]]:
@@ -175,10 +170,7 @@ def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Audio], pd.Data
 
     with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the GIL
         found = list(pool.map(read, table["path"]))
-    readable = [not isinstance(audio, AudioError) for audio in found]
-    failures = [
-        (name, printable(str(audio)))
-        for name, audio in zip(table["name"], found, strict=True)
-        if isinstance(audio, AudioError)
-    ]
-    return [audio for audio in found if not isinstance(audio, AudioError)], table[readable], failures
+    clips = [audio for audio in found if not isinstance(audio, AudioError)]
+    reasons = [printable(str(audio)) if isinstance(audio, AudioError) else "" for audio in found]
+    failures = [(name, reason) for name, reason in zip(table["name"], reasons, strict=True) if reason]
+    return clips, table[[not reason for reason in reasons]], failures

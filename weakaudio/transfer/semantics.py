@@ -168,12 +168,12 @@ def event_importance(probs: ArrayLike, y: ArrayLike, events: Sequence[str], most
             "class": name,
             "rank": rank,
             "event": events[event],
-            "effect": own[event],
+            "effect": effect[event],
             "in_class": mean[event],
             "over_classes": centre[event],
         }
-        for name, own, mean in zip(means.index, effects, means.to_numpy(), strict=True)
-        for rank, event in enumerate(np.argsort(-own, kind="stable")[:most].tolist(), 1)
+        for name, effect, mean in zip(means.index, effects, means.to_numpy(), strict=True)
+        for rank, event in enumerate(np.argsort(-effect, kind="stable")[:most].tolist(), 1)
     ]
     return pd.DataFrame(rows)
 
