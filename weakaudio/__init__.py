@@ -13,9 +13,9 @@ _HOME = {
     "Corpus": "weakaudio.data.corpus",
     "Detector": "weakaudio.inference.detector",
     "Embedder": "weakaudio.inference.embedder",
-    "EmbeddingIndex": "weakaudio.batch.similarity",
-    "EmbeddingTransformer": "weakaudio.transfer.features",
-    "LogMelStatistics": "weakaudio.transfer.features",
+    "EmbeddingIndex": "weakaudio.inference.similarity",
+    "EmbeddingTransformer": "weakaudio.transfer.estimators",
+    "LogMelStatistics": "weakaudio.transfer.estimators",
     "Model": "weakaudio.networks.model",
     "StreamingDetector": "weakaudio.inference.streaming",
     "TaggingModule": "weakaudio.training.lightning_module",
@@ -28,6 +28,7 @@ _HOME = {
     "detect_folder": "weakaudio.batch.detect",
     "evaluate": "weakaudio.evaluation.corpus",
     "evaluate_events": "weakaudio.evaluation.events",
+    "fine_tune": "weakaudio.transfer.fine_tune",
     "embed_folder": "weakaudio.batch.embed",
     "list_models": "weakaudio.pretrained",
     "load_model": "weakaudio.pretrained",
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from weakaudio.audio.io import stream_audio as stream_audio
     from weakaudio.batch.detect import detect_folder as detect_folder
     from weakaudio.batch.embed import embed_folder as embed_folder
-    from weakaudio.batch.similarity import EmbeddingIndex as EmbeddingIndex
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.datamodule import ClipDataModule as ClipDataModule
     from weakaudio.errors import WeakAudioError as WeakAudioError
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from weakaudio.formats.events import write_events as write_events
     from weakaudio.inference.detector import Detector as Detector
     from weakaudio.inference.embedder import Embedder as Embedder
+    from weakaudio.inference.similarity import EmbeddingIndex as EmbeddingIndex
     from weakaudio.inference.streaming import StreamingDetector as StreamingDetector
     from weakaudio.networks import WeakCNN as WeakCNN
     from weakaudio.networks.model import Model as Model
@@ -66,10 +67,11 @@ if TYPE_CHECKING:
     from weakaudio.training.lightning_module import TaggingModule as TaggingModule
     from weakaudio.transfer.compare import paired_bootstrap as paired_bootstrap
     from weakaudio.transfer.cross_validation import cross_validate as cross_validate
+    from weakaudio.transfer.estimators import EmbeddingTransformer as EmbeddingTransformer
+    from weakaudio.transfer.estimators import LogMelStatistics as LogMelStatistics
     from weakaudio.transfer.estimators import SegmentPooler as SegmentPooler
     from weakaudio.transfer.estimators import WeakAudioClassifier as WeakAudioClassifier
-    from weakaudio.transfer.features import EmbeddingTransformer as EmbeddingTransformer
-    from weakaudio.transfer.features import LogMelStatistics as LogMelStatistics
+    from weakaudio.transfer.fine_tune import fine_tune as fine_tune
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from weakaudio.reports.html import COLOURS
+from weakaudio.reports.figures import COLOURS
 
 NAMED = 10  # classes at either end
 

@@ -31,7 +31,8 @@ from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import model_checksum
 from weakaudio.progress import progress
-from weakaudio.reports.html import save_figure, write_page
+from weakaudio.reports.figures import save_figure
+from weakaudio.reports.html import write_page
 from weakaudio.transfer import semantics
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validation import cross_validate

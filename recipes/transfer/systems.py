@@ -17,13 +17,13 @@ from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
-from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import cross_validate_manifest
-from weakaudio.transfer.cross_validation import FoldScores, Protocol, cross_validate
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
+from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.fine_tune import FineTuneConfig
-from weakaudio.transfer.transductive import spread_labels, train_self
+from weakaudio.transfer.transductive import self_train, spread_labels
 
 Found = Iterator[tuple[str, FoldScores]]
 
@@ -42,7 +42,7 @@ def spread(X: NDArray[Any], y: NDArray[Any], unseen: NDArray[Any]) -> NDArray[An
 
 JUDGES: dict[str, Callable[[Any, Any, Any], NDArray[Any]]] = {
     "label spreading": spread,
-    "self-training": train_self,
+    "self-training": self_train,
 }
 _EDGE = 1e-7  # probabilities nearer to 0 or 1 have no finite logit
 
@@ -95,7 +95,7 @@ def frozen(subject: Subject) -> Found:
     }
     for name, X in features.items():
         yield f"{subject.name}, {name}", cross_validate(build_classifier("linear-svm"), X, **subject.facts)
-    protocol = Protocol(**subject.facts)
+    protocol = FoldProtocol(**subject.facts)
     for judge, predict in JUDGES.items():
         predicted = {fold.name: predict(mean[fold.train, :n], fold.y, mean[fold.test, :n]) for fold in protocol}
         yield f"{subject.name}, F1 mean, {judge} (transductive)", protocol.score(predicted)
@@ -107,9 +107,9 @@ def adapted(subject: Subject, presets: Sequence[str], practice: FineTuneConfig) 
     Of preset II, which trains all layers, transductive uses of the fold's audio as well.
     """
     for preset in presets:
-        uses = list(HEARD) if preset == "II" else ["nothing"]
-        scores = cross_validate_adapted(
-            subject.model, subject.clips, preset=preset, practice=practice, heard=uses, **subject.facts
+        uses = list(ADAPTATIONS) if preset == "II" else ["nothing"]
+        scores = cross_validate_fine_tuned(
+            subject.model, subject.clips, preset=preset, config=practice, adaptations=uses, **subject.facts
         )
         for use in uses:
             how = f"{subject.name}, adapted ({preset})" + ("" if use == "nothing" else f", {use} (transductive)")

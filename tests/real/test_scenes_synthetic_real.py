@@ -9,7 +9,7 @@ from weakaudio_data_prep.scenes_synthetic import SCENES, prepare
 
 from weakaudio.data.manifest import read_manifest
 from weakaudio.transfer.command import cross_validate_manifest
-from weakaudio.transfer.features import LogMelStatistics
+from weakaudio.transfer.estimators import LogMelStatistics
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*official ten-fold protocol")]
 

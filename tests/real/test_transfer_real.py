@@ -8,7 +8,7 @@ from weakaudio_data_prep.esc50 import prepare
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import ProtocolError
 from weakaudio.transfer.command import cross_validate_manifest
-from weakaudio.transfer.features import LogMelStatistics
+from weakaudio.transfer.estimators import LogMelStatistics
 
 pytestmark = pytest.mark.real
 

@@ -1,4 +1,4 @@
-"""The page of a run in a browser: sort, filter, click, play; nothing fetched, nothing complained about."""
+"""The report of a run in a browser: sorting, filters, playback; no requests, no console messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weakaudio.reports.event_page import Excerpt, write_event_page
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT = 300_000  # milliseconds: a busy machine is no fault of the page
+TIMEOUT = 300_000  # milliseconds, generous for busy machines
 playwright.expect.set_options(timeout=TIMEOUT)
 
 N_EVENTS = 130
@@ -73,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Open what `write_event_page` makes; at the end nothing may have been fetched or complained about."""
+    """Open a page of `write_event_page`; fails at the end on any request or console message."""
     said: list[str] = []
     opened = []
 
@@ -108,13 +108,13 @@ def column(page: Any, name: str) -> list[str]:
 
 
 def n_shown(page: Any, n: int, total: int = N_EVENTS) -> None:
-    """Wait until the page says that it shows `n` events."""
-    text = f"{n} of {total} events" if n else "No event passes the filters."
+    """Wait until the page shows `n` events."""
+    text = f"{n} of {total} events" if n else "No events match the filters."
     playwright.expect(page.locator("#status")).to_have_text(text)
 
 
 def wait_for(page: Any, condition: str) -> None:
-    """Playwright's own way polls with `eval`, which the page's policy forbids."""
+    """Poll a condition; Playwright's own function needs `eval`, which the policy of the page forbids."""
     for _ in range(TIMEOUT // 50):
         if page.evaluate(condition):
             return
@@ -127,7 +127,7 @@ def seconds(text: str) -> float:
     return 60 * int(minutes) + float(rest)
 
 
-def test_the_best_events_come_first_and_each_page_draws_its_own_rows_only(open_page: Any) -> None:
+def test_the_best_events_come_first_and_pages_draw_their_rows_only(open_page: Any) -> None:
     page = open_page()
     scores = EVENTS["score"].sort_values(ascending=False).map("{:.3f}".format).tolist()
     assert column(page, "score") == scores[:50]
@@ -139,7 +139,7 @@ def test_the_best_events_come_first_and_each_page_draws_its_own_rows_only(open_p
     assert page.is_disabled("#next")
 
 
-def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(open_page: Any) -> None:
+def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(open_page: Any) -> None:
     page = open_page()
     for name in ("start", "end"):
         for order, descending in (("ascending", False), ("descending", True)):
@@ -153,7 +153,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(open_page: A
             assert sorts == dict.fromkeys(sorts, "none") | {name: order}
 
 
-def test_names_sort_as_people_count(open_page: Any) -> None:
+def test_numbers_in_names_sort_numerically(open_page: Any) -> None:
     page = open_page()
     page.click("[data-column=file] button")
     page.click("#last")
@@ -215,7 +215,7 @@ def test_the_keyboard_opens_and_closes_an_event(open_page: Any) -> None:
     playwright.expect(button).to_have_attribute("aria-expanded", "false")
 
 
-def test_an_event_without_an_excerpt_says_so(open_page: Any) -> None:
+def test_an_event_without_an_excerpt_is_reported(open_page: Any) -> None:
     page = open_page(excerpts={SECOND: excerpt(SECOND)})
     page.locator("#body tr[data-row]").first.click()
     said = page.inner_text(".panel")
@@ -236,7 +236,7 @@ def test_an_excerpt_plays(open_page: Any, rate: int) -> None:
     page.evaluate("document.querySelector('audio').play()")
     wait_for(page, "document.querySelector('audio').currentTime > 0.1")
     box = page.locator(".picture").bounding_box()
-    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 20)  # to where one clicks
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 20)  # seeks to the click
     assert page.evaluate("document.querySelector('audio').currentTime") >= 2.6
     wait_for(page, "document.querySelector('audio').ended")
 
@@ -253,7 +253,7 @@ def test_a_click_on_a_class_of_the_timeline_filters(open_page: Any) -> None:
 
 
 def test_a_click_on_a_time_filters(open_page: Any) -> None:
-    """Recordings lie one after another, each an hour: 0:30:00 to 1:00:00 is the first one's second half."""
+    """Recordings of an hour follow one another: 0:30:00 to 1:00:00 is the second half of the first one."""
     page = open_page()
     page.get_by_role("button", name="30:00 – 1:00:00", exact=True).click()  # noqa: RUF001 (a dash on purpose)
     begin = EVENTS["start"] + 3600 * EVENTS["file"].map(FILES.index)
@@ -296,7 +296,7 @@ def test_events_are_drawn_where_they_are(open_page: Any) -> None:
     assert drawn[1] == drawn[2] == "0,114,178,255"
 
 
-def test_events_lie_on_the_clock_and_over_midnight(open_page: Any) -> None:
+def test_clock_times_and_events_across_midnight(open_page: Any) -> None:
     recordings = RECORDINGS.assign(begin=["2024-05-01T23:30:00", "2024-05-04T05:00:00+02:00", None])
     events = pd.DataFrame(
         {
@@ -310,21 +310,21 @@ def test_events_lie_on_the_clock_and_over_midnight(open_page: Any) -> None:
     page = open_page(events, recordings)
     unknown = "–"  # noqa: RUF001
     assert column(page, "clock") == ["2024-05-01 23:31:00", "2024-05-01 23:59:55", "2024-05-04 05:01:00", unknown]
-    assert page.input_value("#axis") == "day"  # of several days
+    assert page.input_value("#axis") == "day"  # spans several days
     assert "1 recording" in page.inner_text("#which")
     ticks = page.locator("#ticks button")
     ticks.last.click()
     n_shown(page, 2, 4)  # before midnight
     ticks.first.click()
-    n_shown(page, 1, 4)  # what lasts over it
+    n_shown(page, 1, 4)  # across midnight
     page.select_option("#axis", "date")
     playwright.expect(page.locator("#status")).to_have_text("4 events")
     page.click("[data-column=clock] button")
     page.click("[data-column=clock] button")
-    assert column(page, "clock")[-1] == unknown  # last either way
+    assert column(page, "clock")[-1] == unknown  # last in both directions
 
 
-def test_names_do_nothing(open_page: Any) -> None:
+def test_names_are_not_interpreted(open_page: Any) -> None:
     events = EVENTS.assign(file=EVIL, label=EVIL)
     page = open_page(
         events, pd.DataFrame({"file": [EVIL], "seconds": [3600.0]}), [(EVIL, EVIL)], {BEST: excerpt(BEST)}
@@ -345,9 +345,9 @@ def test_nothing_is_wider_than_the_screen(open_page: Any, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_a_run_without_events_says_so(open_page: Any) -> None:
+def test_a_run_without_events_is_reported(open_page: Any) -> None:
     page = open_page(EVENTS[:0])
-    assert "No event was found." in page.inner_text("main")
+    assert "No events were detected." in page.inner_text("main")
     assert not page.is_visible("#timeline")
 
 

@@ -1,4 +1,4 @@
-"""Figures carry what they were given; the page holds everything and fetches nothing."""
+"""Figures show their data; a page is self-contained."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from weakaudio.audio.frontend import FRONT_ENDS
 from weakaudio.audio.io import read_audio
-from weakaudio.reports import html as report
-from weakaudio.reports.html import Figures, Picture, Section, Sound, Table, page, write_page
+from weakaudio.reports import figures
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Sound, Table, page, write_page
 
 FRONT_END = FRONT_ENDS["16k"]
 NO_EVENTS = pd.DataFrame({"label": [], "onset": [], "offset": []}).astype({"label": str})
@@ -33,29 +33,29 @@ def clip(seconds: float, n_classes: int, events: pd.DataFrame = NO_EVENTS, **opt
     times = np.minimum(np.stack([starts, starts + 1.28], axis=1), seconds)
     labels = ["dog", "bell", *(f"class {n}" for n in range(2, n_classes))][:n_classes]
     logmel = rng.normal(size=(FRONT_END.n_frames(int(seconds * FRONT_END.sample_rate)), FRONT_END.n_mels))
-    return report.clip_figure(
+    return figures.clip_figure(
         logmel, FRONT_END, times, rng.random((len(times), n_classes)), labels, events, **options
     )
 
 
 def rows_of(figure: Figure) -> list[str]:
-    """Classes beneath a clip, from the top."""
+    """Classes below a clip, from the top."""
     return [tick.get_text() for tick in reversed(figure.axes[1].get_yticklabels())]
 
 
 def event_spans(figure: Figure) -> list[tuple[float, float]]:
-    """Start and end of each bar beneath a clip, seconds."""
+    """Start and end of each bar below a clip, seconds."""
     bars = [c for c in figure.axes[1].collections if isinstance(c, PolyCollection)]
     times = [path.vertices[:, 0] for bar in bars for path in bar.get_paths()]
     return sorted((round(float(t.min()), 6), round(float(t.max()), 6)) for t in times)
 
 
-def test_training_curves_are_the_logs() -> None:
+def test_training_curves_show_the_logs() -> None:
     logs = {
         name: pd.DataFrame({"epoch": [1, 2, 3], "train_loss": losses, "val_mAP": [0.2, 0.5, 0.6]})
         for name, losses in (("N_S", [0.6, 0.4, 0.3]), ("SLAT", [0.7, 0.6, 0.5]))
     }
-    figure = report.training_curves(logs)
+    figure = figures.training_curves(logs)
     loss, score = figure.axes
     assert [line.get_label() for line in loss.lines] == ["N_S", "SLAT"]
     for line, log in zip(loss.lines, logs.values(), strict=True):
@@ -72,14 +72,14 @@ def test_training_curves_are_the_logs() -> None:
 
 def test_a_run_of_one_epoch_has_one_tick_there() -> None:
     log = pd.DataFrame({"epoch": [1], "train_loss": [0.6], "val_mAP": [0.2]})
-    score = report.training_curves({"N_S": log}).axes[1]
+    score = figures.training_curves({"N_S": log}).axes[1]
     low, high = score.get_xlim()
     assert [tick for tick in score.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_bars_of_each_class_and_system_with_prevalence() -> None:
     table = pd.DataFrame({"N_S": [0.5, 0.9], "SLAT": [0.4, 0.95], "prevalence": [0.1, 0.3]}, index=["dog", "bell"])
-    (axes,) = report.per_class_bars(table).axes
+    (axes,) = figures.per_class_bars(table).axes
     assert [bar.get_width() for bars in axes.containers for bar in bars] == [0.5, 0.9, 0.4, 0.95]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["dog", "bell"]  # the best on top
     marks = axes.collections[0].get_segments()
@@ -89,16 +89,16 @@ def test_bars_of_each_class_and_system_with_prevalence() -> None:
     assert first.get_y() == pytest.approx(second.get_y() + second.get_height())  # in order from the top
 
 
-def test_a_class_that_was_not_measured_has_no_bar_and_comes_last() -> None:
+def test_a_class_without_a_value_has_no_bar_and_comes_last() -> None:
     table = pd.DataFrame({"N_S": [np.nan, 0.9], "prevalence": [0.0, 0.3]}, index=["dog", "bell"])
-    (axes,) = report.per_class_bars(table).axes
+    (axes,) = figures.per_class_bars(table).axes
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["dog", "bell"]
 
 
 def test_bars_do_not_change_the_table() -> None:
     table = pd.DataFrame({"N_S": [0.9, 0.5], "prevalence": [0.1, 0.3]}, index=["dog", "bell"])
     before = table.copy()
-    report.per_class_bars(table)
+    figures.per_class_bars(table)
     pd.testing.assert_frame_equal(table, before)
 
 
@@ -110,10 +110,10 @@ def test_clip_shows_true_classes_by_onset_and_then_the_highest_scores() -> None:
     assert len(figure.axes[1].lines) == 5
 
 
-def test_scores_of_a_clip_are_steps_over_its_pieces() -> None:
+def test_scores_of_a_clip_are_steps() -> None:
     times = np.array([[0.0, 1.28], [0.64, 1.92]])
     probs = np.array([[0.2], [0.6]])
-    figure = report.clip_figure(np.zeros((193, 64)), FRONT_END, times, probs, ["dog"], NO_EVENTS)
+    figure = figures.clip_figure(np.zeros((193, 64)), FRONT_END, times, probs, ["dog"], NO_EVENTS)
     (line,) = figure.axes[1].lines
     np.testing.assert_allclose(line.get_xdata(), [0.0, 0.64, 1.28, 1.92])
     np.testing.assert_allclose(line.get_ydata(), 0.9 * np.array([0.2, 0.4, 0.6, 0.6]))
@@ -174,14 +174,14 @@ def html() -> str:
     sound = Sound(np.linspace(-0.5, 0.5, 800, dtype=np.float32), 8000)
     blocks = [
         "a paragraph",
-        Figures([("0.9", "mAP")]),
+        KeyNumbers([("0.9", "mAP")]),
         Table(table, "numbers"),
         Picture(clip(2.0, 2), "a clip", sound),
     ]
     return page("a title", [Section("one", blocks), Section("two", [])])
 
 
-def test_the_page_holds_everything(html: str) -> None:
+def test_the_page_is_self_contained(html: str) -> None:
     tags = _Reader(html).tags
     names = [name for name, _ in tags]
     assert {"script", "link", "iframe", "object"} & set(names) == set()
@@ -194,7 +194,7 @@ def test_the_page_holds_everything(html: str) -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in [a for _, a in tags]
 
 
-def test_figures_within_the_page_fetch_nothing(html: str) -> None:
+def test_figures_on_the_page_load_nothing(html: str) -> None:
     (image,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
     links = [
         value
@@ -206,7 +206,7 @@ def test_figures_within_the_page_fetch_nothing(html: str) -> None:
     assert all(link.startswith(("#", "data:")) for link in links)
 
 
-def test_sounds_of_the_page_are_wav_files(html: str, tmp_path: Path) -> None:
+def test_sounds_on_the_page_are_wav_files(html: str, tmp_path: Path) -> None:
     (sound,) = re.findall(r'src="data:audio/wav;base64,([^"]+)"', html)
     (tmp_path / "sound.wav").write_bytes(base64.b64decode(sound))
     audio, rate = read_audio(tmp_path / "sound.wav")
@@ -225,7 +225,7 @@ def test_tables_are_tables(html: str) -> None:
 def test_text_is_escaped() -> None:
     evil = '<script>alert("x")</script>&'
     table = pd.DataFrame({evil: [evil]})
-    blocks = [evil, Figures([(evil, evil)]), Table(table, evil), Picture(clip(2.0, 1), evil)]
+    blocks = [evil, KeyNumbers([(evil, evil)]), Table(table, evil), Picture(clip(2.0, 1), evil)]
     html = page(evil, [Section(evil, blocks)])
     reader = _Reader(html)
     assert "script" not in [name for name, _ in reader.tags]
@@ -233,20 +233,20 @@ def test_text_is_escaped() -> None:
     assert dict(reader.tags[[name for name, _ in reader.tags].index("img")][1])["alt"] == evil
 
 
-def test_equal_content_makes_equal_bytes() -> None:
+def test_equal_content_gives_equal_bytes() -> None:
     def once() -> str:
         return page("t", [Section("s", [Picture(clip(3.0, 4, EVENTS), "c")])])
 
     assert once() == once()
 
 
-def test_figures_leave_matplotlib_as_it_was() -> None:
+def test_figures_do_not_change_the_settings_of_matplotlib() -> None:
     before = dict(mpl.rcParams)
     page("t", [Section("s", [Picture(clip(3.0, 4, EVENTS), "c")])])
     assert dict(mpl.rcParams) == before
 
 
-def test_writing_makes_folders_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_writing_creates_folders_and_leaves_no_part_files(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     write_page("<p>é</p>", path)
     write_page("<p>è</p>", path)

@@ -15,7 +15,7 @@ from weakaudio.transfer.classifiers import CLASSIFIERS, build_classifier
 
 
 def oracle(name: str, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """By hand, and for the linear one with the other solver."""
+    """The same classifiers, built by hand and with another solver where there is one."""
     machines = {
         "rbf-svm": SVC(C=10),
         "linear-svm": LinearSVC(C=0.01, dual=True, max_iter=100_000, tol=1e-8),
@@ -26,7 +26,7 @@ def oracle(name: str, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarr
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSIFIERS) - {"calibrated-svm"}))
-def test_a_ready_made_classifier_is_what_it_says(name: str, rng: np.random.Generator) -> None:
+def test_classifiers_equal_those_built_by_hand(name: str, rng: np.random.Generator) -> None:
     y = np.arange(60) % 3
     X, new = rng.standard_normal((60, 100)) * 50 + 7 + y[:, None] * 40, rng.standard_normal((9, 100)) * 50
     with warnings.catch_warnings():
@@ -36,7 +36,7 @@ def test_a_ready_made_classifier_is_what_it_says(name: str, rng: np.random.Gener
     np.testing.assert_array_equal(clone(build_classifier(name)).fit(X, y).decision_function(new), found)
 
 
-def test_calibrated_probabilities_are_right_as_often_as_they_say(rng: np.random.Generator) -> None:
+def test_probabilities_are_calibrated(rng: np.random.Generator) -> None:
     y = np.arange(600) % 3
     X = rng.standard_normal((600, 20)) + 0.7 * (np.arange(20) % 3 == y[:, None])
     fitted = build_classifier("calibrated-svm").fit(X[:400], y[:400])
@@ -47,7 +47,7 @@ def test_calibrated_probabilities_are_right_as_often_as_they_say(rng: np.random.
     assert probabilities.max(1).mean() == pytest.approx(right.mean(), abs=0.08)
 
 
-def test_normalisations_come_before_all_else(rng: np.random.Generator) -> None:
+def test_normalisations_come_first(rng: np.random.Generator) -> None:
     y = np.arange(40) % 2
     X = rng.standard_normal((40, 5)) * rng.uniform(0.1, 100, (40, 1)) + y[:, None]
     unit = X / np.sqrt(np.square(X).sum(1, keepdims=True))
@@ -60,7 +60,7 @@ def test_normalisations_come_before_all_else(rng: np.random.Generator) -> None:
         build_classifier("linear-svm", "cube")
 
 
-def test_every_call_builds_a_fresh_one() -> None:
+def test_every_call_builds_a_new_classifier() -> None:
     assert build_classifier("linear-svm") is not build_classifier("linear-svm")
     with pytest.raises(WeakAudioError, match="linear-svm, calibrated-svm, logistic, rbf-svm"):
         build_classifier("tree")

@@ -38,8 +38,8 @@ def test_equal_systems_do_not_differ() -> None:
     assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_clips_of_one_recording_count_as_one_witness(rng: np.random.Generator) -> None:
-    """The same figures from 20 recordings of 20 clips each are less sure than from 400 recordings."""
+def test_clips_of_one_recording_are_resampled_together(rng: np.random.Generator) -> None:
+    """The interval from 20 recordings of 20 clips is wider than from 400 recordings."""
     y = np.arange(400) % 4
     recording = np.arange(400) // 20
     first, second = y.copy(), y.copy()
@@ -50,9 +50,9 @@ def test_clips_of_one_recording_count_as_one_witness(rng: np.random.Generator) -
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_unfit_predictions_are_refused() -> None:
     y = np.arange(4)
-    with pytest.raises(ProtocolError, match="4 and 3 predictions of 4 clips"):
+    with pytest.raises(ProtocolError, match="4 and 3 predictions for 4 clips"):
         paired_bootstrap(scores(y), scores(y[:3]), y)
-    with pytest.raises(ProtocolError, match="one recording only"):
+    with pytest.raises(ProtocolError, match="from one recording"):
         paired_bootstrap(scores(y), scores(y), y, sources=["a"] * 4)

@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from weakaudio.errors import ProtocolError
-from weakaudio.transfer.cross_validation import check_split, cross_validate
+from weakaudio.transfer.cross_validation import FoldProtocol, cross_validate
 
 
 def clips(seed: int, n: int = 60, n_folds: int = 5) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Features that know something of three classes, each of which is in every fold."""
+    """Features that separate three classes partly; every class is in every fold."""
     rng = np.random.default_rng(seed)
     y = np.array(["bell", "dog", "rain"])[np.arange(n) % 3]
     folds = np.arange(n) // 3 % n_folds + 1
@@ -35,7 +35,7 @@ def clips(seed: int, n: int = 60, n_folds: int = 5) -> tuple[NDArray[Any], NDArr
 
 
 class Spy(ClassifierMixin, BaseEstimator):
-    """Remembers, for all its copies, what they were given and what they learned."""
+    """Records the training data and the coefficients of all its copies."""
 
     seen: ClassVar[list[tuple[NDArray[Any], NDArray[Any]]]] = []
     coefficients: ClassVar[list[NDArray[Any]]] = []
@@ -45,7 +45,7 @@ class Spy(ClassifierMixin, BaseEstimator):
         self.seen.append((X.copy(), y.copy()))
         self.coefficients.append(np.column_stack([self.model_.coef_, self.model_.intercept_]))
         self.classes_ = self.model_.classes_
-        X[:], y[:] = 0, y[0]  # what a copy does to its own data is its own business
+        X[:], y[:] = 0, y[0]  # a copy may overwrite its own data
         return self
 
     def predict(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -59,10 +59,10 @@ def spy() -> Spy:
     return Spy()
 
 
-class NeverForgets(ClassifierMixin, BaseEstimator):
-    """Leaks: each `fit` adds to what earlier ones saw, and what was seen is known by heart."""
+class Memorising(ClassifierMixin, BaseEstimator):
+    """Leaks: each `fit` adds to the data of earlier ones, and predictions come from the nearest of them."""
 
-    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> NeverForgets:
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> Memorising:
         old_X, old_y = getattr(self, "memory_", (X[:0], y[:0]))
         self.memory_ = np.concatenate([old_X, X]), np.concatenate([old_y, y])
         self.model_ = KNeighborsClassifier(n_neighbors=1).fit(*self.memory_)
@@ -115,29 +115,29 @@ def test_labels_of_a_test_fold_do_not_reach_its_classifier(seed: int) -> None:
         np.testing.assert_array_equal(scores.predictions[test], honest.predictions[test])
 
 
-def test_what_a_copy_saw_in_one_fold_does_not_help_it_in_the_next() -> None:
+def test_nothing_learned_in_one_fold_reaches_the_next() -> None:
     rng = np.random.default_rng(0)
     X, y, folds = rng.standard_normal((300, 8)), rng.integers(0, 2, 300), np.arange(300) % 5
-    careless = NeverForgets()  # one object through all folds, as in a careless loop
+    careless = Memorising()  # one object through all folds, as in a careless loop
     found = [careless.fit(X[folds != n], y[folds != n]).score(X[folds == n], y[folds == n]) for n in range(5)]
     assert np.mean(found[1:]) == 1.0
-    assert 0.4 < cross_validate(NeverForgets(), X, y, folds).mean < 0.6  # noise: nothing to be learned
+    assert 0.4 < cross_validate(Memorising(), X, y, folds).mean < 0.6  # noise: chance
 
 
 @pytest.mark.parametrize("prefix", [[], [StandardScaler()]], ids=["alone", "in a pipeline"])
-def test_an_estimator_that_stays_trained_is_refused(prefix: list[Any]) -> None:
+def test_an_estimator_that_stays_fitted_is_refused(prefix: list[Any]) -> None:
     X, y, folds = clips(0)
     everything = KNeighborsClassifier(n_neighbors=1).fit(X, y)
-    with pytest.raises(ProtocolError, match="trained"):
+    with pytest.raises(ProtocolError, match="stays fitted"):
         cross_validate(make_pipeline(*prefix, FrozenEstimator(everything)), X, y, folds)
-    assert cross_validate(everything, X, y, folds).mean < 1.0  # clones of a plain one know nothing
-    with pytest.raises(ProtocolError, match="trained"):  # a step that saw all labels hands them on
+    assert cross_validate(everything, X, y, folds).mean < 1.0  # clones of other estimators are unfitted
+    with pytest.raises(ProtocolError, match="stays fitted"):  # a step fitted on all labels leaks them
         cross_validate(
             make_pipeline(FrozenEstimator(LinearDiscriminantAnalysis().fit(X, y)), LinearSVC()), X, y, folds
         )
 
 
-def test_the_same_twice_is_equal() -> None:
+def test_results_are_reproducible() -> None:
     X, y, folds = clips(3)
     one, two = (cross_validate(LinearSVC(random_state=0), X, y, folds) for _ in range(2))
     np.testing.assert_array_equal(one.predictions, two.predictions)
@@ -156,7 +156,7 @@ def test_folds_keep_their_names_and_categories_their_order() -> None:
     assert "over 3 folds" in str(ordered)
 
 
-A, B = ["a", "a", "b", "b"], [1, 2, 1, 2]  # classes and folds that are fine
+A, B = ["a", "a", "b", "b"], [1, 2, 1, 2]  # valid classes and folds
 TWO = np.zeros((4, 1))
 
 
@@ -166,8 +166,8 @@ TWO = np.zeros((4, 1))
         (A, B[:3], "lengths differ"),
         (A, [1, 1, 1, 1], "at least two folds"),
         (A, pd.Categorical(B, categories=[1, 2, 3]), "fold 3 has no clips"),
-        (A, [1, 2, 1, None], "folds: missing for 1 clips, the first in row 3"),
-        (["a", "a", None, "b"], B, "y: missing for 1 clips, the first in row 2"),
+        (A, [1, 2, 1, None], "folds: missing in 1 of 4 rows, first in row 3"),
+        (["a", "a", None, "b"], B, "y: missing in 1 of 4 rows, first in row 2"),
         (["a"] * 4, B, "at least two classes"),
         (A, [1, 1, 2, 2], "class 'a' is in fold 1 only"),
         (["a", "a", "a", "b"], B, "class 'b' is in fold 2 only"),
@@ -178,14 +178,14 @@ TWO = np.zeros((4, 1))
 )
 def test_impossible_splits_are_refused(y: Any, folds: Any, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
-        check_split(y, folds)
+        FoldProtocol(y, folds)
     with pytest.raises(ProtocolError, match=message):
         cross_validate(DummyClassifier(), np.zeros((len(y), 1)), y, folds)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_features_must_be_finite_and_as_many_as_labels(bad: float) -> None:
-    check_split(A, B)
+    FoldProtocol(A, B)
     with pytest.raises(ProtocolError, match="row 2"):
         cross_validate(DummyClassifier(), [[0.0], [1.0], [bad], [3.0]], A, B)
     with pytest.raises(ProtocolError, match="X has 3 rows, y 4"):
@@ -199,12 +199,12 @@ def test_a_recording_in_two_folds_is_refused_unless_allowed() -> None:
     allowed = cross_validate(DummyClassifier(), TWO, A, B, sources, allow_shared_sources=True)
     assert allowed.shared_sources == ("r1",)
     assert cross_validate(DummyClassifier(), TWO, A, B, [1, 2, 1, 2]).shared_sources == ()
-    assert check_split(A, B, ["r1", None, None, np.nan]) == ()  # unknown: recordings of their own
+    assert FoldProtocol(A, B, ["r1", None, None, np.nan]).shared_sources == ()  # missing: recordings of their own
     with pytest.raises(ProtocolError, match="sources 3"):
-        check_split(A, B, sources[:3])
+        FoldProtocol(A, B, sources[:3])
 
 
-def test_parameters_are_chosen_on_the_other_folds_as_scikit_learn_would() -> None:
+def test_parameters_are_selected_on_the_other_folds() -> None:
     X, y, folds = clips(3, n=90)
     grid = {"n_neighbors": [1, 5, 15]}
     scores = cross_validate(KNeighborsClassifier(), X, y, folds, grid=grid, n_jobs=2)
@@ -223,7 +223,7 @@ def test_parameters_are_chosen_on_the_other_folds_as_scikit_learn_would() -> Non
     assert cross_validate(KNeighborsClassifier(), X, y, folds).chosen == {}
 
 
-def test_labels_of_the_fold_that_is_scored_choose_nothing() -> None:
+def test_labels_of_the_scored_fold_do_not_select_parameters() -> None:
     X, y, folds = clips(4)
     grid = {"n_neighbors": [1, 5, 15]}
     scores = cross_validate(KNeighborsClassifier(), X, y, folds, grid=grid)
@@ -234,7 +234,7 @@ def test_labels_of_the_fold_that_is_scored_choose_nothing() -> None:
     np.testing.assert_array_equal(again.predictions[folds == 2], scores.predictions[folds == 2])
 
 
-def test_two_folds_are_too_few_to_choose_on() -> None:
+def test_two_folds_are_too_few_for_a_grid() -> None:
     X, y, folds = clips(0, n_folds=2)
     with pytest.raises(ProtocolError, match="at least three folds"):
         cross_validate(KNeighborsClassifier(), X, y, folds, grid={"n_neighbors": [1]})

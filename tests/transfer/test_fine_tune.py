@@ -12,8 +12,8 @@ from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.networks import FlashCNN, MobileNet, Network, StackedNetwork, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
-from weakaudio.transfer.adapted import HEARD, clip_probs, cross_validate_adapted
-from weakaudio.transfer.fine_tune import PRESETS, FineTuneConfig, Preset, adapt, attach, trained_parameters
+from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, clip_probs, cross_validate_fine_tuned
+from weakaudio.transfer.fine_tune import PRESETS, FineTuneConfig, Preset, attach, fine_tune, trained_parameters
 
 RATE = 16000
 QUICK = FineTuneConfig(epochs=8, patience=8, learning_rate=0.03, batch_seconds=10.0, held_out=0.2)
@@ -21,13 +21,13 @@ QUICK = FineTuneConfig(epochs=8, patience=8, learning_rate=0.03, batch_seconds=1
 
 @pytest.fixture
 def model(randomise: Callable[[Network], Network]) -> Model:
-    """Its classes mean nothing, but there are enough of them to tell sounds apart by."""
+    """Untrained network with enough classes to tell sounds apart by their probabilities."""
     names = [f"class {n}" for n in range(24)]
     return Model(randomise(WeakCNN(24, n_mels=64, width=0.125, depth=1)), "16k", names).eval()
 
 
 def sounds(n: int = 40) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-    """Clips of 0.3 to 0.8 s with a low tone, a high tone, or noise; and their classes, one in each row."""
+    """Clips of 0.3 to 0.8 s with a low tone, a high tone or noise, and their one-hot classes."""
     rng = np.random.default_rng(0)
     clips = []
     for k in range(n):
@@ -38,24 +38,24 @@ def sounds(n: int = 40) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_network_learns_other_classes_and_stays_as_it_was_itself(model: Model, preset: str) -> None:
+def test_a_copy_learns_other_classes_and_the_original_is_unchanged(model: Model, preset: str) -> None:
     clips, targets = sounds()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # Where the new layer has a multiple of the rate, that of QUICK is too much for it.
-    practice = QUICK if PRESETS[preset].new_rate == 1 else replace(QUICK, learning_rate=3e-3)
-    adapted = adapt(model, clips, targets, ["low", "high", "noise"], preset, practice)
+    # The rate of QUICK is too high where the preset multiplies it for the new layer.
+    config = QUICK if PRESETS[preset].new_rate == 1 else replace(QUICK, learning_rate=3e-3)
+    adapted = fine_tune(model, clips, targets, ["low", "high", "noise"], preset, config)
     assert adapted.labels == ["low", "high", "noise"]
     assert adapted.metadata["adapted"]["preset"] == preset
     unseen, truth = sounds(60)
     right = clip_probs(adapted, unseen).argmax(1) == truth.argmax(1)
-    assert right.mean() > 0.6  # one in three by chance
+    assert right.mean() > 0.6  # chance: 1/3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_bits(model: Model) -> None:
     clips, targets = sounds(20)
     state = torch.random.get_rng_state()
-    first, second = (adapt(model, clips, targets, list("xyz"), "II", QUICK) for _ in range(2))
+    first, second = (fine_tune(model, clips, targets, list("xyz"), "II", QUICK) for _ in range(2))
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
@@ -63,25 +63,25 @@ def test_the_same_seed_gives_the_same_bits(model: Model) -> None:
 
 
 @pytest.mark.parametrize("preset", ["head", "I", "III"])
-def test_layers_that_stay_as_they_are_need_hear_a_clip_only_once(
+def test_frozen_layers_need_to_be_evaluated_once_only(
     model: Model, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips, targets = sounds(20)
-    kept = adapt(model, clips, targets, list("xyz"), preset, QUICK)
-    monkeypatch.setattr("weakaudio.transfer.fine_tune._trunks", lambda *_: None)
-    anew = adapt(model, clips, targets, list("xyz"), preset, QUICK)
-    for name, tensor in anew.state_dict().items():
-        torch.testing.assert_close(kept.state_dict()[name], tensor, rtol=0, atol=1e-4)
+    once = fine_tune(model, clips, targets, list("xyz"), preset, QUICK)
+    monkeypatch.setattr("weakaudio.transfer.fine_tune._FineTuning._forward_trunks", lambda _: None)
+    again = fine_tune(model, clips, targets, list("xyz"), preset, QUICK)
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(once.state_dict()[name], tensor, rtol=0, atol=1e-4)
 
 
-def test_half_of_the_bits_are_enough_to_learn(model: Model) -> None:
+def test_mixed_precision_learns_as_well(model: Model) -> None:
     clips, targets = sounds()
-    adapted = adapt(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="bfloat16"))
+    adapted = fine_tune(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="bfloat16"))
     assert {tensor.dtype for tensor in adapted.network.parameters()} == {torch.float32}
     unseen, truth = sounds(60)
     assert (clip_probs(adapted, unseen).argmax(1) == truth.argmax(1)).mean() > 0.6
     with pytest.raises(WeakAudioError, match="dtype 'float8'"):
-        adapt(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="float8"))
+        fine_tune(model, clips, targets, ["low", "high", "noise"], "I", replace(QUICK, dtype="float8"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_half_of_the_bits_are_enough_to_learn(model: Model) -> None:
 )
 def test_only_what_the_preset_updates_changes(model: Model, preset: str, moved: set[str]) -> None:
     clips, targets = sounds(20)
-    adapted = adapt(model, clips, targets, list("xyz"), preset, QUICK)
+    adapted = fine_tune(model, clips, targets, list("xyz"), preset, QUICK)
     before, after = model.network.state_dict(), adapted.network.state_dict()
     changed = {
         name.split(".")[0]
@@ -102,16 +102,16 @@ def test_only_what_the_preset_updates_changes(model: Model, preset: str, moved: 
     assert all(torch.equal(after[name], before[name]) for name in statistics)  # frozen by default
 
 
-def test_norms_follow_the_new_clips_if_they_may(model: Model) -> None:
+def test_unfrozen_norms_follow_the_new_clips(model: Model) -> None:
     clips, targets = sounds(20)
-    adapted = adapt(
+    adapted = fine_tune(
         model, clips, targets, list("xyz"), "II", FineTuneConfig(2, freeze_norms=False, batch_seconds=10.0)
     )
     name = "blocks.0.0.norm.running_mean"
     assert not torch.equal(adapted.network.state_dict()[name], model.network.state_dict()[name])
 
 
-def test_rates_fall_towards_the_input_and_all_else_is_frozen() -> None:
+def test_rates_decay_towards_the_input_and_other_layers_are_frozen() -> None:
     for network in (WeakCNN(4, 64, 0.125), MobileNet(4, width=0.1), FlashCNN(4, 64, [("dense", 1, 4)] * 4, 8)):
         groups = trained_parameters(network, Preset("f1", "all", layer_decay=0.5), 1.0)
         rates = [group["lr"] for group in groups]
@@ -125,7 +125,7 @@ def test_rates_fall_towards_the_input_and_all_else_is_frozen() -> None:
         assert {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad} == {"classifier"}
 
 
-def test_a_layer_on_top_of_the_classes_hears_what_they_say(model: Model, tmp_path: object) -> None:
+def test_a_layer_on_f2_sees_the_class_probabilities(model: Model, tmp_path: object) -> None:
     stacked = attach(model, ["x", "y"], "f2")
     assert isinstance(stacked.network, StackedNetwork)
     audio = torch.from_numpy(sounds(1)[0][0])[None]
@@ -136,19 +136,19 @@ def test_a_layer_on_top_of_the_classes_hears_what_they_say(model: Model, tmp_pat
     torch.testing.assert_close(above.embeddings, beneath.embeddings)
 
 
-def test_adapted_models_can_be_kept(model: Model, tmp_path: pytest.TempPathFactory) -> None:
+def test_fine_tuned_models_can_be_saved(model: Model, tmp_path: pytest.TempPathFactory) -> None:
     clips, targets = sounds(20)
     for preset in ("I", "III"):
-        adapted = adapt(model, clips, targets, list("xyz"), preset, FineTuneConfig(1, batch_seconds=10.0))
+        adapted = fine_tune(model, clips, targets, list("xyz"), preset, FineTuneConfig(1, batch_seconds=10.0))
         save_model(adapted, tmp_path / "mine.safetensors")  # type: ignore[operator]
         loaded = load_model(tmp_path / "mine.safetensors")  # type: ignore[operator]
         np.testing.assert_array_equal(clip_probs(loaded, clips), clip_probs(adapted, clips))
 
 
-def test_clips_of_one_recording_do_not_choose_the_epoch_for_each_other(model: Model) -> None:
+def test_validation_clips_share_no_recording_with_training_clips(model: Model) -> None:
     clips, targets = sounds(20)
     with pytest.raises(ProtocolError, match="at least two recordings"):
-        adapt(model, clips, targets, list("xyz"), "head", QUICK, sources=["one"] * 20)
+        fine_tune(model, clips, targets, list("xyz"), "head", QUICK, sources=["one"] * 20)
 
 
 @pytest.mark.parametrize(
@@ -158,41 +158,41 @@ def test_clips_of_one_recording_do_not_choose_the_epoch_for_each_other(model: Mo
         (lambda t: t * [1, 1, 0], "class 'z' has no clip"),
     ],
 )
-def test_what_cannot_be_learned_is_refused(
+def test_unfit_targets_are_refused(
     model: Model, change: Callable[[NDArray[np.float32]], NDArray[np.float32]], words: str
 ) -> None:
     clips, targets = sounds(20)
     with pytest.raises(ProtocolError, match=words):
-        adapt(model, clips, change(targets), list("xyz"), "head", QUICK)
+        fine_tune(model, clips, change(targets), list("xyz"), "head", QUICK)
 
 
-def test_one_class_that_all_clips_have_and_unknown_presets_are_refused(model: Model) -> None:
+def test_a_single_class_of_all_clips_and_unknown_presets_are_refused(model: Model) -> None:
     clips, _ = sounds(4)
     with pytest.raises(ProtocolError, match="all clips are 'x'"):
-        adapt(model, clips, np.ones((4, 1)), ["x"], "head", QUICK)
+        fine_tune(model, clips, np.ones((4, 1)), ["x"], "head", QUICK)
     with pytest.raises(WeakAudioError, match="there are head, I, II, III, full"):
-        adapt(model, clips, np.ones((4, 1)), ["x"], "IV", QUICK)
+        fine_tune(model, clips, np.ones((4, 1)), ["x"], "IV", QUICK)
 
 
-def test_classes_of_a_fold_change_nothing_that_is_made_for_it(model: Model) -> None:
-    """Its predictions are the same whatever its labels are; its scores are not."""
+def test_labels_of_a_fold_do_not_change_its_predictions(model: Model) -> None:
+    """Its scores do change."""
     clips, targets = sounds(24)
     y = np.array(["low", "high", "noise"])[targets.argmax(1)]
     folds = np.arange(24) // 3 % 2
-    practice = FineTuneConfig(2, batch_seconds=10.0, learning_rate=0.02)
+    config = FineTuneConfig(2, batch_seconds=10.0, learning_rate=0.02)
     shuffled = y.copy()
     shuffled[folds == 1] = np.roll(shuffled[folds == 1], 1)
     found, other = (
-        cross_validate_adapted(model, clips, labels, folds, "II", practice, heard=list(HEARD))
+        cross_validate_fine_tuned(model, clips, labels, folds, "II", config, adaptations=list(ADAPTATIONS))
         for labels in (y, shuffled)
     )
-    assert list(found) == [(use, scored) for use in HEARD for scored in ("embedding", "head")]
+    assert list(found) == [(use, scored) for use in ADAPTATIONS for scored in ("embedding", "head")]
     for name, scores in found.items():
         np.testing.assert_array_equal(scores.predictions[folds == 1], other[name].predictions[folds == 1])
-    for use in HEARD:
+    for use in ADAPTATIONS:
         assert found[use, "embedding"].accuracies[1] != other[use, "embedding"].accuracies[1]
 
 
-def test_an_unknown_use_of_a_folds_audio_is_refused_before_anything_is_trained(model: Model) -> None:
-    with pytest.raises(ProtocolError, match="heard 'labels': unknown; there are nothing, norms, entropy"):
-        cross_validate_adapted(model, [], [], [], heard=["labels"])
+def test_an_unknown_adaptation_is_refused_before_training(model: Model) -> None:
+    with pytest.raises(ProtocolError, match="adaptation 'labels': unknown; there are nothing, norms, entropy"):
+        cross_validate_fine_tuned(model, [], [], [], adaptations=["labels"])

@@ -25,7 +25,7 @@ def model(tmp_path: Path, randomise: Callable[[Network], Network]) -> Path:
 
 @pytest.fixture
 def folder(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path:
-    """Ten clips each of tones and of noise, and one that is no audio."""
+    """Ten clips of tones, ten of noise, and a broken file."""
     t = np.arange(6000) / 8000
     files = {f"tone/{n}.wav": 0.3 * np.sin(2 * np.pi * rng.uniform(400, 800) * t) for n in range(10)}
     files |= {f"noise/deep/{n}.wav": 0.1 * rng.standard_normal(6000) for n in range(10)}
@@ -34,19 +34,17 @@ def folder(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path:
     return root
 
 
-def test_a_folder_of_classes_becomes_a_model_for_all_that_models_are_for(
-    model: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_classes_becomes_a_model(model: Path, folder: Path, tmp_path: Path) -> None:
     summary = adapt_folder(folder, tmp_path / "out" / "mine.safetensors", model)
     assert (summary.n_clips, summary.n_classes) == (20, 2)
     assert [path for path, _ in summary.failures] == ["tone/broken.wav"]
     assert list(pd.read_csv(tmp_path / "out" / "failures.csv")["path"]) == ["tone/broken.wav"]
     assert summary.quality.scores.mean > 0.9
-    assert "on recordings it has not heard: accuracy" in str(summary)
+    assert "on unseen recordings: accuracy" in str(summary)
     assert "with 5 labels a class" in str(summary)
     page = summary.out.with_suffix(".html").read_text()
-    assert "accuracy on recordings it has not heard" in page
-    assert "How many labels it takes" in page
+    assert "accuracy on unseen recordings" in page
+    assert "Accuracy by number of labels" in page
     mine = load_model(summary.out)
     assert mine.labels == ["noise", "tone"]
     assert mine.metadata["adapted"]["accuracy"] == summary.quality.scores.mean
@@ -55,7 +53,7 @@ def test_a_folder_of_classes_becomes_a_model_for_all_that_models_are_for(
     assert Embedder(mine).n_features == 32
 
 
-def test_a_network_with_another_head_is_adapted_by_training(
+def test_a_network_with_another_head_is_fine_tuned(
     folder: Path, tmp_path: Path, randomise: Callable[[Network], Network]
 ) -> None:
     other = tmp_path / "mobile.safetensors"
@@ -64,7 +62,7 @@ def test_a_network_with_another_head_is_adapted_by_training(
     assert load_model(summary.out).labels == ["noise", "tone"]
 
 
-def test_a_table_may_say_which_recordings_belong_together(model: Path, folder: Path, tmp_path: Path) -> None:
+def test_clips_of_one_recording_in_a_table_stay_in_one_fold(model: Path, folder: Path, tmp_path: Path) -> None:
     rows = [(f"{c}/{n}.wav", c.split("/")[0], f"{c}{n // 2}") for c in ("tone", "noise/deep") for n in range(10)]
     table = folder / "clips.csv"
     pd.DataFrame(rows, columns=["path", "labels", "source"]).to_csv(table, index=False)
@@ -73,7 +71,7 @@ def test_a_table_may_say_which_recordings_belong_together(model: Path, folder: P
     assert summary.failures == []
 
 
-def test_what_cannot_be_used_is_refused(model: Path, folder: Path, tmp_path: Path) -> None:
+def test_unfit_input_is_refused(model: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"must end in \.safetensors"):
         adapt_folder(folder, tmp_path / "mine.pt", model)
     with pytest.raises(ProtocolError, match="preset 'IV'"):

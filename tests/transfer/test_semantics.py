@@ -1,4 +1,4 @@
-"""Tables of what classes mean: equal to plain loops, and planted relations are found."""
+"""Class semantics: equal to plain loops, and planted relations are found."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ CLASSES = ["bell", "car", "dog", "engine"]
 
 @pytest.fixture
 def clips(rng: np.random.Generator) -> tuple[Array, list[str]]:
-    """60 clips of 4 classes, shuffled and not equally many; "car" and "engine" are alike."""
+    """60 clips of 4 classes, shuffled and not equally many; "car" and "engine" are similar."""
     y = rng.permutation(["bell"] * 10 + ["car"] * 25 + ["dog"] * 5 + ["engine"] * 20).tolist()
     centres = dict(zip(CLASSES, rng.normal(size=(4, 16)), strict=True))
     centres["engine"] = centres["car"] + 0.3 * centres["engine"]
     X = np.stack([centres[name] + 0.2 * rng.normal(size=16) for name in y])
-    return 50 + X * np.logspace(-2, 2, 16), y  # a common part, and features of all sizes
+    return 50 + X * np.logspace(-2, 2, 16), y  # a common component, and features of all scales
 
 
 def test_class_embeddings_are_those_of_a_plain_loop(clips: tuple[Array, list[str]]) -> None:
     X, y = clips
-    shares = np.array([1 / (4 * y.count(name)) for name in y])[:, None]  # every class weighs the same
+    shares = np.array([1 / (4 * y.count(name)) for name in y])[:, None]  # all classes weigh equally
     mean = (shares * X).sum(0)
     units = []
     for row in (X - mean) / np.sqrt((shares * (X - mean) ** 2).sum(0)):
@@ -60,7 +60,7 @@ def test_similarities_are_cosines(clips: tuple[Array, list[str]]) -> None:
             assert table.loc[first, second] == pytest.approx((a @ b) / np.sqrt((a @ a) * (b @ b)))
 
 
-def test_neither_a_common_part_nor_a_loud_feature_hides_what_is_alike(clips: tuple[Array, list[str]]) -> None:
+def test_neither_a_common_component_nor_a_large_feature_hides_similarity(clips: tuple[Array, list[str]]) -> None:
     similarities = class_similarities(class_embeddings(*clips))
     assert similarities.loc["car", "engine"] > 0.5
     assert similarities.loc["car", "dog"] < 0
@@ -70,14 +70,14 @@ def test_neither_a_common_part_nor_a_loud_feature_hides_what_is_alike(clips: tup
     assert (nearest["class"] != nearest["nearest"]).all()
 
 
-def test_a_feature_that_is_the_same_everywhere_changes_nothing(clips: tuple[Array, list[str]]) -> None:
+def test_constant_features_change_nothing(clips: tuple[Array, list[str]]) -> None:
     X, y = clips
     constant = np.full((len(X), 2), 0.1, dtype=np.float32)
     with_constant = class_similarities(class_embeddings(np.hstack([X, constant]), y))
     pd.testing.assert_frame_equal(with_constant, class_similarities(class_embeddings(X, y)))
 
 
-def test_the_tree_joins_what_is_alike_first_and_keeps_it_together(rng: np.random.Generator) -> None:
+def test_the_tree_joins_similar_classes_first(rng: np.random.Generator) -> None:
     centres = np.repeat(rng.normal(size=(4, 32)), 3, axis=0)  # 12 classes in 4 families
     shuffled = rng.permutation(12)
     y = [f"class {n:02d}" for n in range(12) for _ in range(5)]
@@ -146,7 +146,7 @@ def test_effects_are_those_of_a_plain_loop_with_classes_weighing_the_same(clips:
             assert table.loc[(name, str(event)), "effect"] == pytest.approx((np.mean(values) - mean) / deviation)
 
 
-def test_more_clips_of_one_class_change_no_effect(rng: np.random.Generator) -> None:
+def test_effects_do_not_depend_on_the_number_of_clips(rng: np.random.Generator) -> None:
     probs, y = rng.random((12, 5)), np.repeat(["a", "b", "c"], 4)
     again = np.concatenate([probs, probs[y == "a"], probs[y == "a"]])
     events = list("vwxyz")
@@ -154,12 +154,12 @@ def test_more_clips_of_one_class_change_no_effect(rng: np.random.Generator) -> N
     pd.testing.assert_frame_equal(many, event_importance(probs, y, events))
 
 
-def test_an_event_of_one_class_alone_has_the_greatest_effect() -> None:
+def test_an_event_of_one_class_alone_has_the_maximal_effect() -> None:
     y = np.repeat(CLASSES, 3)
     table = event_importance(np.stack([y == "dog", np.ones(12)], 1), y, ["bark", "hum"], most=1).set_index("class")
     assert table.loc["dog", "event"] == "bark"
     assert table.loc["dog", "effect"] == pytest.approx(np.sqrt(3))
-    assert table.loc["car", "event"] == "hum"  # never varies: nobody leans on it, nor away
+    assert table.loc["car", "event"] == "hum"  # constant: no effect
     assert table.loc["car", "effect"] == pytest.approx(0)
 
 
@@ -177,7 +177,7 @@ def test_the_order_of_clips_does_not_matter(clips: tuple[Array, list[str]], rng:
     pd.testing.assert_frame_equal(event_importance(X[order], shuffled, events), event_importance(X, y, events))
 
 
-def test_confused_pairs_are_what_happened() -> None:
+def test_confused_pairs_are_counted() -> None:
     confusion = np.array([[7, 0, 1], [3, 5, 0], [0, 0, 4]])
     scores = FoldScores({1: 0.8}, np.array([]), np.array(["bell", "car", "dog"]), confusion)
     table = confused_pairs(scores)
@@ -185,7 +185,7 @@ def test_confused_pairs_are_what_happened() -> None:
     assert table.columns.tolist() == ["class", "taken_for", "clips", "part"]
 
 
-def test_without_mistakes_no_pair() -> None:
+def test_no_confusions_give_no_pairs() -> None:
     scores = FoldScores({1: 1.0}, np.array([]), np.array(["bell", "car"]), np.diag([4, 4]))
     assert confused_pairs(scores).empty
 
@@ -201,25 +201,25 @@ SAME, NAN = [[1.0, 2]] * 4, [[0.0, 1], [1, 0], [np.nan, 1], [0, 0]]
     [
         (class_embeddings, (X4, ["a"] * 4), r"at least two classes are needed, got \['a'\]"),
         (class_embeddings, (X4, Y4[:3]), "X has 4 rows, y 3"),
-        (class_embeddings, (X4, ["a", None, "a", "b"]), "no class for 1 clips, the first in row 1: name or drop"),
-        (class_embeddings, (X4, [["a"], ["b"], ["a", "b"], []]), "y: expected one class for each clip"),
-        (class_embeddings, (X4, np.eye(4)), "y: expected one class for each clip"),
-        (class_embeddings, (NAN, Y4), "NaN or infinite values, first in row 2: mend or drop that clip"),
-        (class_embeddings, ([[0.0, 1], [1, 0, 2]], ["a", "b"]), "not numbers of one width; .* one model"),
+        (class_embeddings, (X4, ["a", None, "a", "b"]), "y: missing in 1 of 4 rows, first in row 1"),
+        (class_embeddings, (X4, [["a"], ["b"], ["a", "b"], []]), "y: expected one value for each clip"),
+        (class_embeddings, (X4, np.eye(4)), "y: expected one value for each clip"),
+        (class_embeddings, (NAN, Y4), "NaN or infinite values, first in row 2: fix or drop that clip"),
+        (class_embeddings, ([[0.0, 1], [1, 0, 2]], ["a", "b"]), "not numbers of equal length; .* one model"),
         (class_embeddings, ([0.0, 1], ["a", "b"]), r"shape \(2,\): expected \(clips, features\)"),
         (class_embeddings, ([], []), "expected .clips, features"),
-        (class_embeddings, (SAME, Y4), "the same for all clips.*check the model"),
-        (clip_map, (SAME,), "the same for all clips.*check the model"),
-        (clip_map, (NAN,), "first in row 2: mend or drop"),
-        (clip_map, (X4[:3],), "four or more clips"),
-        (clip_map, ([[1.0], [2], [3], [4]],), "two or more features"),
+        (class_embeddings, (SAME, Y4), "equal for all clips.*check the model"),
+        (clip_map, (SAME,), "equal for all clips.*check the model"),
+        (clip_map, (NAN,), "first in row 2: fix or drop"),
+        (clip_map, (X4[:3],), "at least four clips"),
+        (clip_map, ([[1.0], [2], [3], [4]],), "two features"),
         (event_importance, (X4, ["a"] * 4, E2), "at least two classes"),
         (event_importance, (NAN, Y4, E2), "probs holds NaN or infinite values, first in row 2"),
         (event_importance, (X4, Y4[:3], E2), "probs has 4 rows, y 3"),
-        (event_importance, (X4, Y4, ["x"]), "2 columns and there are 1 names of events: give the model's own labels"),
-        (event_importance, (X4, Y4, E2, 0), "list one or more events"),
+        (event_importance, (X4, Y4, ["x"]), "2 columns, but there are 1 event names: give the labels of the model"),
+        (event_importance, (X4, Y4, E2, 0), "most 0: expected 1 or more events"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(call: Callable[..., Any], arguments: tuple[Any, ...], says: str) -> None:
+def test_unfit_input_is_refused(call: Callable[..., Any], arguments: tuple[Any, ...], says: str) -> None:
     with pytest.raises(ProtocolError, match=says):
         call(*arguments)

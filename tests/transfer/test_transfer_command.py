@@ -15,12 +15,12 @@ from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import PREDICTIONS, SCORES, cross_validate_manifest, transfer
 from weakaudio.transfer.cross_validation import cross_validate
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 
 
 @pytest.fixture
 def manifest(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """18 clips of 0.1 s at 8 kHz, three a recording, in three folds: noise and tones, two mislabelled."""
+    """18 clips of 0.1 s at 8 kHz, three from each recording, in three folds: noise and tones, two mislabelled."""
     rows = []
     for n in range(18):
         label, fold = ("noise", "tone")[(n + (n in (4, 9))) % 2], n // 2 % 3 + 1
@@ -40,7 +40,7 @@ def rewrite(manifest: Path, row: int, **cells: object) -> None:
 
 @pytest.mark.parametrize("classifier", ["linear-svm", "rbf-svm"])
 @pytest.mark.parametrize("model", ["untrained-16k", "logmel-statistics"])
-def test_scores_are_those_of_the_parts(manifest: Path, tmp_path: Path, model: str, classifier: str) -> None:
+def test_scores_equal_those_of_the_components(manifest: Path, tmp_path: Path, model: str, classifier: str) -> None:
     scores = transfer(manifest, tmp_path / "out", model, "f2", "max", classifier)
     clips = read_manifest(manifest)
     network = model == "untrained-16k"
@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_parts(manifest: Path, tmp_path: Path, model: st
     assert right.groupby(table["fold"]).mean().to_dict() == scores.accuracies
 
 
-def test_the_same_run_writes_the_same_bytes_and_nothing_else(manifest: Path, tmp_path: Path) -> None:
+def test_equal_runs_write_equal_bytes_and_nothing_else(manifest: Path, tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         transfer(manifest, tmp_path / name, "logmel-statistics")
@@ -93,7 +93,7 @@ def test_shared_recordings_are_refused_unless_allowed(manifest: Path, tmp_path: 
     [
         ({"labels": "noise;tone"}, r"3\.wav: has the labels \['noise', 'tone'\]"),
         ({"labels": ""}, r"3\.wav: has the labels \[\]"),
-        ({"fold": None}, "missing for 1 clips"),
+        ({"fold": None}, "missing in 1 of 18 rows"),
         ({"labels": "hum"}, "'hum'"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_manifest_needs_folds(manifest: Path, tmp_path: Path) -> None:
         transfer(tmp_path / "none.csv", tmp_path / "out")
 
 
-def test_recordings_need_not_be_known(manifest: Path) -> None:
+def test_the_source_column_is_optional(manifest: Path) -> None:
     clips = read_manifest(manifest)
     clips.table = clips.table.drop(columns="source")
     assert set(cross_validate_manifest(clips, LogMelStatistics()).accuracies) == {1, 2, 3}

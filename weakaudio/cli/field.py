@@ -256,8 +256,8 @@ def similar(
     device: Device = "auto",
 ) -> None:
     """Find the most similar sounds: `weakaudio similar STORE dog.wav --at 12.5 --folder FOLDER -o page.html`."""
-    from weakaudio.batch.similarity import EmbeddingIndex, choose_example
     from weakaudio.files import write_table
+    from weakaudio.inference.similarity import EmbeddingIndex, choose_example
 
     if out is not None and out.suffix not in (".html", ".csv"):
         raise WeakAudioError(f"{out}: the name must end in .html or .csv")

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogFormatter
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.scaling_law import Choice, Law
 from weakaudio.reports.figures import INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import Figures, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page
 
 _AXES = {"parameters": ("parameters, without the classifier (millions)", 1e-6), "latency": ("latency (ms)", 1e3)}
 _MAP, _SHADES = "viridis", (0.0, 0.85)  # the lightest are not seen on white
@@ -104,7 +104,7 @@ def law_page(
         if against in table
     ]
     sections = [
-        Section("The law", [f"L(D, W) = {formula}", Figures(numbers), *pictures]),
+        Section("The law", [f"L(D, W) = {formula}", KeyNumbers(numbers), *pictures]),
         Section("Networks the fit did not see", [Table(held_out, "Loss as measured and as predicted.")]),
     ]
     if choices:

@@ -25,13 +25,13 @@ from weakaudio.nas.evolution import ancestry, best, frontier
 from weakaudio.nas.search_log import Evaluation
 from weakaudio.nas.search_space import STAGES, changes, shown
 from weakaudio.reports.figures import COLOURS, INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import Figures, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page
 
 _BEST = 10  # networks in the table
 _REASONS = 10  # of failures in theirs
 _FEWEST = 3  # networks of which a rank correlation says anything
 
-Block = str | Picture | Table | Figures
+Block = str | Picture | Table | KeyNumbers
 
 
 def write_search_page(
@@ -242,7 +242,7 @@ def _known(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list
 
 def _result(winner: Evaluation, budget: float, evaluations: Sequence[Evaluation]) -> list[Block]:
     seconds = sum(evaluation.seconds for evaluation in evaluations)
-    numbers = Figures(
+    numbers = KeyNumbers(
         [
             (f"{winner.score:.4g}", "score of the winner, lower is better"),
             (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
@@ -302,7 +302,7 @@ def _best_table(evaluations: Sequence[Evaluation]) -> Table:
 def _agreement(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[Block]:
     rho = rank_correlation(evaluations, full)
     return [
-        Figures([(f"{rho:.2f}".replace("-", "\u2212"), f"Spearman's rank correlation over {len(full)} networks")]),
+        KeyNumbers([(f"{rho:.2f}".replace("-", "\u2212"), f"Spearman's rank correlation over {len(full)} networks")]),
         Picture(
             agreement_figure(evaluations, full),
             "Score in the search and after full training; the numbers are those of evaluations.",

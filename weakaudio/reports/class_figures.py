@@ -1,6 +1,6 @@
-"""Figures of classes: which are taken for which, which are near each other, which events they lean on.
+"""Figures of classes: confusions, similarities, and the sound events that characterise them.
 
-Made for fifty classes: letters shrink as rows do, and each super-category has a colour and a shape of its own.
+Readable with fifty classes: font sizes follow the row height, and super-categories differ in colour and marker.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from scipy.cluster.hierarchy import dendrogram
 from weakaudio.errors import WeakAudioError
 from weakaudio.reports.figures import COLOURS, INK, QUIET, STYLE, WIDTH
 
-_COUNTED = 20  # classes up to which the cells of a confusion matrix hold their count: more than that nobody reads
+_COUNTED = 20  # most classes for which the cells of a confusion matrix show their counts
 _SHAPES = "os^Dv"
-_SIDE_BY_SIDE = 5  # names of super-categories in one line of the legend
-_ROWS = 4.9  # inches that the rows of a square matrix share, at most
+_LEGEND_COLUMNS = 5
+_ROWS = 4.9  # inches shared by the rows of a square matrix, at most
 
 
 class _Look(NamedTuple):
-    """Of a super-category."""
+    """Colour and marker of a super-category."""
 
     name: str
     colour: str
@@ -38,15 +38,15 @@ class _Look(NamedTuple):
 
 
 def confusion_matrix(matrix: NDArray[np.integer], labels: Sequence[str]) -> Figure:
-    """Counts of clips, true class by row, predicted class by column, shaded by the part of their row.
+    """Plot a confusion matrix, true class by row and predicted class by column, normalised by row.
 
-    With more than 20 classes no counts are written, and shades grow with the square root, so that single
-    mistakes are seen.
+    With more than 20 classes the counts are omitted, and shades follow the square root, so that single confusions
+    stay visible.
 
     Parameters
     ----------
     matrix
-        (C, C) counts.
+        (C, C) numbers of clips.
     labels
         C class names.
     """
@@ -65,25 +65,25 @@ def confusion_matrix(matrix: NDArray[np.integer], labels: Sequence[str]) -> Figu
                 count = str(matrix[row, column])
                 axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=9.5)
         else:
-            _scale(figure, axes, image, "part of the true class", [0, 0.05, 0.2, 0.5, 1])
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=_letters(len(labels)))
-        axes.set_yticks(range(len(labels)), labels, fontsize=_letters(len(labels)))
+            _scale(figure, axes, image, "share of the true class", [0, 0.05, 0.2, 0.5, 1])
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=_font_size(len(labels)))
+        axes.set_yticks(range(len(labels)), labels, fontsize=_font_size(len(labels)))
         axes.tick_params(length=0)
         axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
 def class_map(places: NDArray[np.floating], labels: Sequence[str], groups: Mapping[str, str] | None = None) -> Figure:
-    """Clips on a plane, coloured by super-category; each class's name stands at the middle of its clips.
+    """Plot clips on a plane, coloured by super-category, with each class named at the median of its clips.
 
     Parameters
     ----------
     places
-        (n, 2), as of `weakaudio.transfer.semantics.clip_map`.
+        (n, 2) positions, from `weakaudio.transfer.semantics.clip_map`.
     labels
-        n classes, one a clip.
+        n class names, one for each clip.
     groups
-        The super-category of each class.
+        Super-category of each class.
     """
     table = pd.DataFrame({"x": places[:, 0], "y": places[:, 1], "class": list(labels)})
     middles = table.groupby("class")[["x", "y"]].median()
@@ -92,8 +92,8 @@ def class_map(places: NDArray[np.floating], labels: Sequence[str], groups: Mappi
         figure = Figure((WIDTH, WIDTH), layout="constrained")
         axes = figure.subplots()
         for look in dict.fromkeys(looks.values()):
-            own = table[[looks[name] == look for name in table["class"]]]
-            axes.scatter(own["x"], own["y"], s=9, c=look.colour, marker=look.shape, alpha=0.55, linewidths=0)
+            group = table[[looks[name] == look for name in table["class"]]]
+            axes.scatter(group["x"], group["y"], s=9, c=look.colour, marker=look.shape, alpha=0.55, linewidths=0)
         axes.set(xticks=[], yticks=[])
         axes.margins(0.04)
         for side in ("left", "bottom"):
@@ -107,16 +107,16 @@ def class_map(places: NDArray[np.floating], labels: Sequence[str], groups: Mappi
 def class_tree(
     similarities: pd.DataFrame, tree: NDArray[np.floating], groups: Mapping[str, str] | None = None
 ) -> Figure:
-    """The tree of classes beside their similarities, in the order of its leaves.
+    """Plot the dendrogram of classes beside their similarities, in the order of its leaves.
 
     Parameters
     ----------
     similarities
         (C, C) cosines.
     tree
-        As of `weakaudio.transfer.semantics.class_tree`.
+        Linkage matrix, from `weakaudio.transfer.semantics.class_tree`.
     groups
-        The super-category of each class; marked between tree and matrix.
+        Super-category of each class, marked between tree and matrix.
     """
     drawn = dendrogram(tree, no_plot=True)
     order = drawn["leaves"]
@@ -136,7 +136,7 @@ def class_tree(
         end = float(np.abs(values[~np.eye(len(names), dtype=bool)]).max())
         image = right.imshow(values, cmap="RdBu_r", vmin=-end, vmax=end, aspect="auto")
         right.yaxis.tick_right()
-        right.set_yticks(range(len(names)), names, fontsize=_letters(len(names)))
+        right.set_yticks(range(len(names)), names, fontsize=_font_size(len(names)))
         right.set_xticks([])
         right.tick_params(length=0)
         for side in ("left", "bottom"):
@@ -150,14 +150,14 @@ def class_tree(
 
 
 def event_bars(table: pd.DataFrame, groups: Mapping[str, str] | None = None) -> Figure:
-    """For each target class how strongly it leans on its first event, and the names of all that are listed.
+    """Plot the effect of the top event of each target class, and name all events listed for it.
 
     Parameters
     ----------
     table
-        As of `weakaudio.transfer.semantics.event_importance`.
+        Table from `weakaudio.transfer.semantics.event_importance`.
     groups
-        The super-category of each class; classes stand by super-category, the strongest first.
+        Super-category of each class; classes are ordered by super-category, then by falling effect.
     """
     effects = table.groupby("class", sort=False)["effect"].first()
     looks = _looks(effects.index, groups)
@@ -180,7 +180,7 @@ def event_bars(table: pd.DataFrame, groups: Mapping[str, str] | None = None) -> 
 
 def _looks(classes: Sequence[str] | pd.Index, groups: Mapping[str, str] | None) -> dict[str, _Look]:
     if groups and (missing := [name for name in classes if name not in groups]):
-        raise WeakAudioError(f"class {missing[0]!r} has no super-category: give one to each class, or to none")
+        raise WeakAudioError(f"class {missing[0]!r} has no super-category: give one for each class, or for none")
     names = sorted({groups[name] for name in classes}) if groups else []
     by_name = {
         name: _Look(name, COLOURS[n % len(COLOURS)], _SHAPES[n % len(_SHAPES)]) for n, name in enumerate(names)
@@ -193,14 +193,14 @@ def _legend(figure: Figure, looks: Mapping[str, _Look]) -> None:
         Line2D([], [], color=look.colour, marker=look.shape, linestyle="", markersize=6, label=look.name)
         for look in sorted(set(looks.values()))
     ]
-    columns = min(len(marks), _SIDE_BY_SIDE)
+    columns = min(len(marks), _LEGEND_COLUMNS)
     figure.legend(
         handles=marks, loc="outside upper left", ncols=columns, fontsize=9.5, handletextpad=0.1, columnspacing=1.4
     )
 
 
-def _letters(rows: int) -> float:
-    """Size in points at which the names of so many rows do not touch."""
+def _font_size(rows: int) -> float:
+    """Font size in points at which the labels of this many rows do not overlap."""
     return min(11.0, 0.82 * 72 * _ROWS / rows)
 
 
@@ -212,33 +212,37 @@ def _scale(figure: Figure, axes: Axes, image: mpl.cm.ScalarMappable, label: str,
 
 
 def _name_apart(figure: Figure, axes: Axes, middles: pd.DataFrame) -> None:
-    """Write each name at its place, or as near to it as other names leave room."""
+    """Place each name at its position, moved as little as avoids overlaps."""
     halo = [withStroke(linewidth=1.6, foreground="white")]
     texts = [
         axes.text(x, y, name, ha="center", va="center", fontsize=7, path_effects=halo, in_layout=False)
         for name, x, y in zip(middles.index, middles["x"], middles["y"], strict=True)
     ]
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()  # sets the axes' place
+    figure.draw_without_rendering()  # fixes the position of the axes
     sizes = np.array([[box.width, box.height] for box in (text.get_window_extent(renderer) for text in texts)])
     start = axes.transData.transform(middles[["x", "y"]].to_numpy())
     box = axes.get_window_extent(renderer)
-    moved = apart(start, sizes, np.array([[box.x0, box.y0], [box.x1, box.y1]]))
+    moved = separate(start, sizes, np.array([[box.x0, box.y0], [box.x1, box.y1]]))
     for text, place in zip(texts, axes.transData.inverted().transform(moved), strict=True):
         text.set_position((float(place[0]), float(place[1])))
 
 
-def apart(
+def separate(
     centres: NDArray[np.floating], sizes: NDArray[np.floating], bounds: NDArray[np.floating], rounds: int = 500
 ) -> NDArray[np.float64]:
-    """Move boxes apart, each pair by as little as it takes, until none overlap or `rounds` are over.
+    """Separate overlapping boxes by small shifts, until none overlap or after `rounds` passes.
 
     Parameters
     ----------
     centres, sizes
-        (n, 2) of the boxes.
+        (n, 2) centres and sizes of the boxes.
     bounds
-        (2, 2) lowest and highest corner, between which boxes stay.
+        (2, 2) lower and upper corner of the area that they must not leave.
+
+    Returns
+    -------
+    (n, 2) centres.
     """
     moved = np.array(centres, dtype=np.float64)
     low, high = bounds[0] + sizes / 2, bounds[1] - sizes / 2

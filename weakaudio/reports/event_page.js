@@ -1,6 +1,6 @@
 
 "use strict";
-// Names come from files and are never trusted: they reach the page as text, never as markup.
+// Names of files and classes are untrusted: they are inserted as text, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -25,18 +25,18 @@ function element(tag, className, text) {
   return node;
 }
 
-/** Positions in sorted order, so that names are compared once only. */
+/** Rank of each name in sorted order, computed once. */
 function ranks(names) {
   const rank = new Array(names.length);
   names.map((_, n) => n).sort((a, b) => byName.compare(names[a], names[b])).forEach((n, at) => { rank[n] = at; });
   return rank;
 }
 
-// ---- numbers and times as text
+// ---- formatting
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** Seconds as 1:02:03.45; with no decimals where they are whole and `exact` is not asked for. */
+/** Seconds as 1:02:03.45; whole seconds have no decimals unless `exact`. */
 function duration(seconds, exact) {
   const hundredths = Math.round(seconds * 100);
   const rest = hundredths % 100;
@@ -53,7 +53,7 @@ const dateText = (epoch) => iso(epoch).slice(0, 10);
 const timeText = (epoch) => iso(epoch).slice(11, 19);
 const shortTime = (epoch) => { const text = timeText(epoch); return text.endsWith(":00") ? text.slice(0, 5) : text; };
 
-// ---- axes of the timeline: where recordings and events lie
+// ---- time axes: positions of recordings and events
 
 function makeAxis(name) {
   const first = [];
@@ -80,7 +80,7 @@ function makeAxis(name) {
   return axis;
 }
 
-/** What is beyond midnight belongs to the morning. */
+/** Events past midnight wrap around to the start of the day. */
 function touches(axis, row, from, to) {
   return (axis.from[row] < to && axis.to[row] > from) || (axis.wraps && axis.to[row] - DAY > from);
 }
@@ -96,7 +96,7 @@ function intervalText(axis, from, to) {
   return `${text(from)} – ${text(to)}`;
 }
 
-// ---- what is shown
+// ---- state, sorting and filters
 
 const state = {
   text: "", label: -1, score: 0, kept: false, interval: null, sort: "score", descending: true, page: 0, open: -1,
@@ -111,7 +111,7 @@ const labelRanks = ranks(data.labels);
 
 let axis;
 let order; // all rows, sorted
-let heard = []; // rows that pass all filters but those of the timeline
+let timelineRows = []; // rows that pass all filters but those of the timeline
 let rows = []; // rows of the table
 
 const COLUMNS = [
@@ -125,7 +125,7 @@ const COLUMNS = [
 
 function sortRows() {
   const { key } = COLUMNS.find((column) => column.name === state.sort);
-  const unknown = state.descending ? -Infinity : Infinity; // last either way
+  const unknown = state.descending ? -Infinity : Infinity; // sorted last in both directions
   const keys = Float64Array.from({ length: count }, (_, row) => { const k = key(row); return k === k ? k : unknown; });
   const sign = state.descending ? -1 : 1;
   order = Uint32Array.from({ length: count }, (_, row) => row).sort((a, b) =>
@@ -136,20 +136,20 @@ function filterRows() {
   const needle = state.text.trim().toLowerCase();
   const inFile = data.files.map((name) => name.toLowerCase().includes(needle));
   const inLabel = data.labels.map((name) => name.toLowerCase().includes(needle));
-  heard = [];
+  timelineRows = [];
   rows = [];
   for (const row of order) {
     const passes = data.score[row] >= state.score && (!state.kept || kept.has(row))
       && (inFile[data.file[row]] || inLabel[data.label[row]]);
     if (!passes) continue;
-    heard.push(row);
+    timelineRows.push(row);
     if (state.label >= 0 && data.label[row] !== state.label) continue;
     if (state.interval && !touches(axis, row, state.interval[0], state.interval[1])) continue;
     rows.push(row);
   }
 }
 
-/** Apply a change of the state and show it. */
+/** Update the state and redraw. */
 function change(changes) {
   if (!("page" in changes || "open" in changes)) state.page = 0;
   if (!("open" in changes)) state.open = -1;
@@ -164,13 +164,13 @@ function change(changes) {
 
 function showTable() {
   const filtered = state.text || state.label >= 0 || state.score > 0 || state.kept || state.interval;
-  $("status").textContent = !rows.length ? "No event passes the filters."
+  $("status").textContent = !rows.length ? "No events match the filters."
     : filtered ? `${whole(rows.length)} of ${whole(count)} events` : `${whole(count)} events`;
   $("clear").hidden = !filtered;
   $("interval").hidden = !state.interval;
   if (state.interval) {
     $("interval").textContent = `${intervalText(axis, ...state.interval)} ✕`;
-    $("interval").setAttribute("aria-label", `Any time, not only ${intervalText(axis, ...state.interval)}`);
+    $("interval").setAttribute("aria-label", `Remove the time filter ${intervalText(axis, ...state.interval)}`);
   }
   $("text").value = state.text === $("text").value ? $("text").value : state.text;
   $("label").value = String(state.label);
@@ -229,7 +229,7 @@ function toggle(row) {
   if (focused) button().focus({ preventScroll: true });
 }
 
-// ---- the panel of one event
+// ---- the panel of an event
 
 function panel(row) {
   const tr = element("tr", "panel");
@@ -241,7 +241,7 @@ function panel(row) {
   const file = data.files[data.file[row]];
   if (!kept.has(row)) {
     td.append(element("p", "quiet",
-      `This page holds no excerpt of this event: it is in ${file}, from ${duration(data.start[row], true)} on.`));
+      `This page has no excerpt of this event; it starts at ${duration(data.start[row], true)} in ${file}.`));
     return tr;
   }
   const excerpt = JSON.parse($(`excerpt-${row}`).textContent);
@@ -250,7 +250,7 @@ function panel(row) {
 
   const image = td.querySelector("img");
   image.src = `data:image/png;base64,${excerpt.picture}`;
-  image.alt = `Log-mel spectrogram of the excerpt`;
+  image.alt = "Log-mel spectrogram of the excerpt";
 
   const x = (at) => Math.min(Math.max((at - start) / seconds, 0), 1);
   const steps = excerpt.scores.map((score, n) =>
@@ -266,8 +266,8 @@ function panel(row) {
     td.querySelector(".seconds").append(mark);
   }
   td.querySelector("figcaption").textContent =
-    `Log-mel of ${file}, ${duration(start, true)} – ${duration(start + seconds, true)}; low frequencies below. `
-    + `White line: score of ${name}. Dashed: where the event starts and ends.`;
+    `Log-mel of ${file}, ${duration(start, true)} – ${duration(start + seconds, true)}, low frequencies at the bottom. `
+    + `White line: score of ${name}. Dashed lines: start and end of the event.`;
 
   const audio = td.querySelector("audio");
   audio.src = `data:${excerpt.type};base64,${excerpt.audio}`;
@@ -315,7 +315,7 @@ function showTimeline() {
   };
   axis.recorded.forEach(([from, to]) => add(recorded, from, to));
   const counts = data.labels.map(() => 0);
-  for (const row of heard) {
+  for (const row of timelineRows) {
     counts[data.label[row]]++;
     const lane = laneOf.get(data.label[row]);
     if (lane !== undefined && axis.from[row] === axis.from[row]) add(covered[lane], axis.from[row], axis.to[row]);
@@ -324,7 +324,7 @@ function showTimeline() {
     const top = lane * LANE + 3;
     pen.fillStyle = colour("--recorded");
     for (let bin = 0; bin < bins; bin++) if (recorded[bin] > 0) pen.fillRect(bin * BIN, top, BIN, LANE - 6);
-    pen.fillStyle = colour("--heard");
+    pen.fillStyle = colour("--detected");
     const part = covered[lane].map((sum, bin) => Math.min(sum / Math.max(recorded[bin], sum), 1) || 0);
     const most = part.reduce((a, b) => Math.max(a, b), 0);
     for (let bin = 0; bin < bins; bin++) {
@@ -382,7 +382,7 @@ function showCell(place) {
   mark.hidden = !place;
   if (!place) {
     $("readout").textContent = 
-      "Colour: the part of the time that a class is heard, relative to its most. Grey: recorded. Click to filter.";
+      "Colour: share of the recorded time with the class, relative to its maximum. Grey: recorded. Click to filter.";
     return;
   }
   const scale = $("canvas").clientWidth / (axis.high - axis.low);
@@ -391,7 +391,7 @@ function showCell(place) {
   mark.style.top = `${place.lane * LANE}px`;
   mark.style.height = `${LANE}px`;
   const label = lanes[place.lane];
-  const n = heard.reduce((sum, row) =>
+  const n = timelineRows.reduce((sum, row) =>
     sum + (data.label[row] === label && touches(axis, row, place.from, place.to) ? 1 : 0), 0);
   $("readout").textContent =
     `${data.labels[label]}, ${intervalText(axis, place.from, place.to)}: ${whole(n)} ${n === 1 ? "event" : "events"}`;
@@ -402,15 +402,15 @@ function useAxis(name) {
   const missing = name === "sequence" ? 0 : data.begin.filter((begin) => begin === null).length;
   const classes = data.labels.length > LANES ? `The ${LANES} most frequent of ${whole(data.labels.length)} classes. ` : "";
   $("which").textContent = classes
-    + (missing ? `Left out: ${whole(missing)} ${missing === 1 ? "recording that says" : "recordings that say"} no time.` : "");
-  showTimeline(); // finds the step of the axis, which texts need
+    + (missing ? `Not shown: ${whole(missing)} ${missing === 1 ? "recording" : "recordings"} without a start time.` : "");
+  showTimeline(); // sets the step of the axis, which labels depend on
 }
 
 // ---- start
 
 function makeTimeline() {
-  const names = { sequence: data.files.length > 1 ? "all recordings, one after another" : "the recording" };
-  if (anyClock) Object.assign(names, { date: "date and time", day: "the time of day" });
+  const names = { sequence: data.files.length > 1 ? "recordings in sequence" : "position in the recording" };
+  if (anyClock) Object.assign(names, { date: "date and time", day: "time of day" });
   for (const [name, text] of Object.entries(names)) {
     const option = element("option", "", text);
     option.value = name;
@@ -502,5 +502,5 @@ if (count) {
   showTimeline();
 } else {
   $("events").hidden = false;
-  $("events").replaceChildren(element("h2", "", "Events"), element("p", "", "No event was found."));
+  $("events").replaceChildren(element("h2", "", "Events"), element("p", "", "No events were detected."));
 }

@@ -1,12 +1,11 @@
-"""Figures of training, of evaluation and of clips; the style that all figures have; and how they become files.
+"""Figures of training, evaluation and clips, the common style of all figures, and their export to files.
 
-Figures are drawn with matplotlib's objects, never through pyplot, so that no state is shared between callers.
+Figures are drawn with matplotlib's objects, never through pyplot, so callers share no state.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,12 @@ from numpy.typing import NDArray
 from weakaudio.audio.frontend import FrontEnd
 from weakaudio.audio.geometry import timeline
 from weakaudio.errors import WeakAudioError
+from weakaudio.files import atomic_write
 
-# Okabe and Ito's colours: told apart by eyes of every kind. Systems take them in this order.
+# Palette of Okabe and Ito, safe for colour-blind readers; systems take the colours in this order.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 INK, QUIET, _EVENT = "#222222", "#8A8A8A", "#F3C98B"
-WIDTH = 6.4  # inches: a desktop column, and still readable when a phone shrinks it
+WIDTH = 6.4  # inches: fits a desktop column, and stays readable scaled down to a phone
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": QUIET,
@@ -38,28 +38,28 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 11,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
+    "font.family": "DejaVu Sans",  # bundled with matplotlib: the same figure on every machine
     "font.size": 11,
     "grid.color": "#E4E4E4",
     "legend.fontsize": 11,
     "legend.frameon": False,
     "lines.linewidth": 2.0,
-    "svg.hashsalt": "weakaudio",  # equal figures become equal bytes
+    "svg.hashsalt": "weakaudio",  # equal figures give equal bytes
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
 }
 _TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
-_MOST_CLASSES = 5  # rows beneath a clip, unless more classes than that truly occur
+_MAX_CLASSES = 5  # rows below a clip, unless more classes occur in it
 
 
 def training_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Training loss and validation mAP by epoch.
+    """Plot training loss and validation mAP by epoch.
 
     Parameters
     ----------
     runs
-        For each run's name its `log/metrics.csv`: columns `epoch`, `train_loss`, `val_mAP`, one row an epoch.
+        `log/metrics.csv` of each run, by its name: columns `epoch`, `train_loss`, `val_mAP`, one row for each epoch.
     """
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 4.6), layout="constrained")
@@ -78,12 +78,12 @@ def training_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def learning_curve(table: pd.DataFrame) -> Figure:
-    """Accuracy by the number of labelled clips of each class, and how much it varies.
+    """Plot accuracy against the number of labelled clips of each class, with standard deviations.
 
     Parameters
     ----------
     table
-        Columns `labels`, `accuracy`, `std`, one row a number of labels.
+        Columns `labels`, `accuracy`, `std`, one row for each number of labels.
     """
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.2), layout="constrained")
@@ -94,18 +94,18 @@ def learning_curve(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(table["labels"]), [str(labels) for labels in table["labels"]])
         axes.minorticks_off()
-        axes.set(xlabel="labelled clips of each class", ylabel="accuracy on clips not heard", ylim=(0, 1))
+        axes.set(xlabel="labelled clips of each class", ylabel="accuracy on unseen clips", ylim=(0, 1))
     return figure
 
 
 def per_class_bars(table: pd.DataFrame) -> Figure:
-    """Average precision of each class, one bar a system, best class first.
+    """Plot the average precision of each class, one bar for each system, best class first.
 
     Parameters
     ----------
     table
-        Indexed by class name: a column for each system, average precision in [0, 1], and `prevalence`, the part
-        of clips that hold the class (what scores that know nothing reach); it is drawn as a line across the bars.
+        Indexed by class name: one column of average precision in [0, 1] for each system, and `prevalence`, the share
+        of clips with the class, which is the chance level; it is drawn as a line across the bars.
     """
     systems = [str(column) for column in table if column != "prevalence"]
     table = table.sort_values(systems[0], kind="stable", na_position="first")  # drawn from below
@@ -133,28 +133,28 @@ def clip_figure(
     segment_probs: NDArray[np.floating],
     labels: Sequence[str],
     events: pd.DataFrame,
-    most: int = _MOST_CLASSES,
+    most: int = _MAX_CLASSES,
 ) -> Figure:
-    """A clip's log-mel; beneath it, for each class that matters, the network's score over the true events.
+    """Plot a clip's log-mel and, below it, the scores of its main classes over the true events.
 
     Parameters
     ----------
     logmel
-        (T, F), as `front_end` makes it.
+        (T, F) log-mel from `front_end`.
     front_end
-        Gives the axes their seconds and Hz.
+        Determines the seconds and Hz of the axes.
     times
         (S, 2) start and end of each segment, seconds.
     segment_probs
-        (S, C) in [0, 1]; where segments overlap, their mean is drawn.
+        (S, C) scores in [0, 1]; overlapping segments are averaged.
     labels
         C class names.
     events
-        The strong truth of this clip: columns `label`, `onset`, `offset` (seconds); may be empty.
+        Strong labels of the clip: columns `label`, `onset`, `offset` (seconds); may be empty.
     most
-        Classes shown: all that occur, then those of the highest scores up to this many.
+        Number of classes shown: all that occur, then those with the highest scores up to this number.
     """
-    pieces, edges = timeline(segment_probs, times)
+    scores, edges = timeline(segment_probs, times)
     shown = _relevant(segment_probs, labels, events, most)
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 2.9 + 0.46 * len(shown)), layout="constrained")
@@ -162,11 +162,11 @@ def clip_figure(
         draw_logmel(above, logmel, front_end, float(edges[-1]))
         for row, n in enumerate(shown):
             base = len(shown) - 1 - row
-            own = events[events["label"] == labels[n]]
-            spans = [(float(on), float(off - on)) for on, off in zip(own["onset"], own["offset"], strict=True)]
+            true = events[events["label"] == labels[n]]
+            spans = [(float(on), float(off - on)) for on, off in zip(true["onset"], true["offset"], strict=True)]
             beneath.broken_barh(spans, (base, 0.9), facecolors=_EVENT, zorder=1)
-            beneath.stairs(base + 0.9 * pieces[:, n], edges, baseline=base, color=COLOURS[0], linewidth=1.8, zorder=3)
-            height = base + 0.9 * np.append(pieces[:, n], pieces[-1, n])
+            beneath.stairs(base + 0.9 * scores[:, n], edges, baseline=base, color=COLOURS[0], linewidth=1.8, zorder=3)
+            height = base + 0.9 * np.append(scores[:, n], scores[-1, n])
             beneath.step(edges, height, where="post", color=COLOURS[0], zorder=2)
         beneath.set(xlabel="time (s)", ylim=(-0.02, len(shown)), xlim=(0, float(edges[-1])))
         beneath.set_yticks(np.arange(len(shown)) + 0.45, [labels[n] for n in reversed(shown)])
@@ -174,13 +174,13 @@ def clip_figure(
         beneath.grid(axis="y", visible=False)
         beneath.hlines(np.arange(len(shown)), 0, float(edges[-1]), color="#D0D0D0", linewidth=0.8, zorder=0)
         beneath.spines["left"].set_visible(False)
-        score = Line2D([], [], color=COLOURS[0], label="score, from 0 to 1 in each row")
-        legend(figure, [Patch(color=_EVENT, label="true event"), score])
+        curve = Line2D([], [], color=COLOURS[0], label="score, 0 to 1 in each row")
+        legend(figure, [Patch(color=_EVENT, label="true event"), curve])
     return figure
 
 
 def image_bytes(figure: Figure, kind: str = "svg") -> bytes:
-    """A figure as the content of a file, "svg" or "png"; equal figures become equal bytes."""
+    """Render a figure as "svg" or "png"; equal figures give equal bytes."""
     file = io.BytesIO()
     dates: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with mpl.rc_context(STYLE):
@@ -189,35 +189,35 @@ def image_bytes(figure: Figure, kind: str = "svg") -> bytes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as .svg or .png, beside first and then renamed into place.
+    """Write a figure as .svg or .png, atomically.
 
     Raises
     ------
     WeakAudioError
-        Another suffix.
+        Another suffix, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("svg", "png"):
         raise WeakAudioError(f"{path}: figures are written as .svg or .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(image_bytes(figure, kind))
-    os.replace(beside, path)
+    with atomic_write(path) as part:
+        part.write_bytes(image_bytes(figure, kind))
 
 
 def cycle(count: int) -> list[str]:
+    """List the first colours, repeated if there are more systems than colours."""
     return [COLOURS[n % len(COLOURS)] for n in range(count)]
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """Place a legend above the axes."""
     figure.legend(handles=list(handles), loc="outside upper left", ncols=min(len(handles), 4), handlelength=1.4)
 
 
 def _relevant(
     segment_probs: NDArray[np.floating], labels: Sequence[str], events: pd.DataFrame, most: int
 ) -> list[int]:
-    """Classes that occur, by their first onset, then those of the highest scores."""
+    """List the classes that occur, by first onset, then those with the highest scores."""
     first = events.sort_values("onset")["label"].unique()
     true = [list(labels).index(name) for name in first]
     others = [int(n) for n in np.argsort(-segment_probs.max(0), kind="stable") if n not in true]
@@ -225,6 +225,7 @@ def _relevant(
 
 
 def draw_logmel(axes: Axes, logmel: NDArray[np.floating], front_end: FrontEnd, seconds: float) -> None:
+    """Draw a log-mel (T, F) over time, with its frequency axis in Hz."""
     hop = front_end.hop_length / front_end.sample_rate
     n_mels = logmel.shape[1]
     # Frame t is centred at t * hop.

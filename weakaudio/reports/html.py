@@ -1,7 +1,4 @@
-"""A page that holds figures: one HTML file that needs no server and fetches nothing.
-
-The figures are here, too, so that who makes a page needs this name only.
-"""
+"""Self-contained HTML pages: paragraphs, figures with sound, tables and key numbers in one file without scripts."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,42 +17,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from weakaudio.audio.io import to_int16
-from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
-from weakaudio.reports.class_figures import class_map, class_tree, confusion_matrix, event_bars
-from weakaudio.reports.figures import (
-    COLOURS,
-    clip_figure,
-    image_bytes,
-    learning_curve,
-    per_class_bars,
-    save_figure,
-    training_curves,
-)
-
-__all__ = [
-    "COLOURS",
-    "Figures",
-    "Picture",
-    "Section",
-    "Sound",
-    "Table",
-    "class_map",
-    "class_tree",
-    "clip_figure",
-    "confusion_matrix",
-    "event_bars",
-    "learning_curve",
-    "page",
-    "per_class_bars",
-    "save_figure",
-    "training_curves",
-    "write_page",
-]
+from weakaudio.reports.figures import image_bytes
 
 
 class Sound(NamedTuple):
-    """Audio to listen to."""
+    """Audio for a player."""
 
     audio: NDArray[np.float32]
     """(N,), full scale at +-1"""
@@ -67,62 +35,57 @@ class Picture(NamedTuple):
 
     figure: Figure
     caption: str
-    """also what a screen reader says"""
+    """also the alternative text"""
     sound: Sound | None = None
-    """what the figure shows, to be played"""
+    """audio of what the figure shows, with a player below it"""
 
 
 class Table(NamedTuple):
-    """A table on a page; floating-point numbers are shown with three decimals."""
+    """A table on a page; floats are shown with three decimals."""
 
     frame: pd.DataFrame
-    """without its index"""
+    """shown without its index"""
     caption: str
 
 
-class Figures(NamedTuple):
-    """The few numbers that count, large."""
+class KeyNumbers(NamedTuple):
+    """Key numbers, in large type."""
 
     numbers: Sequence[tuple[str, str]]
-    """number and what it is"""
+    """pairs of a number and its description"""
 
 
 class Section(NamedTuple):
-    """A heading and what stands under it; a plain `str` is a paragraph."""
+    """A heading and the blocks below it; a plain `str` is a paragraph."""
 
     heading: str
-    blocks: Sequence[str | Picture | Table | Figures]
+    blocks: Sequence[str | Picture | Table | KeyNumbers]
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """One HTML document with everything in it; its own policy forbids it to fetch anything, or to run scripts."""
+    """Render one HTML document; its content security policy forbids scripts and network requests."""
     body = "\n".join(
         f"<section>\n<h2>{escape(section.heading)}</h2>\n"
         + "\n".join(_render(block) for block in section.blocks)
         + "\n</section>"
         for section in sections
     )
-    return _PAGE.format(title=escape(title), css=_CSS, body=body)
+    return asset("page.html").format(title=escape(title), css=asset("common.css", "page.css"), body=body)
 
 
 def write_page(html: str, path: str | Path) -> None:
-    """Write a page, beside first and then renamed into place.
+    """Write a page atomically, with its folder if that is missing.
 
     Raises
     ------
     WeakAudioError
-        It cannot be written.
+        The page cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as beside:
-            beside.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with atomic_write(path) as part:
+        part.write_text(html, encoding="utf-8")
 
 
-def _render(block: str | Picture | Table | Figures) -> str:
+def _render(block: str | Picture | Table | KeyNumbers) -> str:
     if isinstance(block, str):
         return f"<p>{escape(block)}</p>"
     if isinstance(block, Picture):
@@ -130,10 +93,19 @@ def _render(block: str | Picture | Table | Figures) -> str:
         image = f'<img alt="{caption}" src="{_uri("image/svg+xml", image_bytes(block.figure))}">'
         player = _player(block.sound) if block.sound else ""
         return f"<figure>{image}{player}<figcaption>{caption}</figcaption></figure>"
-    if isinstance(block, Figures):
-        items = "".join(f"<div><dd>{escape(n)}</dd><dt>{escape(what)}</dt></div>" for n, what in block.numbers)
-        return f'<dl class="numbers">{items}</dl>'
-    return _table(block)
+    return render_numbers(block.numbers) if isinstance(block, KeyNumbers) else _table(block)
+
+
+def render_numbers(numbers: Sequence[tuple[str, str]]) -> str:
+    """Render pairs of a number and its description."""
+    items = "".join(f"<div><dd>{escape(number)}</dd><dt>{escape(what)}</dt></div>" for number, what in numbers)
+    return f'<dl class="numbers">{items}</dl>'
+
+
+def asset(*names: str) -> str:
+    """Read files of this package and concatenate them."""
+    folder = resources.files("weakaudio.reports")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def _player(sound: Sound) -> str:
@@ -143,7 +115,7 @@ def _player(sound: Sound) -> str:
 
 
 def _table(block: Table) -> str:
-    """A real table; numbers to the right, in three decimals; what is missing is a dash."""
+    """Render a table: numbers right-aligned, missing values as a dash."""
     frame = block.frame
     numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
     sides = [' class="number"' if number else "" for number in numeric]
@@ -164,53 +136,3 @@ def _cell(value: Any) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
-
-# Figures keep a white card in the dark as well: their colours are made for it.
-_CSS = """
-:root { color-scheme: light dark; --ground: #fbfbfa; --ink: #222; --quiet: #666; --line: #ddd; --card: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #17181a; --ink: #e6e6e4; --quiet: #a2a29e; --line: #3a3b3e; --card: #202124; }
-}
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 40rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 1rem 0; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-p { overflow-wrap: anywhere; }
-figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; box-sizing: border-box; margin: 0 auto; padding: .4rem;
-  background: #fff; border: 1px solid var(--line); border-radius: 8px; }
-figure audio { display: block; width: 100%; margin-top: .5rem; }
-th:first-child, td:first-child { padding-left: 0; }
-figcaption, caption { color: var(--quiet); font-size: .9rem; text-align: left; padding: .4rem 0; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; }
-th, td { text-align: left; padding: .35rem 0 .35rem .6rem; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; vertical-align: bottom; }
-.number { text-align: right; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
-.numbers div { display: flex; flex-direction: column; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; padding: .6rem .9rem; }
-.numbers dd { margin: 0; font-size: 1.7rem; font-weight: 650; line-height: 1.3; }
-.numbers dt { color: var(--quiet); font-size: .9rem; line-height: 1.35; }
-"""

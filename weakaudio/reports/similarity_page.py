@@ -1,4 +1,4 @@
-"""The page of sounds that are alike: each to see and to hear, beside the example."""
+"""HTML page of a similarity search: log-mel and audio of the example and of each result."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from matplotlib.figure import Figure
 
 from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.io import audio_info, read_audio
-from weakaudio.batch.similarity import Example
 from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference.similarity import Example
 from weakaudio.reports.figures import INK, STYLE, WIDTH, draw_logmel
-from weakaudio.reports.html import Figures, Picture, Section, Sound, Table, page, write_page
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Sound, Table, page, write_page
 
-_CONTEXT = 1.0  # seconds before and after, to see and to hear
-_MOST_SECONDS = 10.0  # of one sound
+_CONTEXT = 1.0  # seconds before and after a sound
+_MAX_SECONDS = 10.0  # length of an excerpt
 _HEIGHT = 2.3  # inches
 
 
 def write_similar_page(
-    path: str | Path, found: pd.DataFrame, example: Example, folder: str | Path, title: str = "Sounds alike"
+    path: str | Path, found: pd.DataFrame, example: Example, folder: str | Path, title: str = "Similar sounds"
 ) -> None:
-    """Write one HTML page with log-mel and audio of the example and of what was found, with a second around each.
+    """Write an HTML page with log-mel and audio of an example and its search results, with 1 s of context each.
 
-    Of what is longer than ten seconds, those from its start are shown. A recording that cannot be read is named with
-    the reason.
+    Excerpts end after ten seconds. A recording that cannot be read is listed with the reason.
 
     Parameters
     ----------
     path
-        .html; written beside first and then renamed into place.
-    found, example
-        As `EmbeddingIndex.similar` gave, and got.
+        .html file, written atomically.
+    found
+        Results of `EmbeddingIndex.similar`.
+    example
+        The example searched for.
     folder
-        The folder that was embedded.
+        Folder that was embedded.
 
     Raises
     ------
     WeakAudioError
-        No such folder.
+        The folder does not exist, or the page cannot be written.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise WeakAudioError(f"{folder}: no such folder; it is the one that was embedded, where the sounds are")
+        raise WeakAudioError(f"{folder}: no such folder; expected the folder that was embedded")
     source = folder / example.file if example.clip is not None else Path(example.file)
     wanted = _excerpt(source, _what(example.file, example.start, example.end), example.start, example.end)
-    blocks: list[str | Picture | Table | Figures] = []
+    blocks: list[str | Picture | Table | KeyNumbers] = []
     for place, row in enumerate(found.to_dict("records"), 1):
         start, end = row.get("start"), row.get("end")
         what = f"{place}. {_what(row['file'], start, end)}: similarity {row['similarity']:.3f}"
@@ -56,9 +57,9 @@ def write_similar_page(
     table = found.copy()
     table.insert(0, "place", range(1, len(found) + 1))
     sections = [
-        Section("The example", [wanted]),
-        Section("Most alike", blocks or ["Nothing else is there to be found."]),
-        Section("All in one table", [Table(table, "Times in seconds from the start of the recording.")]),
+        Section("Example", [wanted]),
+        Section("Most similar sounds", blocks or ["No other sounds were found."]),
+        Section("Table of results", [Table(table, "Times in seconds from the start of the recording.")]),
     ]
     write_page(page(title, sections if len(found) else sections[:2]), path)
 
@@ -68,11 +69,11 @@ def _what(file: str, start: float | None, end: float | None) -> str:
 
 
 def _excerpt(path: Path, what: str, start: float | None, end: float | None) -> Picture | str:
-    """Log-mel and audio of an excerpt, marked where it has something around it; or why there is none."""
+    """Draw log-mel and audio of an excerpt with its context, the sound marked; or return why it cannot be read."""
     begin = 0.0 if start is None else max(start - _CONTEXT, 0.0)
-    length = _MOST_SECONDS if end is None else min(end + _CONTEXT - begin, _MOST_SECONDS)
+    length = _MAX_SECONDS if end is None else min(end + _CONTEXT - begin, _MAX_SECONDS)
     try:
-        # Above 8 kHz there is nothing to be seen in recordings of low rates.
+        # recordings of low rates are empty above 8 kHz
         logmel = LogMel("32k" if audio_info(path).sample_rate >= 32000 else "16k")
         rate = logmel.front_end.sample_rate
         audio, _ = read_audio(path, rate, begin, length)
@@ -84,7 +85,7 @@ def _excerpt(path: Path, what: str, start: float | None, end: float | None) -> P
         figure = Figure((WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
         draw_logmel(axes, frames[0].numpy(), logmel.front_end, len(audio) / rate)
-        (image,) = axes.images  # moved to where it is in the recording
+        (image,) = axes.images  # shifted to its time in the recording
         left, right, bottom, top = image.get_extent()
         image.set_extent((left + begin, right + begin, bottom, top))
         axes.set(xlabel="time in the recording (s)", xlim=(begin, begin + len(audio) / rate))

@@ -1,4 +1,4 @@
-"""Classifiers of embeddings that are ready to use, by name."""
+"""Ready-made classifiers of embeddings, by name."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from weakaudio.errors import WeakAudioError
 
 
 def linear_svm() -> Pipeline:
-    """Standardised features and a linear SVM (C 0.01), solved in the primal: no random numbers."""
+    """Standardisation and a linear SVM (C = 0.01), solved in the primal, so without random numbers."""
     return make_pipeline(StandardScaler(), LinearSVC(C=0.01, dual=False, random_state=0))
 
 
 def rbf_svm() -> Pipeline:
-    """Standardised features and an SVM with Gaussian kernel (C 10, gamma "scale")."""
+    """Standardisation and an SVM with Gaussian kernel (C = 10, gamma "scale")."""
     return make_pipeline(StandardScaler(), SVC(C=10.0, gamma="scale"))
 
 
 def logistic() -> Pipeline:
-    """Standardised features and logistic regression (C 0.01), whose probabilities need no calibration."""
+    """Standardisation and logistic regression (C = 0.01), whose probabilities need no calibration."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 
 
 def calibrated_svm() -> Pipeline:
-    """As `linear_svm`, with probabilities: Platt's sigmoid, fitted on clips that the SVM did not see (five parts of
-    the training clips, so each class needs five)."""
+    """`linear_svm` with probabilities: Platt scaling, cross-fitted on five splits, so each class needs five clips."""
     return make_pipeline(
         StandardScaler(), CalibratedClassifierCV(LinearSVC(C=0.01, dual=False, random_state=0), cv=5)
     )
@@ -53,20 +52,20 @@ NORMALISATIONS: dict[str, Callable[[], Any]] = {
 
 
 def build_classifier(name: str, normalisation: str = "none") -> Pipeline:
-    """A fresh classifier by name.
+    """Build an unfitted classifier.
 
     Parameters
     ----------
     name
-        Of `CLASSIFIERS`.
+        A name in `CLASSIFIERS`.
     normalisation
-        What comes before its standardisation: "l2", each vector at length 1; "power", the root of each value, with
-        its sign, which draws long tails in; or "none".
+        Applied before the standardisation: "l2" (unit length), "power" (signed square root, which compresses long
+        tails) or "none".
 
     Raises
     ------
     WeakAudioError
-        No classifier or normalisation of that name.
+        Unknown classifier or normalisation.
     """
     if name not in CLASSIFIERS:
         raise WeakAudioError(f"classifier {name!r}: unknown; there are {', '.join(CLASSIFIERS)}")
@@ -79,5 +78,5 @@ def build_classifier(name: str, normalisation: str = "none") -> Pipeline:
 
 
 def signed_root(X: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The root of each value's size, with the value's sign."""
+    """Square root of the absolute values, with their signs."""
     return np.sign(X) * np.sqrt(np.abs(X))

@@ -1,69 +1,65 @@
-"""`weakaudio transfer`: clips with folds become vectors, a cross-validated classifier and its scores."""
+"""`weakaudio transfer`: cross-validate a classifier of embeddings over the folds of a manifest."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from weakaudio import __version__
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import ProtocolError
-from weakaudio.files import write_table
+from weakaudio.files import atomic_write, write_table
+from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.pretrained import load_model
-from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.cross_validation import FoldScores, check_split, cross_validate
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
+from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 
-STATISTICS = "logmel-statistics"  # the name under which `model` means no network at all
+STATISTICS = "logmel-statistics"  # given as `model`: log-mel statistics instead of a network
 SCORES, PREDICTIONS = "scores.json", "predictions.csv"
-
-Features = EmbeddingTransformer | LogMelStatistics
 
 
 def transfer(
     manifest: str | Path,
     out: str | Path,
-    model: str = "untrained-16k",
+    model: str = DEFAULT_MODEL,
     layer: str = "f1",
     pooling: str = "mean",
     classifier: str = "linear-svm",
     allow_shared_sources: bool = False,
-    adapt: str | None = None,
-    heard: str = "nothing",
+    preset: str | None = None,
+    adaptation: str = "nothing",
 ) -> FoldScores:
-    """Embed the clips of a manifest, cross-validate a classifier over its folds, write the scores.
+    """Embed the clips of a manifest, cross-validate a classifier over its folds, and write the scores.
 
-    A clip that cannot be read ends the run: over fewer clips it would be another figure.
+    A clip that cannot be read ends the run, as scores over fewer clips are not comparable.
 
     Parameters
     ----------
     manifest
-        CSV with the columns `path`, `labels` (one class a clip), `fold` and, if known, `source`.
+        CSV with the columns `path`, `labels` (one class for each clip), `fold` and, if known, `source`.
     out
-        Folder for `scores.json` and `predictions.csv`.
+        Folder for `scores.json` and `predictions.csv` (path, fold, label, predicted).
     model
         Path or name of a model, or "logmel-statistics" (which has neither layer nor pooling).
     layer, pooling
-        As of `EmbeddingTransformer`.
+        See `EmbeddingTransformer`.
     classifier
-        A name from `weakaudio.transfer.classifiers.CLASSIFIERS`.
+        A name in `weakaudio.transfer.classifiers.CLASSIFIERS`.
     allow_shared_sources
-        As of `cross_validate`.
-    adapt
-        A preset: the network is first adapted on the other folds, anew for each fold, and embeds then.
-    heard
-        With `adapt`: transductive use of a fold's audio, as of `cross_validate_adapted`.
+        See `cross_validate`.
+    preset
+        A name in `PRESETS` (`weakaudio.transfer.fine_tune`): for each fold, first fine-tune the network on the rest.
+    adaptation
+        With `preset`: transductive adaptation to the audio of the test fold, a name in `ADAPTATIONS`.
 
     Raises
     ------
     ManifestError, ProtocolError
-        The manifest does not hold what the protocol needs.
+        The manifest lacks what the protocol needs.
     CheckpointError, AudioError
         The model or a clip cannot be read.
     """
@@ -74,57 +70,60 @@ def transfer(
         "pooling": pooling,
         "classifier": classifier,
         "allow_shared_sources": allow_shared_sources,
-        "adapt": adapt,
-        "heard": heard,
+        "adapt": preset,
+        "heard": adaptation,
     }
     clips = read_manifest(manifest)
     features = LogMelStatistics() if model == STATISTICS else EmbeddingTransformer(model, layer, pooling)
-    if adapt is None:
+    if preset is None:
         scores = cross_validate_manifest(clips, features, classifier, allow_shared_sources)
+    elif isinstance(features, LogMelStatistics):
+        raise ProtocolError(f"{STATISTICS} is not a network and cannot be fine-tuned; name a model")
     else:
-        if isinstance(features, LogMelStatistics):
-            raise ProtocolError(f"{STATISTICS} is no network, so nothing can be adapted; name a model")
-        scores = _cross_validate_adapted(clips, features, classifier, allow_shared_sources, adapt, heard)
-    write_scores(scores, clips, features, out, arguments)
+        scores = _cross_validate_fine_tuned(clips, features, classifier, allow_shared_sources, preset, adaptation)
+    _write_scores(scores, clips, features, Path(out), arguments)
     return scores
 
 
 def cross_validate_manifest(
-    clips: Manifest, features: Features, classifier: str = "linear-svm", allow_shared_sources: bool = False
+    clips: Manifest,
+    features: EmbeddingTransformer | LogMelStatistics,
+    classifier: str = "linear-svm",
+    allow_shared_sources: bool = False,
 ) -> FoldScores:
     """Fit `features`, compute the vectors of all clips once, and cross-validate a classifier by name on them.
 
     Raises
     ------
     ProtocolError
-        No column `fold`, a clip without exactly one label, or folds that `check_split` refuses.
+        No column `fold`, a clip without exactly one label, or folds that `FoldProtocol` refuses.
     WeakAudioError
-        No such classifier, model or front end, or a clip that cannot be read.
+        Unknown classifier, model or front end, or a clip that cannot be read.
     """
     estimator, table, y = build_classifier(classifier), clips.table, _classes(clips)
     sources = table.get("source")
-    check_split(y, table["fold"], sources, allow_shared_sources)
+    FoldProtocol(y, table["fold"], sources, allow_shared_sources)  # refuses unfit folds before clips are read
     X = features.fit_transform(clips.paths)
     return cross_validate(estimator, X, y, table["fold"], sources, allow_shared_sources)
 
 
-def _cross_validate_adapted(
+def _cross_validate_fine_tuned(
     clips: Manifest,
     features: EmbeddingTransformer,
     classifier: str,
     allow_shared_sources: bool,
     preset: str,
-    heard: str,
+    adaptation: str,
 ) -> FoldScores:
-    if heard not in HEARD:  # before clips are read
-        raise ProtocolError(f"heard {heard!r}: unknown; there are {', '.join(HEARD)}")
+    if adaptation not in ADAPTATIONS:  # before clips are read
+        raise ProtocolError(f"adaptation {adaptation!r}: unknown; there are {', '.join(ADAPTATIONS)}")
     table, y = clips.table, _classes(clips)
     sources = list(table["source"]) if "source" in table else None
-    check_split(y, table["fold"], sources, allow_shared_sources)
+    FoldProtocol(y, table["fold"], sources, allow_shared_sources)  # refuses unfit folds before clips are read
     features.fit(clips.paths)
     model = load_model(features.model)
     audio = [read_audio(path, model.sample_rate)[0] for path in clips.paths]
-    found = cross_validate_adapted(
+    found = cross_validate_fine_tuned(
         model,
         audio,
         y,
@@ -135,41 +134,32 @@ def _cross_validate_adapted(
         layer=features.layer,
         pooling=features.pooling,
         classifier=classifier,
-        heard=[heard],
+        adaptations=[adaptation],
     )
-    return found[heard, "embedding"]
+    return found[adaptation, "embedding"]
 
 
 def _classes(clips: Manifest) -> list[str]:
-    """The one class of each clip of a manifest with folds."""
+    """List the one class of each clip of a manifest with folds."""
     table = clips.table
     if "fold" not in table:
         raise ProtocolError(f"{clips.root}: its manifest has no column 'fold', e.g. 1 to 5")
     for path, labels in zip(table["path"], table["labels"], strict=True):
         if len(labels) != 1:
-            raise ProtocolError(f"{clips.root / path}: has the labels {labels}, one is needed")
+            raise ProtocolError(f"{clips.root / path}: has the labels {labels}, expected exactly one")
     return [labels[0] for labels in table["labels"]]
 
 
-def write_scores(
-    scores: FoldScores, clips: Manifest, features: Features, out: str | Path, arguments: dict[str, Any]
+def _write_scores(
+    scores: FoldScores,
+    clips: Manifest,
+    features: EmbeddingTransformer | LogMelStatistics,
+    out: Path,
+    arguments: dict[str, Any],
 ) -> None:
-    """Write `predictions.csv` (path, fold, label, predicted) and `scores.json`, beside first, then renamed.
-
-    Parameters
-    ----------
-    scores, clips, features
-        What `cross_validate_manifest` returned and was given.
-    out
-        Folder; made if it is not there.
-    arguments
-        What the caller asked for, to be recorded.
-    """
-    out = Path(out)
     table = clips.table
-    label = [labels[0] for labels in table["labels"]]
-    columns = {"path": table["path"], "fold": table["fold"], "label": label, "predicted": scores.predictions}
-    write_table(pd.DataFrame(columns), out / PREDICTIONS)
+    predictions = table[["path", "fold"]].assign(label=_classes(clips), predicted=scores.predictions)
+    write_table(predictions, out / PREDICTIONS)
     content = {
         "weakaudio": __version__,
         "arguments": arguments,
@@ -185,6 +175,5 @@ def write_scores(
         "classes": scores.classes.tolist(),
         "confusion": scores.confusion.tolist(),
     }
-    beside = out / f".{SCORES}.part"
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(beside, out / SCORES)
+    with atomic_write(out / SCORES) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Network adaptation: a trained network learns somebody's classes from labelled clips.
+"""Fine-tuning: a trained network learns other classes from labelled clips.
 
-After arXiv 1711.01369, whose networks N_T^I, II and III adapt N_S on the training folds of the target. Which layers
-each of them adds and updates is not published; the presets here are three points on the grid of what the new layer
-is attached to and what is updated.
+After Kumar et al., arXiv 1711.01369, whose networks N_T^I, II and III adapt N_S on the training folds of the target
+task. The paper does not say which layers each of them adds and updates; the presets here are three combinations of
+where the new layer is attached and what is updated.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from weakaudio.networks.runtime import find_device, find_dtype, stack
 from weakaudio.progress import progress
 from weakaudio.training.losses import weak_loss
 
-_WARMUP = 0.1  # part of all steps over which the learning rate rises
+_WARMUP = 0.1  # fraction of all steps over which the learning rate rises
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A point on the grid."""
+    """Where the new layer is attached, and what is updated."""
 
     attach: Literal["f1", "f2"]
-    """where the new layer is put: on the embedding, in place of the classes, or on the classes' probabilities"""
+    """input of the new layer: "f1", the embedding (it replaces the classifier), or "f2", the class probabilities"""
     update: Literal["new", "heads", "all"]
-    """what is trained: the new layer; also the layer that makes the embedding and all after it; or everything"""
+    """layers to train: the new one; also those from the embedding on ("heads"); or all of them"""
     layer_decay: float = 1.0
-    """the learning rate of each layer is this times that of the layer after it"""
+    """factor between the learning rate of a layer and that of the layer after it"""
     new_rate: float = 1.0
-    """the learning rate of the new layer is this times that of the others: probabilities, most of which are near 0,
-    take larger weights than embeddings"""
+    """factor on the learning rate of the new layer: probabilities, most of them near 0, need larger weights than
+    embeddings"""
 
 
 PRESETS = {
@@ -60,30 +60,30 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """How a network is adapted.
+    """Hyperparameters of fine-tuning.
 
     Parameters
     ----------
     epochs
-        At most; the epoch that is best on the clips held out is kept.
+        Maximum number of epochs; the epoch with the lowest loss on the held-out clips is kept.
     patience
-        Epochs without a better one after which training stops.
+        Epochs without improvement after which training stops.
     learning_rate
-        By AdamW, at its highest; it rises over the first tenth of the steps and falls to 0 along a cosine. Of layers,
-        as the preset says, a part or a multiple of it.
+        Peak rate of AdamW, reached by a linear warm-up over a tenth of the steps and followed by a cosine decay to 0.
+        A preset may scale it for each layer.
     weight_decay
-        Of AdamW.
+        Weight decay of AdamW.
     freeze_norms
-        Leave means and variances of the batch normalisations as they are.
+        Keep the running means and variances of batch normalisation.
     dtype
         Precision of the network, as of `Embedder`: "float32", "bfloat16" or "auto".
     held_out
-        Part of the recordings whose clips choose the epoch, in (0, 1); they are taken from those that are given,
-        so no test fold is touched.
+        Fraction of the recordings that select the epoch, in (0, 1). They are split off the clips given, so no test
+        fold is touched.
     batch_seconds
-        Most audio in a batch.
+        Maximum audio in a batch, seconds.
     seed
-        Of all draws.
+        Seeds the split, the batches and the new layer.
     """
 
     epochs: int = 20
@@ -97,71 +97,68 @@ class FineTuneConfig:
     seed: int = 0
 
 
-def adapt(
+def fine_tune(
     model: Model,
     clips: Sequence[Audio],
     targets: NDArray[np.floating],
     labels: Sequence[str],
     preset: str | Preset = "I",
-    practice: FineTuneConfig | None = None,
+    config: FineTuneConfig | None = None,
     sources: Sequence[str] | None = None,
     device: str = "cpu",
 ) -> Model:
-    """A copy of a model that was adapted to other classes.
+    """Fine-tune a copy of a model on other classes.
 
     Parameters
     ----------
     model
-        Stays as it is.
+        Model to start from; it is not changed.
     clips
-        n recordings (N,) at the model's `sample_rate`.
+        n recordings (N,) at the model's `sample_rate`, each of its own length.
     targets
         (n, C) weak labels, 0 or 1.
     labels
         C class names.
     preset
-        A name of `PRESETS`, or an own point on the grid.
-    practice
-        How; None is the default.
+        A name in `PRESETS`, or a `Preset`.
+    config
+        Hyperparameters; None for the defaults.
     sources
-        (n,) the recording that each clip was cut from; None: every clip is its own. Clips that choose the epoch
-        share no recording with those that are trained on.
+        (n,) recording that each clip was cut from; None if every clip is a recording of its own. The clips that
+        select the epoch share no recording with the training clips.
     device
-        E.g. "cpu" or "cuda".
+        Torch device, e.g. "cpu" or "cuda".
+
+    Returns
+    -------
+    The fine-tuned model, on the CPU and in eval mode.
 
     Raises
     ------
     ProtocolError
-        Lengths that differ, fewer than two recordings, a class without clips, or one class that all clips have.
+        Lengths differ; there are fewer than two recordings; a class has no clips, or the only class has them all.
     WeakAudioError
-        No such preset, dtype or device.
+        Unknown preset, dtype or device.
     """
-    practice = practice or FineTuneConfig()
+    config = config or FineTuneConfig()
     if isinstance(preset, str) and preset not in PRESETS:
         raise WeakAudioError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
-    point = PRESETS[preset] if isinstance(preset, str) else preset
+    chosen = PRESETS[preset] if isinstance(preset, str) else preset
     _check(clips, targets, labels)
     place = find_device(device)
-    practice = replace(practice, dtype=find_dtype(practice.dtype, place))
+    config = replace(config, dtype=find_dtype(config.dtype, place))
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(practice.seed)
-        adapted = attach(model, labels, point.attach).to(place)
-        train, held = _split(len(clips), sources, practice)
+        torch.manual_seed(config.seed)
+        tuned = attach(model, labels, chosen.attach).to(place)
         truth = torch.from_numpy(np.asarray(targets, dtype=np.float32))
-        _fit(adapted, clips, truth, train, held, point, practice)
-    adapted.metadata = {
-        **model.metadata,
-        "adapted": {
-            "preset": preset if isinstance(preset, str) else vars(point),
-            "clips": len(clips),
-            **vars(practice),
-        },
-    }
-    return adapted.cpu().eval()
+        _FineTuning(tuned, clips, truth, chosen, config).fit(*_split(len(clips), sources, config))
+    recorded = preset if isinstance(preset, str) else vars(preset)
+    tuned.metadata = {**model.metadata, "adapted": {"preset": recorded, "clips": len(clips), **vars(config)}}
+    return tuned.cpu().eval()
 
 
 def attach(model: Model, labels: Sequence[str], layer: Literal["f1", "f2"] = "f1") -> Model:
-    """A copy of a model with a new layer for other classes: in place of its classes, or on top of them."""
+    """Copy a model and add a layer for other classes: in place of its classifier (f1), or on top of it (f2)."""
     network = copy.deepcopy(model.network)
     if layer == "f1":
         network.reset_classifier(len(labels))
@@ -173,7 +170,7 @@ def attach(model: Model, labels: Sequence[str], layer: Literal["f1", "f2"] = "f1
 
 
 def trained_parameters(network: Network, preset: Preset, learning_rate: float) -> list[dict[str, object]]:
-    """Groups for an optimizer: what the preset updates, each with its rate; all else is frozen."""
+    """Group the parameters that a preset updates, each group with its learning rate, and freeze all others."""
     layers = network.layers()
     in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
     new = list(network.classifier.parameters())
@@ -191,131 +188,112 @@ def trained_parameters(network: Network, preset: Preset, learning_rate: float) -
     return [group for group in groups if group["params"]]
 
 
-def _fit(
-    model: Model,
-    clips: Sequence[Audio],
-    truth: Tensor,
-    train: NDArray[np.int64],
-    held: NDArray[np.int64],
-    preset: Preset,
-    practice: FineTuneConfig,
-) -> None:
-    groups = trained_parameters(model.network, preset, practice.learning_rate)
-    optimizer = torch.optim.AdamW(groups, weight_decay=practice.weight_decay)
-    rng = np.random.default_rng(practice.seed)
-    epochs = [list(_batches(clips, train, model.sample_rate, practice, rng)) for _ in range(practice.epochs)]
-    steps = sum(len(batches) for batches in epochs)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    trunks = _trunks(model, clips, practice) if practice.freeze_norms and preset.update != "all" else None
-    best, state, waited = np.inf, copy.deepcopy(model.state_dict()), 0
-    for batches in progress(epochs, len(epochs), "adapting"):
-        for batch in batches:
-            model.train()
-            if practice.freeze_norms or not has_statistics(model, [clips[n] for n in batch]):
-                for layer in model.modules():
-                    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                        layer.eval()
-            loss = _loss(model, clips, truth, batch, practice, trunks)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-        now = _validate(model, clips, truth, held, practice, trunks)
-        if now < best:
-            best, state, waited = now, copy.deepcopy(model.state_dict()), 0
-        else:
-            waited += 1
-            if waited >= practice.patience:
+class _FineTuning:
+    """Training loop over clips held in memory."""
+
+    def __init__(
+        self, model: Model, clips: Sequence[Audio], truth: Tensor, preset: Preset, config: FineTuneConfig
+    ) -> None:
+        self.model, self.clips, self.config, self.preset = model, clips, config, preset
+        self.device = next(model.parameters()).device
+        self.truth = truth.to(self.device)
+        self.trunks: list[Tensor] | None = None  # outputs of the frozen layers, by clip
+
+    def fit(self, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> None:
+        model, config = self.model, self.config
+        groups = trained_parameters(model.network, self.preset, config.learning_rate)
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        rng = np.random.default_rng(config.seed)
+        epochs = [list(self._batches(train, rng)) for _ in range(config.epochs)]
+        steps = sum(len(batches) for batches in epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        if config.freeze_norms and self.preset.update != "all":
+            self.trunks = self._forward_trunks()
+        best, state, waited = np.inf, copy.deepcopy(model.state_dict()), 0
+        for batches in progress(epochs, len(epochs), "fine-tuning"):
+            for batch in batches:
+                model.train()
+                if config.freeze_norms or not has_statistics(model, [self.clips[n] for n in batch]):
+                    for layer in model.modules():
+                        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                            layer.eval()
+                loss = self._loss(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            validation = self._validate(held_out)
+            if validation < best:
+                best, state, waited = validation, copy.deepcopy(model.state_dict()), 0
+            elif (waited := waited + 1) >= config.patience:
                 break
-    model.load_state_dict(state)
+        model.load_state_dict(state)
+
+    def _loss(self, batch: list[int]) -> Tensor:
+        model, clips = self.model, [self.clips[n] for n in batch]
+        with self._autocast():
+            if self.trunks is None:
+                output = model(*stack(clips, self.device))
+            else:
+                n_segments = [len(model.segment_times(len(clip))) for clip in clips]
+                x, mask = _pad([self.trunks[n] for n in batch], n_segments)
+                output = model.network.forward_scores(model.network.forward_last(x, mask), mask)
+        return weak_loss(output, self.truth[batch])
+
+    @torch.no_grad()
+    def _validate(self, held_out: NDArray[np.int64]) -> float:
+        self.model.eval()
+        return sum(float(self._loss(batch)) * len(batch) for batch in self._batches(held_out)) / len(held_out)
+
+    @torch.no_grad()
+    def _forward_trunks(self) -> list[Tensor]:
+        """Compute the output of the frozen layers, (channels, rows, F') for each clip, once for all epochs."""
+        model = self.model.eval()
+        found: list[Tensor] = [torch.empty(0)] * len(self.clips)
+        for batch in self._batches(np.arange(len(self.clips))):
+            with self._autocast():
+                logmel = model.logmel(*stack([self.clips[n] for n in batch], self.device))
+                x, mask = model.network.forward_trunk(*logmel)
+            for n, trunk, valid in zip(batch, x, mask, strict=True):
+                found[n] = trunk[:, : trunk.shape[1] - int((~valid).sum())].clone()
+        return found
+
+    def _batches(self, which: NDArray[np.int64], rng: np.random.Generator | None = None) -> Iterator[list[int]]:
+        lengths = [len(self.clips[n]) for n in which]
+        for batch in bucket(lengths, int(self.config.batch_seconds * self.model.sample_rate), rng):
+            yield [int(which[n]) for n in batch]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
 
 def has_statistics(model: Model, clips: Sequence[Audio]) -> bool:
-    """Whether clips give a batch normalisation more than one value of each channel to take the variance of."""
+    """Check that batch normalisation gets more than one value per channel, as a variance needs."""
     return len(clips) > 1 or len(model.segment_times(len(clips[0]))) > 1
 
 
 def _rate(step: int, steps: int) -> float:
-    """Part of the highest learning rate."""
+    """Fraction of the peak learning rate: linear warm-up, cosine decay."""
     rise = max(round(_WARMUP * steps), 1)
     return min((step + 1) / rise, (1 + cos(pi * max(step - rise, 0) / max(steps - rise, 1))) / 2)
 
 
-def _loss(
-    model: Model,
-    clips: Sequence[Audio],
-    truth: Tensor,
-    batch: Sequence[int],
-    practice: FineTuneConfig,
-    trunks: Sequence[Tensor] | None,
-) -> Tensor:
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=practice.dtype == "bfloat16"):
-        if trunks is None:
-            output = model(*stack([clips[n] for n in batch], device))
-        else:
-            x, mask = _join([trunks[n] for n in batch], [len(model.segment_times(len(clips[n]))) for n in batch])
-            output = model.network.forward_scores(model.network.forward_last(x, mask), mask)
-    return weak_loss(output, truth[list(batch)].to(device))
-
-
-@torch.no_grad()
-def _trunks(model: Model, clips: Sequence[Audio], practice: FineTuneConfig) -> list[Tensor]:
-    """(channels, rows, F') of each clip: what layers make of it that stay as they are is made once."""
-    device = next(model.parameters()).device
-    found: list[Tensor] = [torch.empty(0)] * len(clips)
-    model.eval()
-    for batch in _batches(clips, np.arange(len(clips)), model.sample_rate, practice, None):
-        with torch.autocast(device.type, torch.bfloat16, enabled=practice.dtype == "bfloat16"):
-            x, mask = model.network.forward_trunk(*model.logmel(*stack([clips[n] for n in batch], device)))
-        for n, own, inside in zip(batch, x, mask, strict=True):
-            found[n] = own[:, : own.shape[1] - int((~inside).sum())].clone()
-    return found
-
-
-def _join(trunks: Sequence[Tensor], n_segments: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, channels, rows, F') filled up with 0, and the (B, S) mask of their segments."""
+def _pad(trunks: Sequence[Tensor], n_segments: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Zero-pad (channels, rows, F') to (B, channels, rows, F'), with the (B, S) mask of the segments."""
     rows = pad_sequence([trunk.transpose(0, 1) for trunk in trunks], batch_first=True)  # (B, rows, channels, F')
     return rows.transpose(1, 2), length_mask(torch.tensor(n_segments, device=rows.device), max(n_segments))
 
 
-@torch.no_grad()
-def _validate(
-    model: Model,
-    clips: Sequence[Audio],
-    truth: Tensor,
-    held: NDArray[np.int64],
-    practice: FineTuneConfig,
-    trunks: Sequence[Tensor] | None,
-) -> float:
-    model.eval()
-    batches = _batches(clips, held, model.sample_rate, practice, None)
-    total = sum(float(_loss(model, clips, truth, batch, practice, trunks)) * len(batch) for batch in batches)
-    return total / len(held)
-
-
-def _batches(
-    clips: Sequence[Audio],
-    which: NDArray[np.int64],
-    sample_rate: int,
-    practice: FineTuneConfig,
-    rng: np.random.Generator | None,
-) -> Iterator[list[int]]:
-    lengths = [len(clips[n]) for n in which]
-    for batch in bucket(lengths, int(practice.batch_seconds * sample_rate), rng):
-        yield [int(which[n]) for n in batch]
-
-
 def _split(
-    n_clips: int, sources: Sequence[str] | None, practice: FineTuneConfig
+    n_clips: int, sources: Sequence[str] | None, config: FineTuneConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Clips to train on, and clips of other recordings that choose the epoch."""
+    """Split clips by recording: those to train on, and those that select the epoch."""
     groups = np.arange(n_clips) if sources is None else np.unique(list(sources), return_inverse=True)[1]
     if len(np.unique(groups)) < 2:
-        raise ProtocolError("adaptation needs clips of at least two recordings, as some choose the epoch")
-    splitter = GroupShuffleSplit(1, test_size=practice.held_out, random_state=practice.seed)
-    train, held = next(splitter.split(np.zeros(n_clips), groups=groups))
-    return train, held
+        raise ProtocolError("fine-tuning needs clips of at least two recordings, as some of them select the epoch")
+    splitter = GroupShuffleSplit(1, test_size=config.held_out, random_state=config.seed)
+    train, held_out = next(splitter.split(np.zeros(n_clips), groups=groups))
+    return train, held_out
 
 
 def _check(clips: Sequence[Audio], targets: NDArray[np.floating], labels: Sequence[str]) -> None:
@@ -324,6 +302,6 @@ def _check(clips: Sequence[Audio], targets: NDArray[np.floating], labels: Sequen
     counts = targets.sum(0)
     rare = [label for label, count in zip(labels, counts, strict=True) if count < 1]
     if rare:
-        raise ProtocolError(f"class {rare[0]!r} has no clip among the {len(clips)}: add some, or leave it out")
+        raise ProtocolError(f"class {rare[0]!r} has no clip among the {len(clips)}: add some, or drop the class")
     if len(labels) < 2 and counts[0] == len(clips):
-        raise ProtocolError(f"all clips are {labels[0]!r}: add clips of something else, or there is nothing to tell")
+        raise ProtocolError(f"all clips are {labels[0]!r}: add clips without it, as there is nothing to tell apart")

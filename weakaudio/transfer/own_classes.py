@@ -1,4 +1,4 @@
-"""`weakaudio adapt`: a folder of classes becomes a model that `detect` and `embed` open, with an honest estimate."""
+"""`weakaudio adapt`: a folder of clips becomes a model of its classes, with an estimate of the accuracy."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from weakaudio.files import printable
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.pretrained import load_model, save_model
-from weakaudio.reports import html as report
-from weakaudio.transfer.few_labels import Quality, estimate_quality, train_head
-from weakaudio.transfer.fine_tune import PRESETS, adapt
+from weakaudio.reports.class_figures import confusion_matrix
+from weakaudio.reports.figures import learning_curve
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page
+from weakaudio.transfer.fine_tune import PRESETS, fine_tune
+from weakaudio.transfer.linear_probe import Quality, estimate_quality, train_head
 
-HEAD = "head"  # the preset that trains the head in closed form, where the network allows it
+HEAD = "head"  # preset for which the linear probe becomes the head, where the network allows it
 
 
 @dataclass
 class AdaptSummary:
-    """What `adapt_folder` did."""
+    """Result of `adapt_folder`."""
 
     out: Path
     n_clips: int
     n_classes: int
     quality: Quality
-    """of the head on embeddings of the model as it came, cross-validated"""
+    """cross-validated, of the linear probe on the embeddings of the original model"""
     failures: list[tuple[str, str]]
     """path and reason of each clip that was left out"""
 
     def __str__(self) -> str:
         lines = [f"{self.n_clips} clips of {self.n_classes} classes -> {self.out}"]
-        lines.append(f"on recordings it has not heard: {self.quality.scores}")
+        lines.append(f"on unseen recordings: {self.quality.scores}")
         for labels, accuracy, std, _ in self.quality.curve.itertuples(index=False):
             lines.append(f"with {labels} labels a class: accuracy {accuracy:.1%} ± {std:.1%}")
         if self.failures:
-            lines.append(f"{len(self.failures)} clips were left out, see failures.csv beside it")
+            lines.append(f"{len(self.failures)} clips could not be read, see failures.csv beside the model")
         return "\n".join(lines)
 
 
@@ -53,102 +55,92 @@ def adapt_folder(
     preset: str = HEAD,
     device: str = "cpu",
 ) -> AdaptSummary:
-    """Adapt a model to own classes, and estimate how good it will be; beside the model stands a page (.html) of that.
+    """Adapt a model to the classes of a folder, estimate its accuracy, and write an HTML report beside it.
+
+    Clips that cannot be read are skipped and listed in failures.csv beside the model.
 
     Parameters
     ----------
     source
-        A folder with a folder of audio for each class; or a CSV with the columns `path` (relative to the CSV),
-        `labels` (one class a clip) and, if clips were cut from longer recordings, `source`.
+        A folder with one folder of audio for each class; or a CSV with the columns `path` (relative to the CSV),
+        `labels` (one class for each clip) and, if clips were cut from longer recordings, `source`.
     out
         Model file to write, .safetensors.
     model
-        Name or path of the model to begin with.
+        Name or path of the model to start from.
     preset
-        A name of `weakaudio.transfer.fine_tune.PRESETS`. "head" trains the classifier alone, which takes seconds; the
-        estimate is always of that, and what further training brings can be seen by `weakaudio transfer --adapt`.
+        A name in `weakaudio.transfer.fine_tune.PRESETS`. "head" trains the classifier only, in seconds. The estimate
+        is always of that; `weakaudio transfer --adapt` shows what training further layers gains.
     device
-        E.g. "cpu" or "cuda".
+        Torch device, e.g. "cpu" or "cuda".
 
     Raises
     ------
     AudioError
-        No clip can be read; those that cannot are left out and listed in failures.csv beside `out`.
+        No clip can be read.
     ProtocolError
-        A clip of several classes or none; a class of one recording only; fewer than two classes; no such preset.
+        A clip has several classes or none; a class has one recording only; fewer than two classes; unknown preset.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise ProtocolError(f"{out}: the name of a model must end in .safetensors")
+        raise ProtocolError(f"{out}: the name of a model file must end in .safetensors")
     if preset not in PRESETS:
         raise ProtocolError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
     table = _read(Path(source))
-    began = load_model(model)
-    clips, kept, failures = _decode(table, began.sample_rate)
+    base = load_model(model)
+    clips, kept, failures = _decode(table, base.sample_rate)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_failures(failures, out)
     if not clips:
         raise AudioError(f"{source}: none of its {len(table)} clips can be read; see failures.csv beside {out}")
     y, sources = list(kept["class"]), list(kept["source"])
-    X = np.stack([found.clip for found in Embedder(began, device=device).embed_clips(clips)])
+    X = np.stack([found.clip for found in Embedder(base, device=device).embed_clips(clips)])
     quality = estimate_quality(X, y, sources)
     try:
-        adapted = train_head(began, X, y) if preset == HEAD else None
-    except ProtocolError:  # a network whose head is not one layer
+        adapted = train_head(base, X, y) if preset == HEAD else None
+    except ProtocolError:  # a network whose head is not one linear layer
         adapted = None
     if adapted is None:
         labels = sorted(set(y))
         targets = (np.array(y)[:, None] == np.array(labels)).astype(np.float32)
-        adapted = adapt(began, clips, targets, labels, preset, sources=sources, device=device)
+        adapted = fine_tune(base, clips, targets, labels, preset, sources=sources, device=device)
     adapted.metadata["adapted"] |= {"accuracy": quality.scores.mean, "folds": len(quality.scores.accuracies)}
     save_model(adapted, out)
     summary = AdaptSummary(out, len(clips), len(adapted.labels), quality, failures)
-    report.write_page(_page(summary, str(model), preset), out.with_suffix(".html"))
+    write_page(_page(summary, str(model), preset), out.with_suffix(".html"))
     return summary
 
 
 def _page(summary: AdaptSummary, model: str, preset: str) -> str:
     scores, curve = summary.quality.scores, summary.quality.curve
     names = [str(name) for name in scores.classes]
-    recall = scores.confusion.diagonal() / scores.confusion.sum(1)
-    by_class = pd.DataFrame({"class": names, "clips": scores.confusion.sum(1), "found again": recall})
+    clips = scores.confusion.sum(1)
+    recall = pd.DataFrame({"class": names, "clips": clips, "recall": scores.confusion.diagonal() / clips})
+    numbers = [
+        (f"{scores.mean:.1%}", f"accuracy on unseen recordings, over {len(scores.accuracies)} folds"),
+        (str(summary.n_clips), f"clips of {summary.n_classes} classes"),
+    ]
+    method = (
+        f"{model}, adapted ({preset}). The accuracy is that of a linear classifier on the embeddings of the original "
+        "model, cross-validated: trained on all folds but one and tested on that one. All clips of a recording are "
+        "in one fold; unless a table names the recordings, each file counts as one, and clips cut from the same "
+        "recording then make the estimate too optimistic. The model itself was trained on all clips."
+    )
+    confusion = Picture(confusion_matrix(scores.confusion, names), "True and predicted classes.")
     sections = [
-        report.Section(
-            "In short",
-            [
-                report.Figures(
-                    [
-                        (
-                            f"{scores.mean:.1%}",
-                            f"accuracy on recordings it has not heard, over {len(scores.accuracies)} folds",
-                        ),
-                        (str(summary.n_clips), f"clips of {summary.n_classes} classes"),
-                    ]
-                ),
-                f"{model}, adapted ({preset}). The estimate is of a classifier on the embeddings of the model as it "
-                "came, trained on all clips but those of one fold, and so for each fold; clips of one recording are "
-                "never on both sides (each file counts as one, unless a table says otherwise: clips cut from one "
-                "recording make the estimate too good). The model itself has learned from all of them.",
-            ],
-        ),
-        report.Section(
-            "Which classes are told apart",
-            [
-                report.Picture(report.confusion_matrix(scores.confusion, names), "True and predicted classes."),
-                report.Table(by_class, "Part of each class's clips that is given its class."),
-            ],
+        Section("Summary", [KeyNumbers(numbers), method]),
+        Section(
+            "Confusion between classes", [confusion, Table(recall, "Share of each class's clips that is found.")]
         ),
     ]
     if len(curve):
-        caption = "With fewer labels, drawn anew three times in each fold; bars are standard deviations."
-        sections.insert(
-            1, report.Section("How many labels it takes", [report.Picture(report.learning_curve(curve), caption)])
-        )
-    return report.page(f"{summary.out.stem}: how good is it?", sections)
+        caption = "Three random subsets of the training clips in each fold; error bars are standard deviations."
+        sections.insert(1, Section("Accuracy by number of labels", [Picture(learning_curve(curve), caption)]))
+    return page(f"{summary.out.stem}: estimated accuracy", sections)
 
 
 def _read(source: Path) -> pd.DataFrame:
-    """path, class and source of each clip."""
+    """List the clips: path, name, class and source."""
     if source.is_dir():
         table = read_class_folders(source)
         table["name"] = [path.relative_to(source).as_posix() for path in table["path"]]
@@ -160,20 +152,15 @@ def _read(source: Path) -> pd.DataFrame:
     odd = table[[len(labels) != 1 for labels in table["labels"]]]
     if len(odd):
         names = SEPARATOR.join(odd["labels"].iloc[0])
-        raise ProtocolError(f"{odd['name'].iloc[0]}: has the labels {names!r}, one class a clip is needed")
-    recording = table["source"] if "source" in table else table["name"]
-    return pd.DataFrame(
-        {
-            "path": table["path"],
-            "name": [printable(name) for name in table["name"]],
-            "class": [labels[0] for labels in table["labels"]],
-            "source": recording.astype(str),
-        }
-    )
+        raise ProtocolError(f"{odd['name'].iloc[0]}: has the labels {names!r}, expected exactly one")
+    table["source"] = (table["source"] if "source" in table else table["name"]).astype(str)
+    table["class"] = [labels[0] for labels in table["labels"]]
+    table["name"] = [printable(name) for name in table["name"]]
+    return table[["path", "name", "class", "source"]]
 
 
 def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Audio], pd.DataFrame, list[tuple[str, str]]]:
-    """Clips, their rows, and path and reason of those that cannot be read."""
+    """Read the clips. Returns their audio, their rows, and path and reason of those that cannot be read."""
 
     def read(path: Path) -> Audio | AudioError:
         try:
@@ -181,12 +168,9 @@ def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Audio], pd.Data
         except AudioError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:  # libsndfile and soxr let others run
+    with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the GIL
         found = list(pool.map(read, table["path"]))
-    whole = [not isinstance(audio, AudioError) for audio in found]
-    failures = [
-        (name, printable(str(audio)))
-        for name, audio in zip(table["name"], found, strict=True)
-        if isinstance(audio, AudioError)
-    ]
-    return [audio for audio in found if not isinstance(audio, AudioError)], table[whole], failures
+    clips = [audio for audio in found if not isinstance(audio, AudioError)]
+    reasons = [printable(str(audio)) if isinstance(audio, AudioError) else "" for audio in found]
+    failures = [(name, reason) for name, reason in zip(table["name"], reasons, strict=True) if reason]
+    return clips, table[[not reason for reason in reasons]], failures

@@ -1,4 +1,4 @@
-"""Transductive transfer: the clips to be judged are at hand while a system is made, their classes are not."""
+"""Transductive transfer: the test clips are available during adaptation, their classes are not."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import logistic
 from weakaudio.transfer.fine_tune import has_statistics
 
-_UNKNOWN = -1  # the class of a clip that is to be judged, as scikit-learn has it
-_EDGE = 1e-7
+_UNLABELLED = -1  # scikit-learn's class of unlabelled samples
+_EPSILON = 1e-7  # keeps logarithms finite
 
 
 def reestimate_norms(model: Model, clips: Sequence[Audio], batch_seconds: float = 80.0, device: str = "cpu") -> Model:
-    """A copy of a model whose batch normalisations have means and variances of these clips (AdaBN, arXiv 1603.04779).
+    """Copy a model and re-estimate its batch-norm statistics on these clips (AdaBN, arXiv 1603.04779).
 
-    Statistics are averaged over batches, each of which counts alike; weights stay as they are.
+    Statistics are averaged over batches with equal weights; the network's weights do not change.
 
     Parameters
     ----------
     clips
-        Recordings (N,) at the model's `sample_rate`, of any class.
+        Recordings (N,) at the model's `sample_rate`.
     batch_seconds
-        Most audio in a batch.
+        Maximum audio in a batch, seconds.
     device
-        E.g. "cpu" or "cuda".
+        Torch device, e.g. "cpu" or "cuda".
 
     Raises
     ------
     ProtocolError
-        No clips, or one that is too short; or a network without batch normalisation.
+        No clips, or a single one of one segment; or the network has no batch normalisation.
     """
     adapted = copy.deepcopy(model)
     norms = _norms(adapted)
@@ -52,10 +52,10 @@ def reestimate_norms(model: Model, clips: Sequence[Audio], batch_seconds: float 
     ]
     batches = [batch for batch in batches if has_statistics(model, batch)]
     if not batches:
-        raise ProtocolError("no clips to take statistics of, or a single one of one segment")
+        raise ProtocolError("no clips to estimate statistics from, or a single one of one segment")
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average over batches
+        norm.momentum = None  # cumulative average over batches
         norm.train()
     place = find_device(device)
     adapted.to(place)
@@ -76,19 +76,27 @@ def minimise_entropy(
     seed: int = 0,
     device: str = "cpu",
 ) -> Model:
-    """A copy of a model that is surer of these clips: scales and shifts of its batch normalisations are trained to
-    lower the entropy of its class probabilities (after TENT, arXiv 2006.10726; binary entropies, as several classes
-    may be in a clip).
+    """Copy a model and train its batch-norm scales and shifts to minimise the entropy of its clip probabilities.
 
-    The model should know the classes already (`adapt`). Arguments as of `reestimate_norms`.
+    After TENT, arXiv 2006.10726, with binary entropies, as a clip may hold several classes. The model must already be
+    fine-tuned on the classes. For `clips`, `batch_seconds` and `device` see `reestimate_norms`.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the clips.
+    learning_rate
+        Rate of Adam.
+    seed
+        Seeds the order of the batches.
 
     Raises
     ------
     ProtocolError
-        No clips, or a network without batch normalisation.
+        No clips, or the network has no batch normalisation.
     """
     if not clips:
-        raise ProtocolError("no clips to be sure of")
+        raise ProtocolError("no clips to minimise the entropy of")
     place = find_device(device)
     adapted = copy.deepcopy(model).to(place).eval()
     adapted.requires_grad_(False)
@@ -101,7 +109,7 @@ def minimise_entropy(
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
         for batch in bucket([len(clip) for clip in clips], int(batch_seconds * model.sample_rate), rng):
-            probs = adapted(*stack([clips[n] for n in batch], place)).clip_probs.clamp(_EDGE, 1 - _EDGE)
+            probs = adapted(*stack([clips[n] for n in batch], place)).clip_probs.clamp(_EPSILON, 1 - _EPSILON)
             entropy = -(probs * probs.log() + (1 - probs) * (1 - probs).log()).sum(1).mean()
             optimizer.zero_grad()
             entropy.backward()
@@ -110,26 +118,39 @@ def minimise_entropy(
 
 
 def spread_labels(X: ArrayLike, y: ArrayLike, unseen: ArrayLike, n_neighbors: int = 10) -> NDArray[Any]:
-    """Classes of unlabelled embeddings (m, D), spread from labelled ones (n, D) over nearest neighbours of both
-    (scikit-learn's LabelSpreading), after standardisation.
+    """Predict classes (m,) of unlabelled embeddings by label spreading over a nearest-neighbour graph.
+
+    scikit-learn's LabelSpreading, after standardisation over both sets.
+
+    Parameters
+    ----------
+    X, y
+        Labelled embeddings (n, D) and their classes (n,).
+    unseen
+        (m, D) unlabelled embeddings.
+    n_neighbors
+        Edges of each node of the graph.
 
     Raises
     ------
     ProtocolError
-        Widths that differ, or clips that no chain of neighbours leads to from a labelled one.
+        Widths differ, or an unlabelled clip is not connected to any labelled one.
     """
     estimator = LabelSpreading(kernel="knn", n_neighbors=n_neighbors, alpha=0.9, max_iter=1000, tol=1e-9)
     with np.errstate(invalid="ignore"):
         predicted = _fit_on_both(estimator, X, y, unseen)
-    lost = int((~(estimator.label_distributions_.sum(1) > 0)).sum())  # scikit-learn has 0 or NaN there
+    lost = int((~(estimator.label_distributions_.sum(1) > 0)).sum())  # scikit-learn leaves 0 or NaN there
     if lost:
-        raise ProtocolError(f"{lost} clips are reached from no labelled one: give more than {n_neighbors} neighbours")
+        raise ProtocolError(f"{lost} clips are not connected to a labelled one; use n_neighbors > {n_neighbors}")
     return predicted
 
 
-def train_self(X: ArrayLike, y: ArrayLike, unseen: ArrayLike, threshold: float = 0.8) -> NDArray[Any]:
-    """Classes of unlabelled embeddings (m, D) by a logistic regression that takes those it is surest of, above
-    `threshold`, for labelled and trains anew (scikit-learn's SelfTrainingClassifier)."""
+def self_train(X: ArrayLike, y: ArrayLike, unseen: ArrayLike, threshold: float = 0.8) -> NDArray[Any]:
+    """Predict classes (m,) of unlabelled embeddings by self-training (scikit-learn's SelfTrainingClassifier).
+
+    A logistic regression adds its own predictions of probability above `threshold` to its training set and is
+    refitted, at most ten times. For the other arguments see `spread_labels`.
+    """
     return _fit_on_both(SelfTrainingClassifier(logistic(), threshold=threshold), X, y, unseen)
 
 
@@ -139,7 +160,7 @@ def _fit_on_both(estimator: Any, X: ArrayLike, y: ArrayLike, unseen: ArrayLike) 
         raise ProtocolError(f"embeddings of shapes {labelled.shape} and {others.shape}: expected (n, D) and (m, D)")
     classes, numbers = np.unique(np.asarray(y), return_inverse=True)
     both = StandardScaler().fit_transform(np.concatenate([labelled, others]))
-    known = np.concatenate([numbers, np.full(len(others), _UNKNOWN)])
+    known = np.concatenate([numbers, np.full(len(others), _UNLABELLED)])
     estimator.fit(both, known)
     predicted: NDArray[Any] = classes[estimator.predict(both[len(labelled) :])]
     return predicted
@@ -148,5 +169,5 @@ def _fit_on_both(estimator: Any, X: ArrayLike, y: ArrayLike, unseen: ArrayLike) 
 def _norms(model: Model) -> list[nn.BatchNorm2d]:
     norms = [layer for layer in model.network.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not norms:
-        raise ProtocolError("the network has no batch normalisation: it was fused, or never had one")
+        raise ProtocolError("the network has no batch normalisation: it was fused, or has none")
     return norms

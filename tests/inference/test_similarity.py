@@ -1,4 +1,4 @@
-"""What is found is what a plain loop finds; sounds are found once, and not the example; other models are refused."""
+"""Search equals a plain loop; each sound is found once, without the example; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weakaudio.batch.similarity import EmbeddingIndex, Example
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable, write_embeddings
+from weakaudio.inference.similarity import EmbeddingIndex, Example
 
 RATE = 16000
 HOP = 0.5  # seconds, of made-up segments
@@ -21,7 +21,7 @@ STAGES = (("dense", 1, 4), ("dense", 1, 4), ("dense", 1, 8), ("dense", 1, 8))
 
 
 def made_up(n_clips: int, n_segments: int, width: int = 4, seed: int = 0, levels: int = 0) -> EmbeddingTable:
-    """Segments a second long, half a second apart; with few `levels` many of them are equal, and some zero."""
+    """Segments of 1 s every 0.5 s; with few `levels` many are equal, and some zero."""
     rng = np.random.default_rng(seed)
     n = n_clips * n_segments
     values = rng.integers(0, levels, (n, width)) if levels else rng.standard_normal((n, width))
@@ -35,7 +35,7 @@ def made_up(n_clips: int, n_segments: int, width: int = 4, seed: int = 0, levels
 def by_a_plain_loop(
     table: EmbeddingTable, example: Example, top: int, gap: float, keep_example: bool
 ) -> list[tuple[str, float, float, float]]:
-    """Every row is scored and compared with every row that was found before it."""
+    """Score every row, and compare it with all found before it."""
     assert table.clip is not None
     assert table.start is not None
     assert table.end is not None
@@ -65,7 +65,7 @@ def by_a_plain_loop(
     keep_example=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_it_is_what_a_plain_loop_finds(
+def test_search_equals_a_plain_loop(
     n_clips: int, n_segments: int, levels: int, top: int, gap: float, keep_example: bool, seed: int
 ) -> None:
     table = made_up(n_clips, n_segments, seed=seed, levels=levels)
@@ -75,12 +75,12 @@ def test_it_is_what_a_plain_loop_finds(
     found = index.similar(example, top, gap, keep_example)
     expected = by_a_plain_loop(table, example, top, gap, keep_example)
     np.testing.assert_allclose(found["similarity"], [row[3] for row in expected], atol=2e-6)
-    if not levels:  # among equal ones, more than one answer is right
+    if not levels:  # with ties, several orders are right
         assert list(found[["file", "start", "end"]].itertuples(index=False, name=None)) == [r[:3] for r in expected]
     assert found["similarity"].is_monotonic_decreasing
 
 
-def test_faiss_finds_the_same() -> None:
+def test_faiss_gives_equal_results() -> None:
     pytest.importorskip("faiss")
     table = made_up(20, 50, seed=3)
     example = EmbeddingIndex(table).segment("3.wav", 2.0)
@@ -88,23 +88,23 @@ def test_faiss_finds_the_same() -> None:
     pd.testing.assert_frame_equal(plain, faiss)
 
 
-def test_without_faiss_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_faiss_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(WeakAudioError, match=r"faiss.*not installed.*weakaudio\[faiss\]"):
         EmbeddingIndex(made_up(1, 2), engine="faiss")
 
 
-def test_an_engine_that_is_not_known_is_refused() -> None:
+def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(WeakAudioError, match="engine 'annoy': unknown; there are sklearn, faiss"):
-        EmbeddingIndex(made_up(1, 2), engine="annoy")  # type: ignore[arg-type]
+        EmbeddingIndex(made_up(1, 2), engine="annoy")
 
 
-def test_a_sound_is_found_once_and_the_example_not_at_all() -> None:
+def test_a_sound_is_found_once_and_the_example_is_excluded() -> None:
     table = made_up(2, 40)
     sound = np.array([1, 2, 3, 4], dtype=np.float32)
     table.embeddings[:] = -sound
     table.embeddings[[4, 5, 6, 30, 50]] = sound  # 2 s to 4 s, and 15 s, of the first; 5 s of the second
-    table.embeddings[5] *= 3  # louder is not less alike
+    table.embeddings[5] *= 3  # similarity does not depend on the norm
     index = EmbeddingIndex(table)
     example = index.segment("0.wav", 15.3, 0.4)
     assert (example.start, example.end) == (15.0, 16.0)
@@ -118,7 +118,7 @@ def test_a_sound_is_found_once_and_the_example_not_at_all() -> None:
 
 
 def test_a_long_sound_does_not_hide_the_next() -> None:
-    """However many of its segments are more alike than anything else."""
+    """Although all its segments are more similar than any other sound."""
     table = made_up(3, 900)
     sound = np.array([1, 2, 3, 4], dtype=np.float32)
     table.embeddings[:] = [-1, 0, 0, 0]
@@ -129,7 +129,7 @@ def test_a_long_sound_does_not_hide_the_next() -> None:
     assert found["start"][1:].tolist() == [100 * HOP, 200 * HOP]
 
 
-def test_segments_that_touch_are_one_sound_whatever_their_times_round_to() -> None:
+def test_adjacent_segments_are_one_sound_despite_rounding() -> None:
     start, end = np.array([0.0, 0.1 * 3, 0.5]), np.array([0.3, 0.4, 0.6])
     assert start[1] > end[0]
     table = EmbeddingTable(["a.wav"], np.ones((3, 2), np.float32), {}, np.zeros(3, np.int64), start, end)
@@ -137,10 +137,10 @@ def test_segments_that_touch_are_one_sound_whatever_their_times_round_to() -> No
     assert found["start"].tolist() == [0.0, 0.5]
 
 
-def test_an_example_is_the_mean_of_the_segments_whose_middle_lies_in_it() -> None:
+def test_an_example_is_the_mean_of_the_segments_centred_in_it() -> None:
     table = made_up(3, 40)
     index = EmbeddingIndex(table)
-    rows = 40 + np.array([4, 5, 6])  # of the second: their middles are at 2.5 s, 3 s and 3.5 s
+    rows = 40 + np.array([4, 5, 6])  # of the second: their centres are at 2.5 s, 3 s and 3.5 s
     example = index.segment("1.wav", 2.5, 1.2)
     np.testing.assert_allclose(example.embedding, table.embeddings[rows].mean(0), rtol=1e-5)
     assert (example.start, example.end, example.clip) == (2.0, 4.0, 1)
@@ -151,7 +151,7 @@ def test_an_example_is_the_mean_of_the_segments_whose_middle_lies_in_it() -> Non
     assert "1.wav" not in set(index.similar(whole, 1000, gap=0)["file"])
 
 
-def test_more_than_there_is_is_all_there_is() -> None:
+def test_top_may_exceed_the_number_of_segments() -> None:
     index = EmbeddingIndex(made_up(3, 9))
     found = index.similar(index.segment("0.wav", 0.0), top=10_000, gap=0.0)
     assert 6 < len(found) < 27
@@ -169,12 +169,12 @@ def test_clips_have_no_times() -> None:
     unit = table.embeddings / np.linalg.norm(table.embeddings, axis=1, keepdims=True)
     np.testing.assert_allclose(found["similarity"], np.sort(np.delete(unit @ unit[2], 2))[::-1], atol=1e-6)
     assert index.similar(example, 1, keep_example=True)["file"].tolist() == ["2.wav"]
-    with pytest.raises(StoreError, match="one embedding a recording"):
+    with pytest.raises(StoreError, match="one embedding for each recording"):
         index.segment("2.wav", 0.0)
 
 
 @pytest.mark.parametrize("suffix", ["h5", "npz", "parquet"])
-def test_files_of_every_format_are_searched(tmp_path: Path, suffix: str) -> None:
+def test_all_file_formats_can_be_searched(tmp_path: Path, suffix: str) -> None:
     table = made_up(3, 9)
     write_embeddings(table, tmp_path / f"e.{suffix}")
     index = EmbeddingIndex.from_file(tmp_path / f"e.{suffix}")
@@ -183,7 +183,7 @@ def test_files_of_every_format_are_searched(tmp_path: Path, suffix: str) -> None
     pd.testing.assert_frame_equal(index.similar(example), EmbeddingIndex(table).similar(example))
 
 
-def spoilt(what: str) -> EmbeddingTable:
+def damaged(what: str) -> EmbeddingTable:
     table = made_up(2, 3)
     assert table.clip is not None
     columns = {
@@ -226,15 +226,15 @@ def spoilt(what: str) -> EmbeddingTable:
         ("clip out of range", "not among its 2 paths"),
         ("clip below zero", "not among its 2 paths"),
         ("paths of others", "6 embeddings, but 2 paths"),
-        ("no paths", "no recordings"),
+        ("no paths", "has no recordings"),
     ],
 )
 def test_damaged_embeddings_are_refused(what: str, message: str) -> None:
     with pytest.raises(StoreError, match=f"mine.h5: {message}|mine.h5: .*{message}"):
-        EmbeddingIndex(spoilt(what), "mine.h5")
+        EmbeddingIndex(damaged(what), "mine.h5")
 
 
-def test_silence_is_like_nothing_and_never_found() -> None:
+def test_zero_embeddings_are_never_found() -> None:
     table = made_up(2, 10)
     table.embeddings[10:] = 0
     index = EmbeddingIndex(table)
@@ -243,9 +243,9 @@ def test_silence_is_like_nothing_and_never_found() -> None:
         index.segment("1.wav", 0.0)
 
 
-def test_examples_that_cannot_be_are_refused() -> None:
+def test_invalid_examples_are_refused() -> None:
     index = EmbeddingIndex(made_up(2, 4), "mine.h5")
-    with pytest.raises(StoreError, match=r"mine\.h5: has no recording 'x\.wav'; its first is '0\.wav'"):
+    with pytest.raises(StoreError, match=r"mine\.h5: has no recording 'x\.wav'; the first one is '0\.wav'"):
         index.segment("x.wav", 0.0)
     with pytest.raises(StoreError, match=r"'0\.wav' ends at 2\.5 s, before 2\.5 s"):
         index.segment("0.wav", 2.5)
@@ -254,9 +254,9 @@ def test_examples_that_cannot_be_are_refused() -> None:
             index.segment("0.wav", start, seconds)
     good = index.segment("0.wav", 0.0)
     for top, gap in ((0, 1.0), (-1, 1.0), (1, -0.1), (1, np.nan)):
-        with pytest.raises(WeakAudioError, match="expected 1 or more, and seconds"):
+        with pytest.raises(WeakAudioError, match="expected top of 1 or more and gap of 0 s or more"):
             index.similar(good, top, gap)
-    with pytest.raises(WeakAudioError, match=r"shape \(3,\), but those of mine\.h5 are 4 wide"):
+    with pytest.raises(WeakAudioError, match=r"shape \(3,\); mine\.h5 has 4 features"):
         index.similar(Example(np.ones(3, np.float32), "a.wav", 0.0, 1.0))
     for value in (0.0, np.nan, np.inf):
         with pytest.raises(WeakAudioError, match=r"a\.wav: its embedding is zero or not finite"):

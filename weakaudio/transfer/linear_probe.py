@@ -1,4 +1,4 @@
-"""A classifier of own classes from a handful of clips, and an honest estimate of how good it is."""
+"""Linear probe: a linear classifier on frozen embeddings, its estimated accuracy, and its use as a network's head."""
 
 from __future__ import annotations
 
@@ -21,38 +21,40 @@ from weakaudio.networks.contract import StagedNetwork
 from weakaudio.networks.model import Model
 from weakaudio.transfer.cross_validation import FoldScores, cross_validate
 
-SIZES = (5, 10, 20, 40)  # labelled clips of each class, in the learning curve
+SIZES = (5, 10, 20, 40)  # labelled clips of each class, along the learning curve
 _C = 0.01
-_MOST_FOLDS = 5
+_MAX_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a classifier of these classes is on clips it has not heard."""
+    """Cross-validated accuracy of the linear probe."""
 
     scores: FoldScores
-    """cross-validated, trained on all clips of the other folds"""
+    """trained on all clips of the other folds"""
     curve: pd.DataFrame
-    """labels (a class), accuracy, std (over folds and draws), n: as if fewer clips had been labelled"""
+    """learning curve, from subsets of the training clips: labels (clips of each class), accuracy, std (over folds and
+    subsets), n (their number)"""
 
 
 def fold_by_recording(y: Sequence[str], sources: Sequence[str] | None = None, seed: int = 0) -> NDArray[np.int64]:
-    """(n,) folds 1, 2, ... in which classes are spread evenly and no recording is in two; five, or as many as the
-    rarest class has recordings.
+    """Assign n clips to stratified folds 1, 2, ..., with all clips of a recording in one of them.
+
+    There are five folds, or as many as the rarest class has recordings.
 
     Raises
     ------
     ProtocolError
-        A class of one recording only.
+        A class has clips of one recording only.
     """
     groups = np.arange(len(y)) if sources is None else np.unique(list(sources), return_inverse=True)[1]
     recordings = pd.Series(groups).groupby(list(y)).nunique()
     if recordings.min() < 2:
         rare = recordings.idxmin()
         raise ProtocolError(
-            f"class {rare!r} has clips of one recording only, so none is left to test on: add some, or leave it out"
+            f"class {rare!r} has clips of one recording only, so none is left to test on: add some, or drop the class"
         )
-    splitter = StratifiedGroupKFold(min(_MOST_FOLDS, int(recordings.min())), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(min(_MAX_FOLDS, int(recordings.min())), shuffle=True, random_state=seed)
     folds = np.zeros(len(y), dtype=np.int64)
     for number, (_, test) in enumerate(splitter.split(np.zeros(len(y)), list(y), groups), 1):
         folds[test] = number
@@ -62,7 +64,7 @@ def fold_by_recording(y: Sequence[str], sources: Sequence[str] | None = None, se
 def estimate_quality(
     X: NDArray[np.floating], y: Sequence[str], sources: Sequence[str] | None = None, repeats: int = 3, seed: int = 0
 ) -> Quality:
-    """Cross-validate the classifier of `train_head`, with all labels and with fewer.
+    """Cross-validate the classifier of `train_head`, with all labels and along a learning curve.
 
     Parameters
     ----------
@@ -71,70 +73,70 @@ def estimate_quality(
     y
         (n,) classes.
     sources
-        (n,) the recording that each clip was cut from; None: every clip is its own.
+        (n,) recording that each clip was cut from; None if every clip is a recording of its own.
     repeats
-        Draws of the fewer labels in each fold.
+        Random subsets for each fold and point of the curve.
+    seed
+        Seeds the folds and the subsets.
 
     Raises
     ------
     ProtocolError
-        As `fold_by_recording` and `cross_validate`.
+        See `fold_by_recording` and `cross_validate`.
     """
-    X = np.asarray(X, dtype=np.float64)  # in float32 the regression stops early
+    X = np.asarray(X, dtype=np.float64)  # in float32 the regression stops before it has converged
     truth, folds = np.asarray(y), fold_by_recording(y, sources, seed)
     scores = cross_validate(_classifier(), X, truth, folds, sources)
     rng = np.random.default_rng(seed)
     rows = []
     for size in SIZES:
-        found = []
+        accuracies = []
         for fold in np.unique(folds):
             train, test = np.flatnonzero(folds != fold), folds == fold
             by_class = [train[truth[train] == name] for name in np.unique(truth)]
-            if min(len(own) for own in by_class) < size:
+            if min(map(len, by_class)) < size:
                 break
             for _ in range(repeats):
-                drawn = np.concatenate([rng.choice(own, size, replace=False) for own in by_class])
-                found.append(
-                    float((_classifier().fit(X[drawn], truth[drawn]).predict(X[test]) == truth[test]).mean())
-                )
+                drawn = np.concatenate([rng.choice(clips, size, replace=False) for clips in by_class])
+                accuracies.append((_classifier().fit(X[drawn], truth[drawn]).predict(X[test]) == truth[test]).mean())
         else:
-            rows.append((size, np.mean(found), np.std(found, ddof=1), len(found)))
+            rows.append((size, np.mean(accuracies), np.std(accuracies, ddof=1), len(accuracies)))
     return Quality(scores, pd.DataFrame(rows, columns=["labels", "accuracy", "std", "n"]))
 
 
 def train_head(model: Model, X: NDArray[np.floating], y: Sequence[str]) -> Model:
-    """A copy of a model whose head was trained on clip embeddings of own classes, in closed form and in seconds.
+    """Copy a model and replace its head by the linear probe of other classes.
 
-    Logistic regression, one class against the rest, on standardised embeddings; the standardisation is folded into
-    the weights, so that the model is as fast as before.
+    The probe is a one-vs-rest logistic regression on standardised embeddings; the standardisation is folded into the
+    weights, so inference costs nothing more. It takes seconds.
 
     Parameters
     ----------
     model
-        Its network scores a clip by its mean embedding, through one linear layer ("flash").
+        A model whose network scores a clip by one linear layer on its mean embedding ("flash").
     X
-        (n, D) mean embeddings of clips, by `Embedder(model)`.
+        (n, D) mean embeddings of clips, from `Embedder(model)`.
     y
         (n,) classes.
 
     Raises
     ------
     ProtocolError
-        A network of another kind, for which `adapt` is the way; fewer than two classes.
+        A network with another head (use `fine_tune`), or fewer than two classes.
     """
     network = copy.deepcopy(model.network)
     if not isinstance(network, StagedNetwork) or network.classifier.in_features != network.n_features:
         raise ProtocolError(
-            f"{type(network).__name__} does not score clips by one layer on their mean embedding: adapt it instead"
+            f"{type(network).__name__} does not score clips by one layer on their mean embedding: use fine_tune"
         )
     labels = sorted(set(y))
     if len(labels) < 2:
-        raise ProtocolError(f"one class only, {labels}: add clips of something else, or there is nothing to tell")
-    classifier = _classifier().fit(np.asarray(X, dtype=np.float64), np.asarray(y))  # in float32 it stops early
+        raise ProtocolError(f"one class only, {labels}: add clips of another, as there is nothing to tell apart")
+    classifier = _classifier().fit(np.asarray(X, dtype=np.float64), np.asarray(y))
     scaler, heads = classifier[0], classifier[1]
     weight = np.concatenate([head.coef_ for head in heads.estimators_])
     bias = np.concatenate([head.intercept_ for head in heads.estimators_])
-    if len(labels) == 2:  # scikit-learn keeps the second class alone
+    if len(labels) == 2:  # scikit-learn keeps the weights of the second class only
         weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
     weight = weight / scaler.scale_
     network.reset_classifier(len(labels))

@@ -1,4 +1,4 @@
-"""Cross-validation of adapted networks: nothing about a fold is known when its network is made, but its audio."""
+"""Cross-validation of fine-tuned networks: for each fold, a network is fine-tuned on the other folds."""
 
 from __future__ import annotations
 
@@ -15,80 +15,80 @@ from weakaudio.inference.embedder import Audio, Embedder
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.cross_validation import FoldScores, Protocol
-from weakaudio.transfer.fine_tune import FineTuneConfig, Preset, adapt
+from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores
+from weakaudio.transfer.fine_tune import FineTuneConfig, Preset, fine_tune
 from weakaudio.transfer.transductive import minimise_entropy, reestimate_norms
 
-# What may be done with the audio of a fold before it is scored.
-HEARD: dict[str, Callable[[Model, Sequence[Audio], str], Model]] = {
+# Adaptations to the unlabelled audio of the test fold, by the name that `weakaudio transfer --heard` takes.
+ADAPTATIONS: dict[str, Callable[[Model, Sequence[Audio], str], Model]] = {
     "nothing": lambda model, clips, device: model,
     "norms": lambda model, clips, device: reestimate_norms(model, clips, device=device),
     "entropy": lambda model, clips, device: minimise_entropy(model, clips, device=device),
 }
 
 
-def cross_validate_adapted(
+def cross_validate_fine_tuned(
     model: Model,
     clips: Sequence[Audio],
     y: ArrayLike,
     folds: ArrayLike,
     preset: str | Preset = "I",
-    practice: FineTuneConfig | None = None,
+    config: FineTuneConfig | None = None,
     sources: Sequence[str] | None = None,
     allow_shared_sources: bool = False,
     layer: str = "f1",
     pooling: str = "max",
     classifier: str = "linear-svm",
-    heard: Sequence[str] = ("nothing",),
+    adaptations: Sequence[str] = ("nothing",),
     device: str = "cpu",
 ) -> dict[tuple[str, str], FoldScores]:
-    """Adapt a network on all folds but one, and so for each; score its embeddings and its own head.
+    """Fine-tune a network on all folds but one, for each fold, and score its embeddings and its own classifier.
 
     Parameters
     ----------
     model
-        The network that is adapted anew for each fold.
+        Network that each fold starts from.
     clips
         n recordings (N,) at its `sample_rate`.
     y, folds, sources, allow_shared_sources
-        As of `cross_validate`.
-    preset, practice, device
-        As of `adapt`.
+        See `cross_validate`.
+    preset, config, device
+        See `fine_tune`.
     layer, pooling, classifier
-        Of the adapted network's embeddings, and what is trained on those of the other folds, as the paper does.
-    heard
-        Transductive uses of the fold's audio, names of `HEARD`, each of the same adapted network; its classes are
-        never known.
+        Embedding of the fine-tuned network, and the classifier trained on it with the other folds, as in arXiv
+        1711.01369.
+    adaptations
+        Names in `ADAPTATIONS`: transductive adaptations to the audio of the test fold, without its classes. Each
+        starts from the same fine-tuned network.
 
     Returns
     -------
-    Scores by what was heard and "embedding" (and classifier), and by what was heard and "head" (the adapted network's
-    likeliest class).
+    Scores by adaptation and "embedding" (with the classifier) or "head" (most probable class of the network).
 
     Raises
     ------
     ProtocolError
-        As `cross_validate` and `adapt`, or an unknown name in `heard`.
+        See `cross_validate` and `fine_tune`; or an unknown adaptation.
     """
-    unknown = [use for use in heard if use not in HEARD]
+    unknown = [name for name in adaptations if name not in ADAPTATIONS]
     if unknown:
-        raise ProtocolError(f"heard {unknown[0]!r}: unknown; there are {', '.join(HEARD)}")
-    protocol = Protocol(y, folds, sources, allow_shared_sources)
+        raise ProtocolError(f"adaptation {unknown[0]!r}: unknown; there are {', '.join(ADAPTATIONS)}")
+    protocol = FoldProtocol(y, folds, sources, allow_shared_sources)
     predicted: dict[tuple[str, str], dict[Any, NDArray[Any]]] = {}
     for fold in protocol:
         classes = np.unique(fold.y)
         targets = (fold.y[:, None] == classes).astype(np.float32)
         train, test = [clips[n] for n in fold.train], [clips[n] for n in fold.test]
-        own = None if sources is None else [sources[n] for n in fold.train]
-        adapted = adapt(model, train, targets, [str(name) for name in classes], preset, practice, own, device)
-        for use in heard:
-            fitted = HEARD[use](adapted, test, device)
-            embedder = Embedder(fitted, layer, pooling, device)
+        recordings = None if sources is None else [sources[n] for n in fold.train]
+        tuned = fine_tune(model, train, targets, [str(name) for name in classes], preset, config, recordings, device)
+        for name in adaptations:
+            adapted = ADAPTATIONS[name](tuned, test, device)
+            embedder = Embedder(adapted, layer, pooling, device)
             X, unseen = (np.stack([found.clip for found in embedder.embed_clips(part)]) for part in (train, test))
-            judged = build_classifier(classifier).fit(X, fold.y).predict(unseen)
-            predicted.setdefault((use, "embedding"), {})[fold.name] = judged
-            likeliest = classes[clip_probs(embedder.model, test, device).argmax(1)]
-            predicted.setdefault((use, "head"), {})[fold.name] = likeliest
+            by_classifier = build_classifier(classifier).fit(X, fold.y).predict(unseen)
+            predicted.setdefault((name, "embedding"), {})[fold.name] = by_classifier
+            by_head = classes[clip_probs(embedder.model, test, device).argmax(1)]
+            predicted.setdefault((name, "head"), {})[fold.name] = by_head
     return {name: protocol.score(by_fold) for name, by_fold in predicted.items()}
 
 
@@ -96,7 +96,7 @@ def cross_validate_adapted(
 def clip_probs(
     model: Model, clips: Sequence[Audio], device: str = "cpu", batch_seconds: float = 20.0
 ) -> NDArray[np.float32]:
-    """(n, C) clip probabilities of recordings (N,) at the model's `sample_rate`."""
+    """Compute the clip probabilities (n, C) of n recordings (N,) at the model's `sample_rate`."""
     place = find_device(device)
     found = np.empty((len(clips), len(model.labels)), dtype=np.float32)
     for batch in bucket([len(clip) for clip in clips], int(batch_seconds * model.sample_rate)):

@@ -1,4 +1,4 @@
-"""Recordings as examples of what is looked for, and the page of what is found."""
+"""Recordings as examples, and the page of results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from weakaudio.batch.embed import embed_folder
-from weakaudio.batch.similarity import EmbeddingIndex, choose_example
 from weakaudio.errors import AudioError, CheckpointError, StoreError, WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder
+from weakaudio.inference.similarity import EmbeddingIndex, choose_example
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -35,9 +35,9 @@ def model(randomise: Callable[[Network], Network], tmp_path_factory: pytest.Temp
 
 
 def beeps(seconds: float, *events: tuple[float, float]) -> NDArray[np.float32]:
-    """Silence with half a second of a tone at each (second, Hz).
+    """Silence with a tone of half a second at each (second, Hz).
 
-    The seconds below are multiples of the network's hop, 0.32 s: equal sounds lie equally among its segments.
+    The onsets below are multiples of the network's hop, 0.32 s, so equal sounds are aligned alike with its segments.
     """
     audio = np.zeros(int(seconds * RATE))
     for at, hz in events:
@@ -83,7 +83,7 @@ def row_of(table: EmbeddingTable, clip: int, start: float) -> int:
     return int(row)
 
 
-def test_an_excerpt_finds_its_like_in_other_recordings(recordings: Path, tmp_path: Path) -> None:
+def test_an_excerpt_finds_similar_sounds_in_other_recordings(recordings: Path, tmp_path: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, DEFAULT_MODEL))
     sf.write(tmp_path / "mine.wav", beeps(9, (4.0, 300)), RATE)
     example = choose_example(index, str(tmp_path / "mine.wav"), 4.0, 0.5)
@@ -95,7 +95,7 @@ def test_an_excerpt_finds_its_like_in_other_recordings(recordings: Path, tmp_pat
         assert at - 0.17 < middle < at + 0.67
 
 
-def test_an_excerpt_is_embedded_as_if_it_were_all(recordings: Path, model: Path) -> None:
+def test_an_excerpt_is_embedded_without_its_context(recordings: Path, model: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, model))
     embedder = index.embedder()
     audio, _ = sf.read(recordings / "high.wav")
@@ -117,7 +117,7 @@ def test_examples_are_embedded_in_the_precision_of_the_index(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean+max"])
-def test_clips_are_compared_with_an_excerpt_pooled_as_they_are(recordings: Path, model: Path, pooling: str) -> None:
+def test_clips_are_compared_with_an_excerpt_of_the_same_pooling(recordings: Path, model: Path, pooling: str) -> None:
     index = EmbeddingIndex(embedded(recordings, model, "clip", pooling))
     example = choose_example(index, str(recordings / "a" / "low.wav"))
     found = index.similar(example, 1)
@@ -142,7 +142,7 @@ def test_a_recording_of_the_index_is_not_embedded_again(recordings: Path, model:
     assert (example.clip, example.start, example.end) == (0, pytest.approx(2.08), pytest.approx(2.4))
     found = index.similar(example, top=2)
     assert found["file"].tolist() == ["a/low.wav", "a/both.wav"]
-    np.testing.assert_allclose(found["start"], [5.92, 1.12])  # of low, not where the example is
+    np.testing.assert_allclose(found["start"], [5.92, 1.12])  # in a/low.wav not at the example
 
 
 def test_embeddings_of_another_model_or_layer_are_refused(
@@ -152,14 +152,14 @@ def test_embeddings_of_another_model_or_layer_are_refused(
     index = EmbeddingIndex(table, "mine.h5")
     other = Model(randomise(FlashCNN(3, n_mels=64, stages=STAGES, n_features=8)), "16k", ["dog", "rain", "saw"])
     ours = table.metadata["checksum"][:12]
-    with pytest.raises(StoreError, match=rf"mine\.h5: made by.*checksum {ours}.*another one.*checksum (?!{ours})"):
+    with pytest.raises(StoreError, match=rf"mine\.h5: written by.*checksum {ours}.*another one.*checksum (?!{ours})"):
         index.excerpt(Embedder(other), recordings / "high.wav", 0.0)
     with pytest.raises(StoreError, match="layer 'f1', but the example is embedded with 'f2'"):
         index.excerpt(Embedder.from_pretrained(model, "f2"), recordings / "high.wav", 0.0)
-    with pytest.raises(StoreError, match="made by"):
+    with pytest.raises(StoreError, match="written by"):
         index.embedder("untrained-16k")
     nameless = EmbeddingIndex(EmbeddingTable(["a.wav"], np.ones((1, 2), np.float32), {}), "mine.h5")
-    with pytest.raises(StoreError, match=r"mine\.h5: does not say which model"):
+    with pytest.raises(StoreError, match=r"mine\.h5: does not record its model"):
         nameless.embedder()
     with pytest.raises(StoreError, match="checksum missing"):
         nameless.embedder(str(model))
@@ -169,9 +169,9 @@ def test_embeddings_of_another_model_or_layer_are_refused(
     assert EmbeddingIndex(table).embedder(str(model)).checksum == table.metadata["checksum"]
 
 
-def test_recordings_that_cannot_be_examples_are_refused(recordings: Path, model: Path, tmp_path: Path) -> None:
+def test_unusable_recordings_are_refused(recordings: Path, model: Path, tmp_path: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, model), "mine.h5")
-    with pytest.raises(AudioError, match=r"no\.wav: no such file, and no recording of mine\.h5"):
+    with pytest.raises(AudioError, match=r"no\.wav: no such file, and not in mine\.h5"):
         choose_example(index, str(tmp_path / "no.wav"), 0.0)
     sf.write(tmp_path / "short.wav", beeps(1), RATE)
     with pytest.raises(AudioError, match=r"short\.wav: ends at 1 s, before 1 s"):
@@ -191,13 +191,11 @@ def sounds_of(html: str, tmp_path: Path) -> list[NDArray[np.float64]]:
     return sounds
 
 
-def test_the_page_shows_and_plays_the_example_and_what_was_found(
-    recordings: Path, model: Path, tmp_path: Path
-) -> None:
+def test_the_page_shows_and_plays_the_example_and_the_results(recordings: Path, model: Path, tmp_path: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, model))
     example = index.segment("a/low.wav", 2.0, 0.5)
     found = index.similar(example, top=3)
-    out = tmp_path / "page" / "alike.html"
+    out = tmp_path / "page" / "similar.html"
     write_similar_page(out, found, example, recordings)
     html = out.read_text()
     assert html.count("<img") == 4
@@ -208,17 +206,17 @@ def test_the_page_shows_and_plays_the_example_and_what_was_found(
     for sound, (file, start, end) in zip(sounds_of(html, tmp_path), spans, strict=True):
         expected = SOUNDS[file][round(max(start - 1, 0) * RATE) : round((end + 1) * RATE)]
         np.testing.assert_allclose(sound, expected, atol=1e-3)
-    assert [path.name for path in out.parent.iterdir()] == ["alike.html"]
+    assert [path.name for path in out.parent.iterdir()] == ["similar.html"]
 
 
-def test_the_page_names_recordings_that_are_gone(recordings: Path, model: Path, tmp_path: Path) -> None:
+def test_the_page_names_missing_recordings(recordings: Path, model: Path, tmp_path: Path) -> None:
     index = EmbeddingIndex(embedded(recordings, model, "clip"))
     (recordings / "silence.wav").unlink()
-    out = tmp_path / "alike.html"
+    out = tmp_path / "similar.html"
     example = choose_example(index, str(recordings / "high.wav"))
     write_similar_page(out, index.similar(example), example, recordings)
     html = out.read_text()
-    assert html.count("<img") == 4  # the example, which is a file of its own here, and three that are left
+    assert html.count("<img") == 4  # the example and the three recordings that are left
     assert re.search(r"<p>\d\. silence\.wav: similarity .*silence\.wav: no such file", html)
-    with pytest.raises(WeakAudioError, match="no such folder; it is the one that was embedded"):
+    with pytest.raises(WeakAudioError, match="no such folder; expected the folder that was embedded"):
         write_similar_page(out, index.similar(example), example, tmp_path / "nowhere")

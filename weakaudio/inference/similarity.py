@@ -1,4 +1,4 @@
-"""The sounds in an embedding file that are most alike to an example: how people label their own data fast."""
+"""Query by example: find the sounds in an embedding file that are most similar to an example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,53 +21,50 @@ from weakaudio.formats.embeddings import EmbeddingTable, read_embeddings
 if TYPE_CHECKING:
     from weakaudio.inference.embedder import Embedder
 
-Engine = Literal["sklearn", "faiss"]
-Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
-"""(D,) unit vector and k: the positions of the k nearest, in any order"""
-
-SECONDS = 1.0  # of an example
-GAP = 1.0  # seconds: what is no farther apart is taken for one sound
+ENGINES = ("sklearn", "faiss")
+SECONDS = 1.0  # length of an example
+GAP = 1.0  # seconds: results closer than this count as one sound
 TOP = 20
 
-_TOLERANCE = 1e-5  # seconds: less than a sample
+_TOLERANCE = 1e-5  # seconds, less than a sample
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sound to look for."""
+    """A sound to search for."""
 
     embedding: NDArray[np.float32]
     """(D,)"""
     file: str
-    """path as in the embedding file, or, if the sound is not from there, of a recording"""
+    """path in the embedding file, or path of another recording"""
     start: float | None
-    """seconds from the start of the recording; None: the example is all of it"""
+    """seconds from the start of the recording; None for all of it"""
     end: float | None
     clip: int | None = None
-    """position of the recording among the index's `paths`, if the sound is from there"""
+    """position of the recording in `EmbeddingIndex.paths`; None if it is not in the index"""
 
 
 class EmbeddingIndex:
-    """An embedding file, to be searched by cosine similarity.
+    """Exhaustive search of embeddings by cosine similarity.
 
     Parameters
     ----------
     table
-        Of segments, or of clips, which then have no times. An embedding of zeros is like nothing, and never found.
+        Embeddings of segments, or of clips, which have no times. Embeddings of zeros are never found.
     name
-        Goes into messages.
+        Name used in messages.
     engine
-        "sklearn", or "faiss" where that is installed; both search everything, and find the same.
+        "sklearn", or "faiss" if that is installed; both give the same results.
 
     Raises
     ------
     StoreError
-        Nothing in the table but zeros, values that are NaN or infinite, or columns that do not fit each other.
+        All embeddings are zero, some are NaN or infinite, or columns differ in length.
     WeakAudioError
-        No such engine, or it is not installed.
+        Unknown engine, or it is not installed.
     """
 
-    def __init__(self, table: EmbeddingTable, name: str = "embeddings", engine: Engine = "sklearn") -> None:
+    def __init__(self, table: EmbeddingTable, name: str = "embeddings", engine: str = "sklearn") -> None:
         _check(table, name)
         self.name, self.paths, self.metadata = name, table.paths, table.metadata
         self.has_times = table.clip is not None
@@ -77,48 +74,48 @@ class EmbeddingIndex:
         self._end = np.zeros(n) if table.end is None else table.end
         self._norms = np.linalg.norm(table.embeddings, axis=1).astype(np.float32)
         self._unit = np.divide(table.embeddings, np.maximum(self._norms, np.finfo(np.float32).tiny)[:, None])
-        self._heard = np.flatnonzero(self._norms)
-        if not len(self._heard):
-            raise StoreError(f"{name}: all {n} embeddings are zero, so nothing is alike to anything")
-        self._search = _searcher(self._unit if len(self._heard) == n else self._unit[self._heard], engine)
+        self._nonzero = np.flatnonzero(self._norms)
+        if not len(self._nonzero):
+            raise StoreError(f"{name}: all {n} embeddings are zero, so they have no similarity to anything")
+        self._search = _searcher(self._unit if len(self._nonzero) == n else self._unit[self._nonzero], engine)
 
     @classmethod
-    def from_file(cls, path: str | Path, engine: Engine = "sklearn") -> EmbeddingIndex:
-        """An index of what `weakaudio embed` wrote; with `--level segment`, sounds are found inside recordings.
+    def from_file(cls, path: str | Path, engine: str = "sklearn") -> EmbeddingIndex:
+        """Index a file written by `weakaudio embed`; with `--level segment`, sounds are found within recordings.
 
         Raises
         ------
         StoreError
-            As `read_embeddings`, or as above.
+            See `read_embeddings` and `EmbeddingIndex`.
         """
         return cls(read_embeddings(path), str(path), engine)
 
     def __len__(self) -> int:
-        """Segments, or clips."""
+        """Number of segments or clips."""
         return len(self._unit)
 
     def embedder(self, model: str = "", device: str = "cpu") -> Embedder:
-        """The embedder that made the file, for examples that are not in it.
+        """Load the embedder that wrote the file, for examples that are not in it.
 
         Parameters
         ----------
         model
-            Name or path of the model; "": as it was given when the file was made.
+            Name or path of the model; "" for the one recorded in the file.
         device
-            Where the network runs.
+            Torch device, or "auto".
 
         Raises
         ------
         CheckpointError
-            As `weakaudio.load_model`.
+            See `weakaudio.load_model`.
         StoreError
-            The model is another one, or the file does not say which one it was.
+            The model is not the one that wrote the file, or the file does not record one.
         """
-        from weakaudio.inference.embedder import Embedder  # torch is of no use to an example that is in the file
+        from weakaudio.inference.embedder import Embedder  # loads torch, which examples from the file do not need
 
         known = self.metadata
         if not model and not known.get("model"):
-            raise StoreError(f"{self.name}: does not say which model made it; name it (--model)")
+            raise StoreError(f"{self.name}: does not record its model; name it (--model)")
         pooling = "mean" if self.has_times else known.get("pooling", "mean")
         layer, dtype = known.get("layer", "f1"), known.get("dtype", "float32")
         embedder = Embedder.from_pretrained(model or known["model"], layer, pooling, device, dtype)
@@ -126,24 +123,24 @@ class EmbeddingIndex:
         return embedder
 
     def segment(self, file: str, start: float | None = None, seconds: float = SECONDS) -> Example:
-        """An example from the embedding file itself: the mean of the segments whose middles lie in an excerpt.
+        """Take an example from the file itself: the mean of the segments whose centres lie in an excerpt.
 
         Parameters
         ----------
         file
             One of `paths`.
         start, seconds
-            Where the excerpt begins and how long it is; None: all of the recording. If no segment has its middle
-            there, it is the segment whose middle is nearest.
+            Start and length of the excerpt; a start of None takes the entire recording. If no segment has its centre
+            in the excerpt, the one with the nearest centre is taken.
 
         Raises
         ------
         StoreError
-            No such recording, no times, nothing of it at that time, or an embedding of zeros.
+            The recording is not in the file, has no times or ends before `start`, or the embedding is zero.
         """
         _check_excerpt(start, seconds)
         if file not in self.paths:
-            raise StoreError(f"{self.name}: has no recording {file!r}; its first is {self.paths[0]!r}")
+            raise StoreError(f"{self.name}: has no recording {file!r}; the first one is {self.paths[0]!r}")
         clip = self.paths.index(file)
         rows = np.flatnonzero(self._clip == clip)
         if not len(rows):
@@ -151,17 +148,17 @@ class EmbeddingIndex:
         if start is not None:
             if not self.has_times:
                 raise StoreError(
-                    f"{self.name}: has one embedding a recording, so there is none at {start:g} s; embed with "
-                    "--level segment, or take the recording as a whole"
+                    f"{self.name}: has one embedding for each recording, so none at {start:g} s; embed with "
+                    "--level segment, or use the entire recording"
                 )
             if start >= self._end[rows].max():
                 raise StoreError(f"{self.name}: {file!r} ends at {self._end[rows].max():g} s, before {start:g} s")
-            middles = (self._start[rows] + self._end[rows]) / 2
-            inside = (middles >= start) & (middles < start + seconds)
-            rows = rows[inside] if inside.any() else rows[[np.argmin(np.abs(middles - start - seconds / 2))]]
+            centres = (self._start[rows] + self._end[rows]) / 2
+            inside = (centres >= start) & (centres < start + seconds)
+            rows = rows[inside] if inside.any() else rows[[np.argmin(np.abs(centres - start - seconds / 2))]]
         embedding = (self._unit[rows] * self._norms[rows, None]).mean(0)
         if not embedding.any():
-            raise StoreError(f"{self.name}: the embedding of {file!r} there is zero, and alike to nothing")
+            raise StoreError(f"{self.name}: the embedding of {file!r} there is zero, so nothing is similar to it")
         if not self.has_times:
             return Example(embedding, file, None, None, clip)
         return Example(embedding, file, float(self._start[rows].min()), float(self._end[rows].max()), clip)
@@ -169,23 +166,23 @@ class EmbeddingIndex:
     def excerpt(
         self, embedder: Embedder, path: str | Path, start: float | None = None, seconds: float = SECONDS
     ) -> Example:
-        """An example from any recording, embedded by the model that made the file.
+        """Embed an example from any recording, with the model that wrote the file.
 
         Parameters
         ----------
         embedder
-            Of the same model and layer as the file, and, if it has no times, of the same pooling.
+            Embedder with the model and layer of the file and, if the file has no times, its pooling.
         path
             The recording.
         start, seconds
-            As for `segment`; the excerpt ends earlier where the recording does.
+            See `segment`; the excerpt is cut off at the end of the recording.
 
         Raises
         ------
         AudioError
-            As `weakaudio.read_audio`, or the recording ends before `start`.
+            See `weakaudio.read_audio`; or the recording ends before `start`.
         StoreError
-            The embedder is another one.
+            The embedder has another model, layer or pooling.
         """
         _check_excerpt(start, seconds)
         self._check_embedder(embedder)
@@ -200,45 +197,45 @@ class EmbeddingIndex:
         return Example(embedding, str(path), start, min(start + seconds, length))
 
     def similar(self, example: Example, top: int = TOP, gap: float = GAP, keep_example: bool = False) -> pd.DataFrame:
-        """What is most alike, best first.
+        """Find the most similar sounds, best first.
 
-        Of segments of one recording that overlap or are no farther apart than `gap`, only the one most alike is
-        found, since they are the same sound (non-maximum suppression). So is what lies around the example.
+        Among segments of a recording that overlap or are at most `gap` apart, only the most similar one is kept, as
+        they belong to one sound (non-maximum suppression). The example and its surroundings are excluded likewise.
 
         Parameters
         ----------
         example
-            Of `segment` or `excerpt`.
+            Example from `segment` or `excerpt`.
         top
-            Rows at most.
+            Maximum number of results.
         gap
             Seconds.
         keep_example
-            Find the example as well, if it is in the file.
+            Include the example itself, if it is in the file.
 
         Returns
         -------
-        file, start, end (seconds; not there for clips), similarity (cosine, in [-1, 1]).
+        file, start, end (seconds; absent for clips), similarity (cosine, in [-1, 1]).
 
         Raises
         ------
         WeakAudioError
-            The example is of another width, not finite, or zero; `top` below 1, or `gap` below 0.
+            The example has another width, is not finite or is zero; `top` is below 1, or `gap` below 0.
         """
         if top < 1 or not gap >= 0:
-            raise WeakAudioError(f"top {top} and gap {gap}: expected 1 or more, and seconds, 0 or more")
+            raise WeakAudioError(f"top {top}, gap {gap}: expected top of 1 or more and gap of 0 s or more")
         query = self._query(example)
         taken: dict[int, list[tuple[float, float]]] = {}
         if example.clip is not None and not keep_example:
             start = -np.inf if example.start is None else example.start
             taken[example.clip] = [(start, np.inf if example.end is None else example.end)]
-        count = min(max(8 * top, 64), len(self._heard))
+        count = min(max(8 * top, 64), len(self._nonzero))
         while True:
             rows, similarities = self._nearest(query, count)
             kept = self._suppress(rows, {clip: list(spans) for clip, spans in taken.items()}, top, gap)
-            if len(kept) == top or count == len(self._heard):
+            if len(kept) == top or count == len(self._nonzero):
                 break
-            count = min(4 * count, len(self._heard))
+            count = min(4 * count, len(self._nonzero))
         rows = rows[kept]
         files = pd.Series([self.paths[clip] for clip in self._clip[rows]], dtype=str)
         times = {"start": self._start[rows], "end": self._end[rows]} if self.has_times else {}
@@ -248,18 +245,17 @@ class EmbeddingIndex:
         query = np.asarray(example.embedding, dtype=np.float32)
         if query.shape != self._unit.shape[1:]:
             raise WeakAudioError(
-                f"{example.file}: an embedding of shape {query.shape}, but those of {self.name} are "
-                f"{self._unit.shape[1]} wide"
+                f"{example.file}: embedding of shape {query.shape}; {self.name} has {self._unit.shape[1]} features"
             )
         norm = np.linalg.norm(query)
         if not (isfinite(norm) and norm > 0):
-            raise WeakAudioError(f"{example.file}: its embedding is zero or not finite, and alike to nothing")
+            raise WeakAudioError(f"{example.file}: its embedding is zero or not finite, so nothing is similar to it")
         unit: NDArray[np.float32] = (query / norm).astype(np.float32)
         return unit
 
     def _nearest(self, query: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows and similarities of the `count` most alike, best first, of equal ones the first in the file."""
-        rows = np.sort(self._heard[self._search(query, count)])
+        """Find rows and similarities of the `count` nearest, best first; ties in the order of the file."""
+        rows = np.sort(self._nonzero[self._search(query, count)])
         similarities = np.einsum("nd,d->n", self._unit[rows], query, dtype=np.float64).clip(-1, 1)
         order = np.argsort(-similarities, kind="stable")
         return rows[order], similarities[order]
@@ -267,7 +263,7 @@ class EmbeddingIndex:
     def _suppress(
         self, rows: NDArray[np.int64], taken: dict[int, list[tuple[float, float]]], top: int, gap: float
     ) -> list[int]:
-        """Positions in `rows`, best first, of at most `top` that are apart from all before them."""
+        """Select positions in `rows`, best first: at most `top`, each apart from all before it."""
         kept: list[int] = []
         apart = gap + _TOLERANCE
         columns = (self._clip[rows].tolist(), self._start[rows].tolist(), self._end[rows].tolist())
@@ -282,12 +278,12 @@ class EmbeddingIndex:
 
     def _check_embedder(self, embedder: Embedder) -> None:
         known = self.metadata
-        who = f"{self.name}: made by the model {known.get('model') or 'that it does not name'}"
+        who = f"{self.name}: written by the model {known.get('model') or '(not recorded)'}"
         if known.get("checksum") != embedder.checksum:
             theirs, ours = (checksum[:12] for checksum in (known.get("checksum", "missing"), embedder.checksum))
             raise StoreError(
-                f"{who} (checksum {theirs}), but the example is embedded by another one (checksum {ours}); use that "
-                "model, or embed the recordings anew"
+                f"{who} (checksum {theirs}), but the example is embedded by another one (checksum {ours}); use the "
+                "same model, or embed the recordings again"
             )
         asked = {"layer": embedder.layer}
         if not self.has_times:
@@ -306,25 +302,25 @@ def choose_example(
     model: str = "",
     device: str = "cpu",
 ) -> Example:
-    """An example by the name of its recording: from the index if it is there, else embedded.
+    """Get an example by the path of its recording: from the index if it is there, embedded otherwise.
 
     Parameters
     ----------
     index
-        Where it is to be searched.
+        Index that will be searched.
     source
-        Path as in the index, or of any recording.
+        Path in the index, or of any recording.
     start, seconds
-        As for `EmbeddingIndex.segment`.
+        See `EmbeddingIndex.segment`.
     folder
-        The folder that was embedded: a path below it is one of the index.
+        Folder that was embedded: paths below it are looked up in the index.
     model, device
-        As for `EmbeddingIndex.embedder`.
+        See `EmbeddingIndex.embedder`.
 
     Raises
     ------
     WeakAudioError
-        As `EmbeddingIndex.segment`, `embedder` and `excerpt`; or `source` is neither.
+        See `EmbeddingIndex.segment`, `embedder` and `excerpt`; or `source` is neither.
     """
     names = [source]
     if folder is not None:
@@ -334,22 +330,22 @@ def choose_example(
             return index.segment(name, start, seconds)
     if not Path(source).is_file():
         raise AudioError(
-            f"{source}: no such file, and no recording of {index.name}, of which the first is {index.paths[0]!r}"
+            f"{source}: no such file, and not in {index.name}, where the first recording is {index.paths[0]!r}"
         )
     return index.excerpt(index.embedder(model, device), source, start, seconds)
 
 
 def _check_excerpt(start: float | None, seconds: float) -> None:
     if start is not None and not (isfinite(start) and start >= 0 and isfinite(seconds) and seconds > 0):
-        raise WeakAudioError(f"{seconds} s from {start} s: expected a start of 0 or more, and a length above 0")
+        raise WeakAudioError(f"{seconds} s from {start} s: expected a start of 0 or more and a length above 0")
 
 
 def _check(table: EmbeddingTable, name: str) -> None:
     embeddings = table.embeddings
     if embeddings.ndim != 2 or not embeddings.size:
-        raise StoreError(f"{name}: no embeddings in it (an array of shape {embeddings.shape})")
+        raise StoreError(f"{name}: has no embeddings (an array of shape {embeddings.shape})")
     if not len(table.paths):
-        raise StoreError(f"{name}: no recordings in it")
+        raise StoreError(f"{name}: has no recordings")
     n = len(embeddings)
     if table.clip is None:
         columns = {"paths": len(table.paths)}
@@ -369,15 +365,15 @@ def _check(table: EmbeddingTable, name: str) -> None:
     if len(wrong):
         first = table.paths[wrong[0] if table.clip is None else table.clip[wrong[0]]]
         raise StoreError(
-            f"{name}: {len(wrong)} of {n} embeddings hold NaN or infinite values, the first of them of {first!r}; "
-            "embed the recordings anew"
+            f"{name}: {len(wrong)} of {n} embeddings hold NaN or infinite values, the first from {first!r}; embed "
+            "the recordings again"
         )
 
 
-def _searcher(unit: NDArray[np.float32], engine: Engine) -> Search:
-    """Nearest neighbours among unit vectors (n, D), where the nearest are those of the highest cosine."""
-    if engine not in get_args(Engine):
-        raise WeakAudioError(f"engine {engine!r}: unknown; there are {', '.join(get_args(Engine))}")
+def _searcher(unit: NDArray[np.float32], engine: str) -> Callable[[NDArray[np.float32], int], NDArray[np.int64]]:
+    """Build a function from a unit vector (D,) and k to the positions of the k nearest of the vectors (n, D)."""
+    if engine not in ENGINES:
+        raise WeakAudioError(f"engine {engine!r}: unknown; there are {', '.join(ENGINES)}")
     if engine == "faiss":
         try:
             import faiss
@@ -391,7 +387,6 @@ def _searcher(unit: NDArray[np.float32], engine: Engine) -> Search:
 
     from sklearn.neighbors import NearestNeighbors
 
-    # Of unit vectors, Euclidean order is cosine order, and scikit-learn searches it in chunks: with "cosine" it would
-    # copy all of them for each query.
+    # Euclidean and cosine order of unit vectors are equal, and with "cosine" each query would copy all vectors.
     neighbours = NearestNeighbors(algorithm="brute", metric="euclidean").fit(unit)
     return lambda query, count: neighbours.kneighbors(query[None], count, return_distance=False)[0]
