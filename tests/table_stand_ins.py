@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from weakaudio.deploy.timing import Device
+from weakaudio.deploy.benchmark import Device
 from weakaudio.nas.components import PIECES, Key
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.profile import complete

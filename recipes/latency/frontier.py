@@ -31,10 +31,10 @@ from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
-from weakaudio.deploy.benchmark import PathTimes, fastest, time_path
+from weakaudio.deploy.backends import fastest
+from weakaudio.deploy.benchmark import Job, PathTimes, time_path, time_rounds
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantize import export_int8
-from weakaudio.deploy.timing import Job, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.memory import keep_memory
 from weakaudio.networks.model import Model

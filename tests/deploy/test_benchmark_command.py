@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from weakaudio.cli.benchmark import _said
-from weakaudio.deploy import benchmark as module
-from weakaudio.deploy.benchmark import Choice, PathTimes, fastest, time_path
+from weakaudio.deploy import backends, benchmark
+from weakaudio.deploy.backends import Fastest, fastest
+from weakaudio.deploy.benchmark import PathTimes, time_path
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
@@ -44,7 +45,7 @@ def rounds_of(*seconds: float) -> Callable[..., Any]:
 def test_the_command_shows_each_stage_and_writes_the_same_figures(
     run: Callable[..., tuple[int, str, str]], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
     out = tmp_path / "new" / "speed.csv"
     threads = torch.get_num_threads()
     code, text, err = run(
@@ -122,7 +123,7 @@ def test_what_cannot_be_measured_is_one_line(
 def test_a_csv_that_cannot_be_written_is_said_and_the_table_is_shown(
     run: Callable[..., tuple[int, str, str]], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1, 2, 3, 4, 8))
+    monkeypatch.setattr(benchmark, "time_rounds", rounds_of(1, 2, 3, 4, 8))
     (tmp_path / "file").write_text("")
     code, out, err = run("benchmark", file, "--seconds", "0.1", "--csv", tmp_path / "file" / "speed.csv")
     assert code == 2
@@ -134,7 +135,7 @@ def test_a_csv_that_cannot_be_written_is_said_and_the_table_is_shown(
 
 
 def test_stages_are_medians_of_a_clip(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1, 2, 3, 4, 8))
+    monkeypatch.setattr(benchmark, "time_rounds", rounds_of(1, 2, 3, 4, 8))
     times = time_path(model, seconds=10.0, batch=2)
     assert times == PathTimes(2, 10.0, decode=1, resample=2, logmel=1.5, network=2, whole=4, peak_memory=None)
     assert times.times_real_time == 2.5
@@ -147,7 +148,7 @@ def test_stages_are_what_they_are_called(model: Model, monkeypatch: pytest.Monke
         results.extend(job() for job in jobs)
         return np.ones((1, len(jobs)))
 
-    monkeypatch.setattr(module, "time_rounds", run_all)
+    monkeypatch.setattr(benchmark, "time_rounds", run_all)
     time_path(model, seconds=0.5, batch=2)
     (decoded, rate), resampled, (logmel, n_frames), from_logmel, from_waveform = results
     assert (decoded.shape, rate, resampled.shape) == ((22050,), 44100, (8000,))
@@ -159,7 +160,7 @@ def test_stages_are_what_they_are_called(model: Model, monkeypatch: pytest.Monke
 
 def test_the_fastest_way_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     run = torch.relu
-    choice = Choice("onnx", run, {"onnx": 0.016, "fused": 0.04}, {"log-mel, onnx": "no such operator"})
+    choice = Fastest("onnx", run, {"onnx": 0.016, "fused": 0.04}, {"log-mel, onnx": "no such operator"})
     assert _said(choice, 8) == "onnx 2.00 ms, fused 5.00 ms; log-mel, onnx left out: no such operator"
 
 
@@ -179,7 +180,7 @@ def test_a_gpu_s_memory_is_told(model: Model) -> None:
     assert times.peak_memory > 4 * weights
 
 
-# --- the fastest way
+# --- the fastest backend
 
 
 def way(model: Model) -> Callable[[Tensor], Tensor]:
@@ -195,7 +196,7 @@ def broken(model: Model) -> Callable[[Tensor], Tensor]:
 def test_the_fastest_of_those_that_are_right_is_chosen(
     model: Model, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], name: str
 ) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(*seconds))
+    monkeypatch.setattr(backends, "time_rounds", rounds_of(*seconds))
     waveform = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0))
     ways = {
         "wrong": lambda model: lambda waveform: torch.zeros(len(waveform), 3),
@@ -204,7 +205,7 @@ def test_the_fastest_of_those_that_are_right_is_chosen(
         "other": way,
     }
     choice = fastest(model, seconds=0.3, batch=2, others=ways)
-    assert isinstance(choice, Choice)
+    assert isinstance(choice, Fastest)
     assert choice.name == name
     assert list(choice.seconds.items()) == sorted(zip(("fused", "other"), seconds, strict=True), key=lambda i: i[1])
     assert choice.left_out.keys() == {"wrong", "nan", "broken"}
@@ -217,7 +218,7 @@ def test_the_fastest_of_those_that_are_right_is_chosen(
 def test_a_compiler_that_fails_leaves_its_way_out(
     run: Callable[..., tuple[int, str, str]], model: Model, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
 
     def fails(network: Network) -> Network:
         raise RuntimeError("no C++ compiler")
@@ -226,6 +227,6 @@ def test_a_compiler_that_fails_leaves_its_way_out(
     code, text, _ = run("benchmark", file, "--seconds", "0.2", "--batch", "1", "--ways", "--compiled")
     assert code == 0
     assert "compiled left out: no C++ compiler" in text
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1.0))
+    monkeypatch.setattr(backends, "time_rounds", rounds_of(1.0))
     assert fastest(model, 0.2, compiled=True, others={}).left_out == {"compiled": "no C++ compiler"}
     assert fastest(model, 0.2, others={}).left_out == {}  # only if asked

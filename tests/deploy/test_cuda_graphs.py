@@ -80,7 +80,7 @@ def test_clips_that_fit_no_bucket_are_refused(model: Model) -> None:
 
 
 def test_a_processor_is_refused(model: Model) -> None:
-    with pytest.raises(WeakAudioError, match=r"device cpu: CUDA graphs need a GPU; on a processor use"):
+    with pytest.raises(WeakAudioError, match=r"device cpu: CUDA graphs need a GPU; on a CPU use"):
         GraphedModel(model, device="cpu")
     with pytest.raises(WeakAudioError, match="CUDA graphs need a GPU"):
         capture(lambda: None, torch.device("cpu"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from table_stand_ins import CPU, made_up
 
-from weakaudio.deploy.timing import Device, describe
+from weakaudio.deploy.benchmark import Device, describe
 from weakaudio.nas.clip_latency import ClipLatency
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.search_space import SearchSpace

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from table_stand_ins import HERE, made_up
 
-from weakaudio.deploy.timing import Device
+from weakaudio.deploy.benchmark import Device
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.clip_latency import ClipLatency
 from weakaudio.nas.components import Key, pieces

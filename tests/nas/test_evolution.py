@@ -29,7 +29,7 @@ from search_stand_ins import (
 )
 from torch_stand_in import threads_score
 
-from weakaudio.deploy.timing import use_threads
+from weakaudio.deploy.benchmark import use_threads
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.nas.evolution import ancestry, best, frontier, search
 from weakaudio.nas.search_log import Evaluation, read_log

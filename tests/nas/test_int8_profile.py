@@ -11,8 +11,8 @@ import onnx
 import pytest
 from table_stand_ins import CONFIG, CPU, GIVEN, made_up
 
+from weakaudio.deploy.benchmark import describe
 from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS
-from weakaudio.deploy.timing import describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas import int8_profile
 from weakaudio.nas.clip_latency import ClipLatency
@@ -140,21 +140,6 @@ def test_convolutions_run_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Conv" not in names
 
 
-def test_the_first_runs_do_not_count_nor_do_some_that_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a second, but 15 times even if that takes longer, and 500 times at most."""
-    monkeypatch.setattr(int8_profile, "_SECONDS", 1.0)
-    for of_job, n_runs in ((0.01, 100), (0.5, 15), (0.001, 500)):
-        now, costs = [0.0], [9.0] * 3 + [of_job] * 2 + [5 * of_job] + [of_job] * 600
-
-        def job(now: list[float] = now, costs: list[float] = costs) -> None:
-            now[0] += costs.pop(0)
-
-        monkeypatch.setattr(int8_profile.time, "perf_counter", lambda now=now: now[0])
-        found = int8_profile._time_runs(job)
-        assert len(found) == pytest.approx(n_runs, abs=5 if n_runs == 100 else 0)
-        assert np.median(found) == pytest.approx(of_job)
-
-
 @pytest.mark.parametrize("measure", [measure_network_pieces, int8_profile.measure_int8_network])
 def test_memory_is_kept_whatever_was_measured_before(
     measure: Callable[..., object], monkeypatch: pytest.MonkeyPatch
@@ -168,7 +153,7 @@ def test_memory_is_kept_whatever_was_measured_before(
 
 
 def test_a_network_takes_the_median_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_profile, "_time_runs", lambda job: [1.0, 2.0, 9.0])
+    monkeypatch.setattr(int8_profile, "_time_runs", lambda job: np.array([1.0, 2.0, 9.0]))
     assert int8_profile.measure_int8_network(CONFIG, *GIVEN, 1) == 2.0
 
 

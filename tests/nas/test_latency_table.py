@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_stand_ins import CONFIG, CPU, HERE, KEY, full
 
-from weakaudio.deploy.timing import Device, describe
+from weakaudio.deploy.benchmark import Device, describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.components import PIECES, Key
 from weakaudio.nas.latency_table import LatencyTable

@@ -10,7 +10,7 @@ import torch
 from table_stand_ins import CONFIG, CPU, GIVEN, HERE, Machine, full, made_up
 from torch import Tensor, nn
 
-from weakaudio.deploy.timing import Device, time_rounds
+from weakaudio.deploy.benchmark import Device, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas import profile
 from weakaudio.nas.components import Key, pieces
@@ -129,7 +129,7 @@ def test_costs_of_a_call_and_a_machine_that_slows_down_cancel() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_piece_can_be_measured_and_the_caller_s_seed_stays(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
     before = torch.random.get_rng_state()
     stages = [*CONFIG["stages"][:3], ["+".join(OPERATORS), len(OPERATORS), 16]]
     for key in pieces({**CONFIG, "stages": stages}, "16k", 0.3, 2, dtype):

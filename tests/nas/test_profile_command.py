@@ -14,7 +14,7 @@ from command_stand_ins import CLIPS, GIVEN, SMALL, SPACE, measured, one_line
 from search_stand_ins import score
 from table_stand_ins import CPU, HERE, made_up
 
-from weakaudio.deploy.timing import describe
+from weakaudio.deploy.benchmark import describe
 from weakaudio.nas.clip_latency import ClipLatency
 from weakaudio.nas.components import Key
 from weakaudio.nas.latency_table import LatencyTable
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("small")
 def test_profile_measures_each_piece_once_and_validates(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     threads = torch.get_num_threads()
     n = len(ClipLatency(LatencyTable(HERE), *GIVEN).keys(SPACE))
     validation = ("--validate", "3", "--csv", "new/validation.csv")
@@ -58,7 +58,7 @@ def test_profile_measures_each_piece_once_and_validates(
 def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can_use(
     run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     decimated = ("--front-end", "efficientat-32k/2", "--int8", "--validate", "2")
     code, out, err = run("search", "profile", "-o", "table.json", *CLIPS, *decimated)

@@ -11,7 +11,7 @@ import pytest
 from command_stand_ins import CLIPS, GIVEN, measured, one_line
 from table_stand_ins import CPU, HERE, made_up
 
-from weakaudio.deploy.timing import describe
+from weakaudio.deploy.benchmark import describe
 from weakaudio.nas.clip_latency import ClipLatency
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.scaling_grid import network_config

@@ -14,7 +14,7 @@ from command_stand_ins import CLIPS, GIVEN, measured, one_line
 from search_stand_ins import score, without_times
 from table_stand_ins import CPU, HERE
 
-from weakaudio.deploy.timing import describe
+from weakaudio.deploy.benchmark import describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.blockwise import BlockwiseDistillation
 from weakaudio.nas.clip_latency import ClipLatency

@@ -110,7 +110,7 @@ def test_the_error_of_foretold_latency_is_recorded(root: Path) -> None:
 
 
 def test_latency_in_8_bits_stands_in_lines_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     args = ["--table", str(root / "table.json"), "--networks", "2", "--seconds", "0.3", "--threads", "1"]
     foretold.main([*args, "--int8", "--every", "2"], root, TINY)

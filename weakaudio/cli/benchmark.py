@@ -12,7 +12,8 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.memory import keep_memory
 
 if TYPE_CHECKING:
-    from weakaudio.deploy.benchmark import Choice, PathTimes
+    from weakaudio.deploy.backends import Fastest
+    from weakaudio.deploy.benchmark import PathTimes
 
 Row = dict[str, str | int | float]
 
@@ -37,8 +38,8 @@ def benchmark(
     out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
 ) -> None:
     """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
-    from weakaudio.deploy.benchmark import fastest, time_path
-    from weakaudio.deploy.timing import describe, use_threads
+    from weakaudio.deploy.backends import fastest
+    from weakaudio.deploy.benchmark import describe, time_path, use_threads
     from weakaudio.inference.embedder import find_device
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
@@ -74,7 +75,7 @@ def benchmark(
         write_table(pd.DataFrame([_row(name, taken, about) for name, taken in times]), out)
 
 
-def _said(choice: Choice, batch: int) -> str:
+def _said(choice: Fastest, batch: int) -> str:
     """The fastest way first; milliseconds are those of one clip."""
     measured = ", ".join(f"{way} {1000 * taken / batch:.2f} ms" for way, taken in choice.seconds.items())
     return "; ".join([measured, *(f"{way} left out: {reason}" for way, reason in choice.left_out.items())])

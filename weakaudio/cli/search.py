@@ -83,7 +83,7 @@ def profile(
 ) -> None:
     """Measure every piece of the networks that a search may visit; a run that was killed goes on where it was."""
     from weakaudio.audio.frontend import get_front_end
-    from weakaudio.deploy.timing import describe, use_threads
+    from weakaudio.deploy.benchmark import describe, use_threads
     from weakaudio.inference.embedder import find_device
     from weakaudio.nas.clip_latency import ClipLatency
     from weakaudio.nas.latency_model import random_configs

@@ -145,4 +145,4 @@ def capture(job: Callable[[], object], device: torch.device) -> Callable[[], Non
 
 def _check(device: torch.device) -> None:
     if device.type != "cuda":
-        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.benchmark")
+        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.backends")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weakaudio.audio.frontend import FrontEnd, get_front_end
+from weakaudio.deploy.benchmark import WARM_UP, Job, time_rounds
 from weakaudio.deploy.export import export_onnx
 from weakaudio.deploy.onnx_file import package, runtime_errors
 from weakaudio.deploy.onnx_tagger import INPUTS, OUTPUTS, OnnxTagger, session_options
@@ -35,7 +35,7 @@ from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.model import Model
 
 _CLIPS, _CLIP_SECONDS = 2, 2.0  # of noise, to find ranges by
-_WARM_UP, _FEWEST, _MOST = 3, 15, 500  # runs
+_RUNS = (15, 500)  # at least, at most
 _SECONDS = 1.0  # of runs: the median of shorter ones differs by as much as pieces do
 _MODULE = re.compile(r"[/.](entries\.\d+|stages\.\d+\.\d+|last|classifier)(?=[/._])")  # in names of nodes
 
@@ -187,20 +187,12 @@ def _profiled(path: Path, logmel: NDArray[np.float32], threads: int | None) -> l
     with runtime_errors(path.name):
         session = package("onnxruntime").InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         _time_runs(lambda: session.run(list(OUTPUTS), {INPUTS["outside"]: logmel}))
-    return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[_WARM_UP:]
+    return split_runs(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))[WARM_UP:]
 
 
-def _time_runs(job: Callable[[], object]) -> list[float]:
-    """Seconds of each of several runs."""
-    for _ in range(_WARM_UP):
-        job()
-    times: list[float] = []
-    end = time.perf_counter() + _SECONDS
-    while len(times) < _FEWEST or (len(times) < _MOST and time.perf_counter() < end):
-        start = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - start)
-    return times
+def _time_runs(job: Job) -> NDArray[np.float64]:
+    """Seconds of each of several runs, after some to warm up."""
+    return time_rounds([job], torch.device("cpu"), _SECONDS, rounds=_RUNS)[:, 0]
 
 
 def split_runs(events: Sequence[Event]) -> list[dict[str, Nodes]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakaudio.audio.frontend import FrontEnd
-from weakaudio.deploy.timing import use_threads
+from weakaudio.deploy.benchmark import use_threads
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.components import PIECES, logmel_shape, pieces
 from weakaudio.nas.int8_profile import measure_int8_network

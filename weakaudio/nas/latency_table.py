@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from weakaudio import __version__
-from weakaudio.deploy.timing import Device, describe
+from weakaudio.deploy.benchmark import Device, describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
 from weakaudio.inference.embedder import find_device

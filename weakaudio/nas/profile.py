@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakaudio.audio.frontend import FrontEnd, LogMel, get_front_end
+from weakaudio.deploy.benchmark import Job, time_rounds, use_threads
 from weakaudio.deploy.cuda_graphs import capture
-from weakaudio.deploy.timing import Job, time_rounds, use_threads
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedder import find_device
 from weakaudio.memory import keep_memory
