@@ -19,11 +19,9 @@ from rich.console import Console
 
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.proxies import read_corpora
-from weakaudio.nas.scaling_grid import measure_grid
-from weakaudio.nas.scaling_law import Law, fit_law, held_out_error
+from weakaudio.nas.proxies import ShortTraining, read_corpora
+from weakaudio.nas.scaling_law import Law, fit_law, held_out_error, measure_grid
 from weakaudio.nas.scaling_report import write_law_page
-from weakaudio.nas.short_training import ShortTraining
 
 DEPTHS, WIDTHS = (1.0, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0)  # that rounding leaves as they are
 

@@ -24,13 +24,11 @@ from scipy.stats import spearmanr
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.latency_model import random_configs
+from weakaudio.nas.latency_model import ClipLatency, random_configs
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.proxies import read_corpora
+from weakaudio.nas.proxies import ShortTraining, read_corpora
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
-from weakaudio.nas.short_training import ShortTraining
-from weakaudio.nas.stage_store import StageStore
+from weakaudio.nas.stores import StageStore
 from weakaudio.nas.workers import scoring
 from weakaudio.progress import progress
 
