@@ -17,6 +17,7 @@ _HOME = {
     "EmbeddingTransformer": "weakaudio.transfer.features",
     "LogMelStatistics": "weakaudio.transfer.features",
     "Model": "weakaudio.networks.model",
+    "OnnxTagger": "weakaudio.deploy.onnx_tagger",
     "StreamingDetector": "weakaudio.inference.streaming",
     "TaggingModule": "weakaudio.training.lightning_module",
     "SegmentPooler": "weakaudio.transfer.estimators",
@@ -28,6 +29,7 @@ _HOME = {
     "detect_folder": "weakaudio.batch.detect",
     "evaluate_events": "weakaudio.evaluation.events",
     "embed_folder": "weakaudio.batch.embed",
+    "export_onnx": "weakaudio.deploy.export",
     "load_model": "weakaudio.pretrained",
     "read_audio": "weakaudio.audio.io",
     "read_events": "weakaudio.formats.events",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from weakaudio.batch.similarity import EmbeddingIndex as EmbeddingIndex
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.datamodule import ClipDataModule as ClipDataModule
+    from weakaudio.deploy.export import export_onnx as export_onnx
+    from weakaudio.deploy.onnx_tagger import OnnxTagger as OnnxTagger
     from weakaudio.errors import WeakAudioError as WeakAudioError
     from weakaudio.evaluation.events import evaluate_events as evaluate_events
     from weakaudio.formats.events import read_events as read_events

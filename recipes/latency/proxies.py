@@ -96,7 +96,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: SearchSpac
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.proxies", *(sys.argv[1:] if args is None else args)])
     corpora = read_corpora(given.corpus)
-    stages = BlockwiseDistillation(given.teacher, corpora, given.out / "stages.json", given.stage_steps)
+    stages = BlockwiseDistillation(given.teacher, corpora, given.stage_steps, store=given.out / "stages.json")
     short = ShortTraining(given.teacher, corpora, given.short_steps, workers=0)
     long = ShortTraining(given.teacher, corpora, given.long_steps, seed=1, workers=0)
     for judge in (stages, short, long):

@@ -118,7 +118,7 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--csv", "v.csv"), "--csv goes with --validate N"),
+        (("--csv", "v.csv"), "--csv needs --validate N"),
         (("--device", "abacus"), "device 'abacus': not to be had here"),
         pytest.param(
             ("--device", "cuda"),
@@ -134,7 +134,7 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
         (("-o", "text.json"), "text.json: no latency table"),
     ],
 )
-def test_what_cannot_be_profiled_is_one_line(
+def test_invalid_options_of_profile_are_one_line(
     run: Run, tmp_path: Path, options: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weakaudio.nas.profile.measure_component", lambda key, **given: pytest.fail("measured"))

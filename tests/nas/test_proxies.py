@@ -61,7 +61,7 @@ def short(root: Path, **more: Any) -> ShortTraining:
 def blockwise(root: Path, store: Path, teacher: str = "mobile", **more: Any) -> BlockwiseDistillation:
     settings = {"steps": 2, "mixtures": 8, "seconds": 0.4, "batch_size": 4, "precision": "32-true", **more}
     return BlockwiseDistillation(
-        str(root / f"{teacher}.safetensors"), {str(root / "corpus"): 1.0}, store / "stages.json", **settings
+        str(root / f"{teacher}.safetensors"), {str(root / "corpus"): 1.0}, store=store / "stages.json", **settings
     )
 
 

@@ -21,7 +21,7 @@ from weakaudio.nas.scaling_law import (
     network_config,
     parameter_count,
 )
-from weakaudio.nas.scaling_report import law_figure, law_page, write_law_page
+from weakaudio.nas.scaling_report import law_figure, law_page
 from weakaudio.networks import build_network
 
 GRID = list(itertools.product((0.5, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0, 2.0)))
@@ -355,12 +355,11 @@ def test_invalid_figures_are_refused() -> None:
         law_figure(table().head(0), TRUE, "latency")
 
 
-def test_the_page_says_the_law_its_errors_and_the_choice(tmp_path: Path) -> None:
+def test_the_page_shows_the_law_its_errors_and_the_choice() -> None:
     losses = TRUE.predict(DEPTH, WIDTH)
     losses[-1] *= 1.25
     held_out = held_out_error(DEPTH, WIDTH, losses)
-    write_law_page(tmp_path / "law.html", table(), TRUE, held_out, [(0.01, best_ratio(TRUE, work, GRID, 0.01))])
-    html = (tmp_path / "law.html").read_text(encoding="utf-8")
+    html = law_page(table(), TRUE, held_out, [(0.01, best_ratio(TRUE, work, GRID, 0.01))])
     for text in ("2 + 0.6 D^-0.8 + 0.9 W^-0.5", "20.0 %", "budget (ms)", "10.000"):
         assert text in html
     assert html.count("<img") == 2

@@ -119,7 +119,7 @@ def test_an_interrupted_search_resumes_and_has_a_page_meanwhile(
         (("--corpus", "{root}/slow=much"), "'much' is no number; expected PATH=WEIGHT"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line_and_nothing_is_logged(
+def test_invalid_options_are_one_line_and_nothing_is_logged(
     searching: Run, root: Path, tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     measured(HERE).save(tmp_path / "toaster.json")
@@ -177,8 +177,8 @@ def test_a_page_of_nothing_is_one_line(run: Run, searching: Run, monkeypatch: py
 def test_proxies_check_beforehand_what_would_fail(root: Path, tmp_path: Path) -> None:
     teacher, corpora = str(root / "teacher.safetensors"), {str(root / "corpus"): 1.0}
     ShortTraining(teacher, corpora).check()
-    BlockwiseDistillation(teacher, corpora, tmp_path / "stages.json").check()
+    BlockwiseDistillation(teacher, corpora, store=tmp_path / "stages.json").check()
     assert not (tmp_path / "stages.json").exists()
     (tmp_path / "stages.json").write_text("{")
     with pytest.raises(WeakAudioError, match=r"stages.json: damaged"):
-        BlockwiseDistillation(teacher, corpora, tmp_path / "stages.json").check()
+        BlockwiseDistillation(teacher, corpora, store=tmp_path / "stages.json").check()

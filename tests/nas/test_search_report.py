@@ -26,7 +26,6 @@ from weakaudio.nas.search_report import (
     rank_correlation,
     read_full,
     search_page,
-    write_search_page,
 )
 from weakaudio.nas.search_space import changes
 from weakaudio.nas.stores import Evaluation, read_log
@@ -242,11 +241,3 @@ def test_tables_of_something_else_are_refused(tmp_path: Path, lines: list[str], 
     with pytest.raises(WeakAudioError, match=words) as caught:
         read_full(written(tmp_path / "full.csv", lines))
     assert "full.csv" in str(caught.value)
-
-
-def test_a_page_that_cannot_be_written_is_said(found: Search, tmp_path: Path) -> None:
-    write_search_page(tmp_path / "new" / "search.html", found.settings, found.all)
-    assert (tmp_path / "new" / "search.html").read_text(encoding="utf-8") == found.plain_page
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WeakAudioError, match=r"search.html: cannot be written"):
-        write_search_page(tmp_path / "file" / "search.html", found.settings, found.all)

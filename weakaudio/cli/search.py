@@ -143,7 +143,8 @@ def law(
     from weakaudio.nas.latency_table import LatencyTable
     from weakaudio.nas.proxies import ShortTraining, read_corpora
     from weakaudio.nas.scaling_law import Law, best_ratio, fit_law, held_out_error, measure_grid, network_config
-    from weakaudio.nas.scaling_report import write_law_page
+    from weakaudio.nas.scaling_report import law_page
+    from weakaudio.reports.html import write_page
 
     depths, widths = sorted(set(depth or [1, 2, 3])), sorted(set(width or [0.25, 0.5, 1, 1.5]))
     if min(len(depths), len(widths)) < 3:
@@ -163,7 +164,7 @@ def law(
     found, held_out = fit_law(*points), held_out_error(*points)
     trained["latency"] = [latency(network_config(*point)) for point in grid]
     choices = [(budget, best_ratio(found, latency, grid, budget)) for budget in budgets]
-    write_law_page(out / LAW_PAGE, trained, found, held_out, choices)
+    write_page(law_page(trained, found, held_out, choices), out / LAW_PAGE)
     typer.echo(
         f"{len(trained)} networks; the greatest error on held-out ones is "
         f"{held_out['error'].abs().max():.1%} of the loss -> {out / LAW_PAGE}"
@@ -254,12 +255,13 @@ def page(
 
 def _write_page(out: Path, full: Path | None) -> None:
     from weakaudio.nas.evolution import best
-    from weakaudio.nas.search_report import rank_correlation, read_full, write_search_page
+    from weakaudio.nas.search_report import rank_correlation, read_full, search_page
     from weakaudio.nas.stores import read_log
+    from weakaudio.reports.html import write_page
 
     settings, evaluations = read_log(out / LOG)
     known = None if full is None else read_full(full)
-    write_search_page(out / PAGE, settings, evaluations, known)
+    write_page(search_page(settings, evaluations, known), out / PAGE)
     winner = best(evaluations)
     typer.echo(
         f"{len(evaluations)} networks; the best, number {winner.number}: score {winner.score:.4g}, "
@@ -293,7 +295,7 @@ def _proxy(
     common: dict[str, Any] = {"steps": steps, "frame_stride": frame_stride, "seed": seed, "device": device}
     if proxy == ProxyName.training:
         return ShortTraining(teacher, corpora, **common)
-    return BlockwiseDistillation(teacher, corpora, out / STAGES, **common)
+    return BlockwiseDistillation(teacher, corpora, store=out / STAGES, **common)
 
 
 def _write_validation(path: Path, found: Validation) -> None:

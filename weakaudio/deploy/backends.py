@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weakaudio.deploy.benchmark import Clock, Job, noise, time_rounds
+from weakaudio.deploy.benchmark import Job, noise, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
@@ -43,7 +42,6 @@ def fastest(
     compiled: bool = False,
     others: Mapping[str, Callable[[Model], Tag]] | None = None,
     budget: float = 3.0,
-    clock: Clock = time.perf_counter,
 ) -> Fastest:
     """Run a model on this CPU by each backend, and choose the fastest.
 
@@ -67,10 +65,10 @@ def fastest(
         No clips, or clips without a sample.
     """
     waveform = noise(model.sample_rate, seconds, batch)
-    fused = _fused(model)
+    fused = _on_torch(model)
     makers: dict[str, Callable[[Model], Tag]] = {"fused": lambda _: fused}
     if compiled:
-        makers["compiled"] = _compiled
+        makers["compiled"] = lambda model: _on_torch(model, compiled=True)
     makers.update(onnx_backends() if others is None else others)
     backends: dict[str, Tag] = {}
     left_out: dict[str, str] = {}
@@ -87,7 +85,7 @@ def fastest(
         else:
             left_out[name] = f"its probabilities differ from the model's by up to {difference:.2g}"
     jobs: list[Job] = [lambda run=run: run(waveform) for run in backends.values()]  # type: ignore[misc]
-    medians = np.median(time_rounds(jobs, torch.device("cpu"), budget, clock=clock), axis=0)
+    medians = np.median(time_rounds(jobs, torch.device("cpu"), budget), axis=0)
     taken = dict(sorted(zip(backends, medians.tolist(), strict=True), key=lambda item: item[1]))
     name = next(iter(taken))
     return Fastest(name, backends[name], taken, left_out)
@@ -98,20 +96,9 @@ def onnx_backends() -> dict[str, Callable[[Model], Tag]]:
     return {"onnx": lambda model: _onnx(model, "inside"), "log-mel, onnx": lambda model: _onnx(model, "outside")}
 
 
-def _fused(model: Model) -> Tag:
+def _on_torch(model: Model, compiled: bool = False) -> Tag:
     model = fused_copy(model, torch.device("cpu"))
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        probs: Tensor = model(waveform).clip_probs
-        return probs
-
-    return run
-
-
-def _compiled(model: Model) -> Tag:
-    model = fused_copy(model, torch.device("cpu"))
-    network = torch.compile(model.network)
+    network = torch.compile(model.network) if compiled else model.network
 
     @torch.inference_mode()
     def run(waveform: Tensor) -> Tensor:

@@ -223,7 +223,6 @@ def time_path(
     batch: int = 1,
     device: torch.device | str = "cpu",
     budget: float = 3.0,
-    clock: Clock = time.perf_counter,
 ) -> PathTimes:
     """Time each stage of a model on noise, with the network fused as for embedding: medians over rounds.
 
@@ -263,18 +262,11 @@ def time_path(
         ]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        rounds = time_rounds(jobs, device, budget, clock=clock)
+        rounds = time_rounds(jobs, device, budget)
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     decoding, resampling, front_end, network, whole = (float(value) for value in np.median(rounds, axis=0))
     return PathTimes(
-        batch=batch,
-        seconds=seconds,
-        decode=decoding,
-        resample=resampling,
-        logmel=front_end / batch,
-        network=network / batch,
-        whole=whole / batch,
-        peak_memory=peak,
+        batch, seconds, decoding, resampling, front_end / batch, network / batch, whole / batch, peak_memory=peak
     )
 
 

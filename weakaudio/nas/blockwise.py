@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,9 @@ from weakaudio.nas.proxies import (
     CLIP_NORM,
     LR_DECAY,
     WARMUP,
+    Proxy,
     check_rate,
-    check_training,
-    mixtures_of,
     seeded,
-    settings_of,
 )
 from weakaudio.nas.search_space import ArchitectureConfig, Stage, describe_stage
 from weakaudio.nas.stores import StageStore
@@ -41,7 +39,7 @@ _STRIDES = (4, 8, 16, 32)  # of a FlashCNN's stages
 
 
 @dataclass(frozen=True)
-class BlockwiseDistillation:
+class BlockwiseDistillation(Proxy):
     """The sum of the errors with which a network's stages, each trained separately, predict a teacher's maps.
 
     A stage takes the teacher's map of the stage before, through a 1x1 convolution to its own channels (the first
@@ -57,18 +55,10 @@ class BlockwiseDistillation:
 
     Parameters
     ----------
-    teacher
-        Name or path of a model that gives the maps of its stages, at strides 4, 8, 16 and 32.
-    corpora
-        Folders of prepared corpora with the splits train and val, and the weight with which each is drawn from.
     store
         JSON file with the errors of the stages trained so far.
-    steps
-        For each stage; the learning rate as in `ShortTraining`.
     mixtures
         Number of training mixtures, which are used repeatedly.
-    seconds, batch_size, learning_rate, precision, frame_stride, seed, device
-        As in `ShortTraining`.
 
     Raises
     ------
@@ -76,28 +66,15 @@ class BlockwiseDistillation:
         An invalid setting.
     """
 
-    teacher: str
-    corpora: Mapping[str, float]
-    store: str | Path
-    steps: int = 300
+    store: str | Path = field(kw_only=True)
     mixtures: int = 1024
-    seconds: float = 4.0
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    precision: str = "bf16-mixed"
-    frame_stride: int = 1
-    seed: int = 0
-    device: str = "cpu"
+
+    _NO_EFFECT: ClassVar = {"device", "store"}
 
     def __post_init__(self) -> None:
-        check_training(self.steps, self.batch_size, self.seconds, self.precision, self.frame_stride)
+        super().__post_init__()
         if self.mixtures < 1:
             raise WeakAudioError(f"proxy: {self.mixtures} mixtures, expected 1 or more")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides the errors besides the stages, as JSON."""
-        return settings_of(self, {"store", "device"})
 
     @torch.no_grad()
     def check(self) -> None:
@@ -192,11 +169,11 @@ class BlockwiseDistillation:
         return make_distillation_targets(self.teacher, *self._mixtures(), self.batch_size, device, self.frame_stride)
 
     def _mixtures(self) -> tuple[Mixtures, Mixtures]:
-        return mixtures_of(self, self.mixtures)
+        return self.draw_mixtures(self.mixtures)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings without what was computed from them: another process computes its own."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class _StageStudent(nn.Module):

@@ -128,7 +128,7 @@ def best(evaluations: Sequence[Evaluation]) -> Evaluation:
     scored = [evaluation for evaluation in evaluations if evaluation.score is not None]
     if not scored:
         raise WeakAudioError("search: no network has a score yet")
-    return min(scored, key=_score)
+    return min(scored, key=lambda e: e.known_score)
 
 
 def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
@@ -136,7 +136,7 @@ def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     scored = [e for e in evaluations if e.score is not None and e.latency is not None]
     front: list[Evaluation] = []
     for evaluation in sorted(scored, key=lambda e: (e.latency, e.score, e.number)):
-        if not front or _score(evaluation) < _score(front[-1]):
+        if not front or evaluation.known_score < front[-1].known_score:
             front.append(evaluation)
     return front
 
@@ -255,7 +255,7 @@ class _Drawing:
         last: _Drawn | None = None
         for _ in range(_PARENTS):
             rows = rng.choice(len(population), min(self.evolution.sample, len(population)), replace=False)
-            parent = min((population[row] for row in sorted(rows)), key=_score)
+            parent = min((population[row] for row in sorted(rows)), key=lambda e: e.known_score)
             for _ in range(_MUTATIONS):
                 architecture = self.space.mutate(parent.architecture, rng)
                 (change,) = changes(parent.architecture, architecture)
@@ -290,8 +290,3 @@ def _predict(latency: Latency, architecture: ArchitectureConfig) -> tuple[float 
     if not (math.isfinite(seconds) and seconds >= 0):
         return None, f"latency: {seconds} s"
     return seconds, None
-
-
-def _score(evaluation: Evaluation) -> float:
-    assert evaluation.score is not None
-    return evaluation.score

@@ -21,7 +21,6 @@ time than inside a network. Therefore:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,8 +86,8 @@ def complete(
     """
     if table.device.onnxruntime is not None and dtype != "float32":
         raise WeakAudioError(f"latency table in 8 bits: dtype {dtype}, expected float32")
-    wanted = Counter(c for config in configs for c in count_components(config, front_end, seconds, batch, dtype))
-    missing = [component for component in wanted if component not in table.times and component not in table.errors]
+    wanted = [c for config in configs for c in count_components(config, front_end, seconds, batch, dtype)]
+    missing = [c for c in dict.fromkeys(wanted) if c not in table.times and c not in table.errors]
     if not missing:
         return 0
     measure = measure or _measure(table, configs, front_end, seconds, batch)

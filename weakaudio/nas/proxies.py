@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -33,31 +33,9 @@ _PRECISIONS = ("bf16-mixed", "32-true")
 _VAL_BATCHES = 4
 
 
-class ProxySettings(Protocol):
-    """The fields that all proxies, which are dataclasses, have in common."""
-
-    @property
-    def teacher(self) -> str: ...
-
-    @property
-    def corpora(self) -> Mapping[str, float]: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def seed(self) -> int: ...
-
-
 @dataclass(frozen=True)
-class ShortTraining:
-    """The validation loss of a network after a few hundred steps of `Distiller` on `Mixtures`.
-
-    All networks are trained on the same mixtures in the same order, and validated on the same others. Nothing is
-    written.
+class Proxy:
+    """Settings that all proxies share.
 
     Parameters
     ----------
@@ -66,7 +44,7 @@ class ShortTraining:
     corpora
         Folders of prepared corpora with the splits train and val, and the weight with which each is drawn from.
     steps
-        Over the first tenth the learning rate rises, over the last three it falls to 0.
+        Of each training. Over the first tenth the learning rate rises, over the last three it falls to 0.
     seconds, batch_size
         Length of a mixture, and their number per step.
     learning_rate
@@ -77,8 +55,6 @@ class ShortTraining:
         Networks take every k-th frame of the teacher's log-mel.
     seed
         Of weights and mixtures.
-    workers
-        Processes that mix.
     device
         "cpu", "cuda", or "auto" for a GPU if there is one.
 
@@ -97,16 +73,52 @@ class ShortTraining:
     precision: str = "bf16-mixed"
     frame_stride: int = 1
     seed: int = 0
-    workers: int = 1
     device: str = "cpu"
 
+    _NO_EFFECT: ClassVar = {"device"}  # fields that do not decide scores
+
     def __post_init__(self) -> None:
-        check_training(self.steps, self.batch_size, self.seconds, self.precision, self.frame_stride)
+        if self.steps < 1 or self.batch_size < 1 or not self.seconds > 0:
+            raise WeakAudioError(
+                f"proxy: {self.steps} steps of {self.batch_size} mixtures of {self.seconds} s, expected 1 or more, "
+                "and more than 0 s"
+            )
+        if self.frame_stride < 1:
+            raise WeakAudioError(f"proxy: a frame stride of {self.frame_stride}, expected 1 or more")
+        if self.precision not in _PRECISIONS:
+            raise WeakAudioError(f"proxy: precision {self.precision!r}, expected {' or '.join(_PRECISIONS)}")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the loss besides the network, as JSON."""
-        return settings_of(self, {"workers", "device"})
+        """All that decides scores besides the network, as JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._NO_EFFECT}
+        values["every"] = values.pop("frame_stride")  # its name in files
+        corpora = [[Path(folder).name, weight] for folder, weight in self.corpora.items()]
+        return {**values, "teacher": model_checksum(load_model(self.teacher)), "corpora": corpora}
+
+    def draw_mixtures(self, size: int) -> tuple[Mixtures, Mixtures]:
+        """`size` training mixtures, and validation mixtures."""
+        train = Mixtures(self.corpora, self.seconds, size, self.seed, {"split": "train"})
+        n_val = _VAL_BATCHES * self.batch_size
+        return train, Mixtures(self.corpora, self.seconds, n_val, self.seed + 1, {"split": "val"})
+
+
+@dataclass(frozen=True)
+class ShortTraining(Proxy):
+    """The validation loss of a network after a few hundred steps of `Distiller` on `Mixtures`.
+
+    All networks are trained on the same mixtures in the same order, and validated on the same others. Nothing is
+    written.
+
+    Parameters
+    ----------
+    workers
+        Processes that mix.
+    """
+
+    workers: int = 1
+
+    _NO_EFFECT: ClassVar = {"device", "workers"}
 
     def check(self) -> None:
         """Check teacher, corpora and device without training a network.
@@ -153,7 +165,7 @@ class ShortTraining:
         return float(trainer.callback_metrics["val_loss"])
 
     def _mixtures(self) -> tuple[Mixtures, Mixtures]:
-        return mixtures_of(self, self.steps * self.batch_size)
+        return self.draw_mixtures(self.steps * self.batch_size)
 
     def _distiller(self, config: dict[str, Any], train: Mixtures) -> Distiller:
         distiller = Distiller(
@@ -217,22 +229,6 @@ def read_corpora(values: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def mixtures_of(proxy: ProxySettings, size: int) -> tuple[Mixtures, Mixtures]:
-    """Training and validation mixtures."""
-    train = Mixtures(proxy.corpora, proxy.seconds, size, proxy.seed, {"split": "train"})
-    n_val = _VAL_BATCHES * proxy.batch_size
-    return train, Mixtures(proxy.corpora, proxy.seconds, n_val, proxy.seed + 1, {"split": "val"})
-
-
-def settings_of(proxy: ProxySettings, without: set[str]) -> dict[str, Any]:
-    """All that decides a proxy's scores besides the network, as JSON, `without` some of its fields."""
-    names = [field.name for field in fields(proxy) if field.name not in without]  # type: ignore[arg-type]
-    values = {name: getattr(proxy, name) for name in names}
-    values["every"] = values.pop("frame_stride")  # its name in files
-    corpora = [[Path(folder).name, weight] for folder, weight in proxy.corpora.items()]
-    return {**values, "teacher": model_checksum(load_model(proxy.teacher)), "corpora": corpora}
-
-
 def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
     """
     Raises
@@ -245,23 +241,6 @@ def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
             f"corpora at {mixtures.sample_rate} Hz, and the teacher {teacher} takes {model.sample_rate} Hz; prepare "
             "them at that rate"
         )
-
-
-def check_training(steps: int, batch_size: int, seconds: float, precision: str, frame_stride: int) -> None:
-    """
-    Raises
-    ------
-    WeakAudioError
-        An invalid value.
-    """
-    if steps < 1 or batch_size < 1 or not seconds > 0:
-        raise WeakAudioError(
-            f"proxy: {steps} steps of {batch_size} mixtures of {seconds} s, expected 1 or more, and more than 0 s"
-        )
-    if frame_stride < 1:
-        raise WeakAudioError(f"proxy: a frame stride of {frame_stride}, expected 1 or more")
-    if precision not in _PRECISIONS:
-        raise WeakAudioError(f"proxy: precision {precision!r}, expected {' or '.join(_PRECISIONS)}")
 
 
 @contextmanager

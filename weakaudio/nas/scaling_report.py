@@ -6,7 +6,6 @@ A self-contained HTML file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +17,7 @@ from matplotlib.ticker import LogFormatter
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.scaling_law import BestRatio, Law
 from weakaudio.reports.figures import INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import Figures, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import Figures, Picture, Section, Table, page
 
 _AXES = {"parameters": ("parameters, without the classifier (millions)", 1e-6), "latency": ("latency (ms)", 1e3)}
 _MAP, _SHADES = "viridis", (0.0, 0.85)  # lighter ones are invisible on white
@@ -123,20 +122,3 @@ def law_page(
         best = Table(pd.DataFrame(rows), "Lowest predicted loss within each budget.")
         sections.insert(1, Section("Best network for each budget", [best]))
     return page("Depth and width", sections)
-
-
-def write_law_page(
-    path: str | Path,
-    table: pd.DataFrame,
-    law: Law,
-    held_out: pd.DataFrame,
-    choices: Sequence[tuple[float, BestRatio]] = (),
-) -> None:
-    """Write `law_page`, atomically.
-
-    Raises
-    ------
-    WeakAudioError
-        It cannot be written.
-    """
-    write_page(law_page(table, law, held_out, choices), path)

@@ -25,29 +25,13 @@ from weakaudio.nas.evolution import ancestry, best, pareto_front
 from weakaudio.nas.search_space import STAGES, changes, describe_stage
 from weakaudio.nas.stores import Evaluation
 from weakaudio.reports.figures import COLOURS, INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import Figures, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import Figures, Picture, Section, Table, page
 
 _BEST = 10  # networks in the table
 _REASONS = 10  # of failures in their table
 _FEWEST = 3  # networks for a rank correlation
 
 Block = str | Picture | Table | Figures
-
-
-def write_search_page(
-    path: str | Path,
-    settings: Mapping[str, Any],
-    evaluations: Sequence[Evaluation],
-    full: Mapping[int, float] | None = None,
-) -> None:
-    """Write `search_page`, atomically.
-
-    Raises
-    ------
-    WeakAudioError
-        As `search_page`, or the page cannot be written.
-    """
-    write_page(search_page(settings, evaluations, full), path)
 
 
 def search_page(
@@ -145,7 +129,7 @@ def course_figure(evaluations: Sequence[Evaluation], population: int) -> Figure:
 def agreement_figure(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> Figure:
     """Draw the score after full training against the score in the search."""
     numbers = _known(evaluations, full)
-    scores = [_number(evaluations[n].score) for n in numbers]
+    scores = [evaluations[n].known_score for n in numbers]
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.8), layout="constrained")
         axes = figure.subplots()
@@ -207,7 +191,7 @@ def _ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def _points(evaluations: Sequence[Evaluation]) -> tuple[list[float], list[float]]:
-    return [_ms(e) for e in evaluations], [float(e.score or 0.0) for e in evaluations]
+    return [_ms(e) for e in evaluations], [e.known_score for e in evaluations]
 
 
 def _ms(evaluation: Evaluation) -> float:
@@ -223,23 +207,19 @@ def _known(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list
 
 def _result(winner: Evaluation, budget: float, evaluations: Sequence[Evaluation]) -> list[Block]:
     seconds = sum(evaluation.seconds for evaluation in evaluations)
-    numbers = Figures(
-        [
-            (f"{winner.score:.4g}", "score of the winner, lower is better"),
-            (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
-            (str(len(evaluations)), "evaluations"),
-            (_duration(seconds), "of scoring, summed over processes"),
-        ]
-    )
+    numbers = [
+        (f"{winner.score:.4g}", "score of the winner, lower is better"),
+        (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
+        (str(len(evaluations)), "evaluations"),
+        (_duration(seconds), "of scoring, summed over processes"),
+    ]
     rows = [
         (name, stage.operators.replace("+", ", "), stage.blocks, stage.channels)
         for name, stage in zip(STAGES, winner.architecture.stages, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["stage", "alternating operators", "blocks", "channels"])
-    return [
-        numbers,
-        Table(table, f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} dimensions."),
-    ]
+    caption = f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} dimensions."
+    return [Figures(numbers), Table(table, caption)]
 
 
 def _ancestry(line: Sequence[Evaluation]) -> list[Block]:
@@ -250,29 +230,24 @@ def _ancestry(line: Sequence[Evaluation]) -> list[Block]:
         if before is not None:
             steps = changes(before.architecture, after.architecture)
             change = "; ".join(f"{step.factor}: {step.before} to {step.after}" for step in steps) or "none"
-        gain = (
-            None if before is None else f"{_number(after.score) - _number(before.score):+.3f}".replace("-", "\u2212")
-        )
+        gain = None if before is None else _minus(f"{after.known_score - before.known_score:+.3f}")
         rows.append(
             {
                 "evaluation": after.number,
                 "change": change,
                 "latency (ms)": round(_ms(after), 3),
-                "score": _number(after.score),
+                "score": after.known_score,
                 "difference": gain,
             }
         )
-    table = pd.DataFrame(rows)
-    return [
-        Table(table, "From a random network to the winner; a negative difference of the score is an improvement.")
-    ]
+    return [Table(pd.DataFrame(rows), "From a random network to the winner; negative differences are improvements.")]
 
 
 def _best_table(evaluations: Sequence[Evaluation]) -> Table:
     rows = [
         {
             "evaluation": evaluation.number,
-            "score": _number(evaluation.score),
+            "score": evaluation.known_score,
             "ms": round(_ms(evaluation), 3),
             "stages": " | ".join(map(describe_stage, evaluation.architecture.stages)),
             "features": evaluation.architecture.n_features,
@@ -285,7 +260,7 @@ def _best_table(evaluations: Sequence[Evaluation]) -> Table:
 def _agreement(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[Block]:
     rho = rank_correlation(evaluations, full)
     return [
-        Figures([(f"{rho:.2f}".replace("-", "\u2212"), f"Spearman's rank correlation over {len(full)} networks")]),
+        Figures([(_minus(f"{rho:.2f}"), f"Spearman's rank correlation over {len(full)} networks")]),
         Picture(
             agreement_figure(evaluations, full),
             "Score in the search and after full training, with the numbers of the evaluations.",
@@ -316,9 +291,8 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
             yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
-def _number(value: float | None) -> float:
-    assert value is not None
-    return value
+def _minus(number: str) -> str:
+    return number.replace("-", "\u2212")
 
 
 def _duration(seconds: float) -> str:

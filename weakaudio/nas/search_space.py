@@ -184,9 +184,8 @@ class SearchSpace:
         """Choices for a factor, by its name in `ArchitectureConfig.factors`."""
         if factor == "features":
             return self.features
-        _, number, part = factor.split()
-        stage = int(number) - 1
-        allowed: tuple[Any, ...] = getattr(self, part)[stage]
+        n, part = _place(factor)
+        allowed: tuple[Any, ...] = getattr(self, part)[n]
         return tuple(_mixes(allowed, self.longest_mix)) if part == "operators" else allowed
 
     def random(self, rng: np.random.Generator) -> ArchitectureConfig:
@@ -251,19 +250,25 @@ def _mixes(operators: tuple[str, ...], longest: int) -> Iterator[str]:
                 yield "+".join(names)
 
 
+def _place(factor: str) -> tuple[int, str]:
+    """Index of the stage and field of a factor such as `stage 2 blocks`."""
+    _, number, part = factor.split()
+    return int(number) - 1, part
+
+
 def _value(architecture: ArchitectureConfig, factor: str) -> Any:
     if factor == "features":
         return architecture.n_features
-    _, number, part = factor.split()
-    return getattr(architecture.stages[int(number) - 1], part)
+    n, part = _place(factor)
+    return getattr(architecture.stages[n], part)
 
 
 def _with(architecture: ArchitectureConfig, factor: str, value: Any) -> ArchitectureConfig:
     if factor == "features":
         return replace(architecture, n_features=value)
-    _, number, part = factor.split()
+    n, part = _place(factor)
     stages = list(architecture.stages)
-    stages[int(number) - 1] = stages[int(number) - 1]._replace(**{part: value})
+    stages[n] = stages[n]._replace(**{part: value})
     return replace(architecture, stages=tuple(stages))
 
 

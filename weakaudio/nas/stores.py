@@ -74,6 +74,12 @@ class Evaluation:
     same_as: int | None = None
     """number of the evaluation of the same network, whose score is repeated here"""
 
+    @property
+    def known_score(self) -> float:
+        """The score of an evaluation that has one."""
+        assert self.score is not None
+        return self.score
+
     def to_json(self) -> str:
         fields = {**vars(self), "genome": self.architecture.to_config()}  # its name in the file
         return json.dumps({name: value for name, value in fields.items() if name != "architecture"})
