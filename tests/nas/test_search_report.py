@@ -74,7 +74,7 @@ def test_the_winner_and_its_stages_come_first(found: Search) -> None:
     assert [list(row) for row in stages.to_numpy()[:, 2:]] == [
         [str(blocks), str(channels)] for _, blocks, channels in winner.architecture.stages
     ]
-    assert f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} numbers." in page
+    assert f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} dimensions." in page
 
 
 def test_the_ancestry_is_each_mutation_that_led_to_the_winner(found: Search) -> None:

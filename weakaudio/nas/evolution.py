@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace, changes
 from weakaudio.nas.stores import Evaluation, SearchLog, lock_folder
-from weakaudio.nas.workers import ScoreAll, Scored, Scorer, one_line, scoring
+from weakaudio.nas.workers import ScoreAll, Scorer, one_line, scoring
 from weakaudio.progress import progress
 
 Latency = Callable[[dict[str, Any]], float]
@@ -163,26 +163,15 @@ def _evolve(
                 f"search: none of the first {start} networks has a score; the first: {known[0].error}"
             )
         numbers = range(len(known), min(stop, evaluations))
-        children = [drawing.child(number, population) if start else drawing.founder(number) for number in numbers]
-        scored = score_all([drawn.architecture.to_config() for drawn in children if drawn.to_score])
-        for number, drawn in zip(numbers, children, strict=True):
-            if drawn.same_as is not None:
-                same = known[drawn.same_as]
-                result = Scored(same.score, same.error, 0.0)
-            else:
-                result = next(scored) if drawn.to_score else Scored(None, drawn.error, 0.0)
-            evaluation = Evaluation(
-                number=number,
-                architecture=drawn.architecture,
-                parent=drawn.parent,
-                factor=drawn.factor,
-                latency=drawn.latency,
-                score=result.score,
-                seconds=result.seconds,
-                seed=evolution.seed,
-                error=result.error,
-                same_as=drawn.same_as,
-            )
+        drawn = [drawing.child(number, population) if start else drawing.founder(number) for number in numbers]
+        to_score = [e.architecture.to_config() for e in drawn if e.error is None and e.same_as is None]
+        scored = score_all(to_score)
+        for evaluation in drawn:
+            if evaluation.same_as is not None:
+                same = known[evaluation.same_as]
+                evaluation = replace(evaluation, score=same.score, error=same.error)
+            elif evaluation.error is None:
+                evaluation = replace(evaluation, **next(scored)._asdict())
             known.append(evaluation)
             yield evaluation
 
@@ -195,24 +184,8 @@ def _cycle(evolution: Evolution, number: int) -> tuple[int, int]:
     return start, start + evolution.children
 
 
-class _Drawn(NamedTuple):
-    """An architecture to be evaluated."""
-
-    architecture: ArchitectureConfig
-    latency: float | None
-    error: str | None = None
-    """why its latency is unknown"""
-    same_as: int | None = None
-    parent: int | None = None
-    factor: str | None = None
-
-    @property
-    def to_score(self) -> bool:
-        return self.error is None and self.same_as is None
-
-
 class _Drawing:
-    """Draws architectures within the budget, new ones as long as there are any.
+    """Draws architectures within the budget, new ones as long as there are any, as evaluations without a score.
 
     One of unknown latency is drawn as well, so that the log reports it.
     """
@@ -226,17 +199,16 @@ class _Drawing:
             if evaluation.latency is not None:
                 self._judged[evaluation.architecture.key] = evaluation.latency, None
 
-    def founder(self, number: int) -> _Drawn:
+    def founder(self, number: int) -> Evaluation:
         """A random architecture; where hardly any meets the budget, the nearest is mutated towards it."""
         rng = np.random.default_rng([self.evolution.seed, number])
-        nearest: _Drawn | None = None
+        nearest: Evaluation | None = None
         for n in range(_DRAWS + _STEPS):
             walks = n >= _DRAWS and nearest is not None
             drawn = self._judge(
-                self.space.mutate(nearest.architecture, rng) if walks and nearest else self.space.random(rng)
+                number, self.space.mutate(nearest.architecture, rng) if walks and nearest else self.space.random(rng)
             )
-            if self._new(drawn):
-                self._numbers[drawn.architecture.key] = number
+            if self._accept(drawn):
                 return drawn
             if drawn.error is None and (nearest is None or self._excess(drawn) <= self._excess(nearest)):
                 nearest = drawn
@@ -249,33 +221,41 @@ class _Drawing:
             f"{1000 * (nearest.latency or 0.0):.4g} ms ({nearest.architecture.key}); allow more, or smaller networks"
         )
 
-    def child(self, number: int, population: Sequence[Evaluation]) -> _Drawn:
+    def child(self, number: int, population: Sequence[Evaluation]) -> Evaluation:
         """A mutation of the best of a random sample."""
         rng = np.random.default_rng([self.evolution.seed, number])
-        last: _Drawn | None = None
+        last: Evaluation | None = None
         for _ in range(_PARENTS):
             rows = rng.choice(len(population), min(self.evolution.sample, len(population)), replace=False)
             parent = min((population[row] for row in sorted(rows)), key=lambda e: e.known_score)
             for _ in range(_MUTATIONS):
                 architecture = self.space.mutate(parent.architecture, rng)
                 (change,) = changes(parent.architecture, architecture)
-                drawn = self._judge(architecture)._replace(parent=parent.number, factor=change.factor)
-                if self._new(drawn):
-                    self._numbers[architecture.key] = number
+                drawn = self._judge(number, architecture, parent.number, change.factor)
+                if self._accept(drawn):
                     return drawn
                 if drawn.error is None and self._excess(drawn) == 0:
                     last = drawn
-        return last or _Drawn(parent.architecture, parent.latency, same_as=parent.number, parent=parent.number)
+        return last or replace(self._judge(number, parent.architecture, parent.number), same_as=parent.number)
 
-    def _judge(self, architecture: ArchitectureConfig) -> _Drawn:
-        if architecture.key not in self._judged:
-            self._judged[architecture.key] = _predict(self.latency, architecture)
-        return _Drawn(architecture, *self._judged[architecture.key], same_as=self._numbers.get(architecture.key))
+    def _judge(
+        self, number: int, architecture: ArchitectureConfig, parent: int | None = None, factor: str | None = None
+    ) -> Evaluation:
+        key, seed = architecture.key, self.evolution.seed
+        if key not in self._judged:
+            self._judged[key] = _predict(self.latency, architecture)
+        latency, error = self._judged[key]
+        same_as = self._numbers.get(key)
+        return Evaluation(number, architecture, parent, factor, latency, None, 0.0, seed, error, same_as)
 
-    def _new(self, drawn: _Drawn) -> bool:
-        return drawn.same_as is None and (drawn.error is not None or self._excess(drawn) == 0)
+    def _accept(self, drawn: Evaluation) -> bool:
+        """Whether to evaluate the network: it is new, and within the budget or of unknown latency."""
+        new = drawn.same_as is None and (drawn.error is not None or self._excess(drawn) == 0)
+        if new:
+            self._numbers[drawn.architecture.key] = drawn.number
+        return new
 
-    def _excess(self, drawn: _Drawn) -> float:
+    def _excess(self, drawn: Evaluation) -> float:
         """Seconds over budget."""
         assert drawn.latency is not None
         return max(0.0, drawn.latency - self.evolution.budget)
