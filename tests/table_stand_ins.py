@@ -1,4 +1,4 @@
-"""A device that nobody has, a network, a table of made-up times, and a clock that goes as it is told."""
+"""A fictitious device, a network, a table of made-up times, and a simulated clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from weakaudio.deploy.timing import Device
-from weakaudio.nas.components import PIECES, Key
+from weakaudio.deploy.benchmark import Device
+from weakaudio.nas.components import KINDS, Component
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.profile import complete
 
@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "n_features": 7,
 }
 GIVEN: tuple[str, float, int] = ("16k", 1.37, 2)
-KEY = Key("block", "dense", 8, 8, 25, 16, 2, 1.37, "float32")
+KEY = Component("block", "dense", 8, 8, 25, 16, 2, 1.37, "float32")
 
 
 class Machine:
@@ -40,9 +40,9 @@ class Machine:
         return job
 
 
-def made_up(key: Key) -> float:
-    """Another number for each piece."""
-    return 1e-3 * (1 + PIECES.index(key.piece)) + 1e-5 * key.rows + 1e-6 * key.inputs + 1e-7 * key.outputs
+def made_up(key: Component) -> float:
+    """Another number for each component."""
+    return 1e-3 * (1 + KINDS.index(key.kind)) + 1e-5 * key.rows + 1e-6 * key.inputs + 1e-7 * key.outputs
 
 
 def full(configs: list[dict[str, Any]]) -> LatencyTable:

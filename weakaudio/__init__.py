@@ -17,6 +17,7 @@ _HOME = {
     "EmbeddingTransformer": "weakaudio.transfer.estimators",
     "LogMelStatistics": "weakaudio.transfer.estimators",
     "Model": "weakaudio.networks.model",
+    "OnnxTagger": "weakaudio.deploy.onnx_tagger",
     "StreamingDetector": "weakaudio.inference.streaming",
     "TaggingModule": "weakaudio.training.lightning_module",
     "SegmentPooler": "weakaudio.transfer.estimators",
@@ -30,6 +31,7 @@ _HOME = {
     "evaluate_events": "weakaudio.evaluation.events",
     "fine_tune": "weakaudio.transfer.fine_tune",
     "embed_folder": "weakaudio.batch.embed",
+    "export_onnx": "weakaudio.deploy.export",
     "list_models": "weakaudio.pretrained",
     "load_model": "weakaudio.pretrained",
     "read_audio": "weakaudio.audio.io",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from weakaudio.batch.embed import embed_folder as embed_folder
     from weakaudio.data.corpus import Corpus as Corpus
     from weakaudio.data.datamodule import ClipDataModule as ClipDataModule
+    from weakaudio.deploy.export import export_onnx as export_onnx
+    from weakaudio.deploy.onnx_tagger import OnnxTagger as OnnxTagger
     from weakaudio.errors import WeakAudioError as WeakAudioError
     from weakaudio.evaluation.corpus import evaluate as evaluate
     from weakaudio.evaluation.events import evaluate_events as evaluate_events

@@ -21,10 +21,9 @@ from rich.console import Console
 
 from recipes.results import ROOT, Row, record
 from weakaudio.audio.frontend import decimated, get_front_end
-from weakaudio.deploy.timing import describe, use_threads
+from weakaudio.deploy.benchmark import describe, use_threads
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.latency_model import Validation, random_configs, validate
+from weakaudio.nas.latency_model import ClipLatency, Validation, random_configs, validate
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.search_space import SearchSpace
 

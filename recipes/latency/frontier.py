@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from weakaudio.transfer.features import EmbeddingTransformer
 from weakaudio_data_prep.esc50 import prepare
 
 from recipes.benchmark.compare import Scale, waveforms
@@ -31,17 +32,16 @@ from recipes.results import ROOT, Row, record
 from weakaudio.audio.io import read_audio
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
-from weakaudio.deploy.benchmark import PathTimes, fastest, time_path
+from weakaudio.deploy.backends import fastest
+from weakaudio.deploy.benchmark import Job, PathTimes, time_path, time_rounds
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantize import export_int8
-from weakaudio.deploy.timing import Job, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.memory import keep_memory
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validation import cross_validate
-from weakaudio.transfer.features import EmbeddingTransformer
 
 BATCHES = (1, 8)
 MN04 = "efficientat-mn04"

@@ -19,11 +19,10 @@ from rich.console import Console
 
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.proxies import read_corpora
-from weakaudio.nas.scaling_grid import measure_grid
-from weakaudio.nas.scaling_law import Law, fit_law, held_out_error
-from weakaudio.nas.scaling_report import write_law_page
-from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.proxies import ShortTraining, read_corpora
+from weakaudio.nas.scaling_law import Law, fit_law, held_out_error, measure_grid
+from weakaudio.nas.scaling_report import law_page
+from weakaudio.reports.html import write_page
 
 DEPTHS, WIDTHS = (1.0, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0)  # that rounding leaves as they are
 
@@ -59,7 +58,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
     grid = measure_grid(points, training, given.out / "grid.csv", training.settings)
     measured = grid["depth"], grid["width"], grid["loss"]
     law, held_out = fit_law(*measured), held_out_error(*measured)
-    write_law_page(given.out / "law.html", grid, law, held_out)
+    write_page(law_page(grid, law, held_out), given.out / "law.html")
     data = f"{given.steps} steps of {training.batch_size} mixtures of {training.seconds:g} s"
     record("latency", [{**row, "command": command} for row in rows(grid, law, held_out, data)], root)
     worst = held_out["error"].abs().max()

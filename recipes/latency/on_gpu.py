@@ -22,8 +22,8 @@ from torch import Tensor
 from recipes.benchmark.compare import Scale, waveforms
 from recipes.latency.frontier import MN04, SHIPPED
 from recipes.results import ROOT, Row, record
+from weakaudio.deploy.benchmark import describe, time_rounds
 from weakaudio.deploy.cuda_graphs import GraphedModel
-from weakaudio.deploy.timing import describe, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, fused_copy

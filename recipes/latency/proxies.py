@@ -24,13 +24,11 @@ from scipy.stats import spearmanr
 from recipes.results import ROOT, Row, record
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.latency_model import random_configs
+from weakaudio.nas.latency_model import ClipLatency, random_configs
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.proxies import read_corpora
+from weakaudio.nas.proxies import ShortTraining, read_corpora
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
-from weakaudio.nas.short_training import ShortTraining
-from weakaudio.nas.stage_store import StageStore
+from weakaudio.nas.stores import StageStore
 from weakaudio.nas.workers import scoring
 from weakaudio.progress import progress
 
@@ -98,7 +96,7 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT, space: SearchSpac
     given = parser.parse_args(args)
     command = shlex.join(["python", "-m", "recipes.latency.proxies", *(sys.argv[1:] if args is None else args)])
     corpora = read_corpora(given.corpus)
-    stages = BlockwiseDistillation(given.teacher, corpora, given.out / "stages.json", given.stage_steps)
+    stages = BlockwiseDistillation(given.teacher, corpora, given.stage_steps, store=given.out / "stages.json")
     short = ShortTraining(given.teacher, corpora, given.short_steps, workers=0)
     long = ShortTraining(given.teacher, corpora, given.long_steps, seed=1, workers=0)
     for judge in (stages, short, long):

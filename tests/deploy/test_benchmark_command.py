@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from weakaudio.cli.benchmark import _said
-from weakaudio.deploy import benchmark as module
-from weakaudio.deploy.benchmark import Choice, PathTimes, fastest, time_path
+from weakaudio.cli.benchmark import _summary
+from weakaudio.deploy import backends, benchmark
+from weakaudio.deploy.backends import Fastest, fastest
+from weakaudio.deploy.benchmark import PathTimes, time_path
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
@@ -34,7 +35,7 @@ def file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rounds_of(*seconds: float) -> Callable[..., Any]:
-    """Time that is taken without running anything: so many seconds for each job, and thrice that in a bad round."""
+    """A timer that runs nothing: these seconds for the jobs, and thrice that in a bad round."""
     return lambda jobs, *args, **kwargs: np.array([seconds, seconds, np.multiply(3, seconds)])
 
 
@@ -44,7 +45,7 @@ def rounds_of(*seconds: float) -> Callable[..., Any]:
 def test_the_command_shows_each_stage_and_writes_the_same_figures(
     run: Callable[..., tuple[int, str, str]], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
     out = tmp_path / "new" / "speed.csv"
     threads = torch.get_num_threads()
     code, text, err = run(
@@ -61,7 +62,7 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
         "2",
         "--csv",
         out,
-        "--ways",
+        "--backends",
     )
     assert (code, err.strip()) == (0, "")
     assert torch.get_num_threads() == threads
@@ -99,17 +100,17 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
         (("--seconds", "nan"), "clips of nan s"),
         (("--seconds", "1e-9"), "a sample at least"),
         (("--batch", "0"), "a batch of 0 clips"),
-        (("--compiled",), "--compiled is one of the --ways"),
-        (("--device", "abacus"), "device 'abacus': not available"),
+        (("--compiled",), "--compiled is one of the --backends"),
+        (("--device", "abacus"), "device 'abacus': not to be had here"),
         pytest.param(
             ("--device", "cuda"),
-            "device 'cuda': not available",
+            "device 'cuda': not to be had here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
         (("no-such-model",), "no-such-model"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(
+def test_invalid_options_are_one_line(
     run: Callable[..., tuple[int, str, str]], file: Path, options: tuple[str, ...], words: str
 ) -> None:
     code, out, err = run("benchmark", file, *options)
@@ -119,10 +120,10 @@ def test_what_cannot_be_measured_is_one_line(
     assert words in line
 
 
-def test_a_csv_that_cannot_be_written_is_said_and_the_table_is_shown(
+def test_a_csv_that_cannot_be_written_is_reported_and_the_table_is_shown(
     run: Callable[..., tuple[int, str, str]], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1, 2, 3, 4, 8))
+    monkeypatch.setattr(benchmark, "time_rounds", rounds_of(1, 2, 3, 4, 8))
     (tmp_path / "file").write_text("")
     code, out, err = run("benchmark", file, "--seconds", "0.1", "--csv", tmp_path / "file" / "speed.csv")
     assert code == 2
@@ -134,7 +135,7 @@ def test_a_csv_that_cannot_be_written_is_said_and_the_table_is_shown(
 
 
 def test_stages_are_medians_of_a_clip(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1, 2, 3, 4, 8))
+    monkeypatch.setattr(benchmark, "time_rounds", rounds_of(1, 2, 3, 4, 8))
     times = time_path(model, seconds=10.0, batch=2)
     assert times == PathTimes(2, 10.0, decode=1, resample=2, logmel=1.5, network=2, whole=4, peak_memory=None)
     assert times.times_real_time == 2.5
@@ -147,7 +148,7 @@ def test_stages_are_what_they_are_called(model: Model, monkeypatch: pytest.Monke
         results.extend(job() for job in jobs)
         return np.ones((1, len(jobs)))
 
-    monkeypatch.setattr(module, "time_rounds", run_all)
+    monkeypatch.setattr(benchmark, "time_rounds", run_all)
     time_path(model, seconds=0.5, batch=2)
     (decoded, rate), resampled, (logmel, n_frames), from_logmel, from_waveform = results
     assert (decoded.shape, rate, resampled.shape) == ((22050,), 44100, (8000,))
@@ -157,14 +158,14 @@ def test_stages_are_what_they_are_called(model: Model, monkeypatch: pytest.Monke
         torch.testing.assert_close(model.network(logmel).clip_probs, from_logmel, atol=1e-5, rtol=1e-5)
 
 
-def test_the_fastest_way_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_backend_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     run = torch.relu
-    choice = Choice("onnx", run, {"onnx": 0.016, "fused": 0.04}, {"log-mel, onnx": "no such operator"})
-    assert _said(choice, 8) == "onnx 2.00 ms, fused 5.00 ms; log-mel, onnx left out: no such operator"
+    choice = Fastest("onnx", run, {"onnx": 0.016, "fused": 0.04}, {"log-mel, onnx": "no such operator"})
+    assert _summary(choice, 8) == "onnx 2.00 ms, fused 5.00 ms; log-mel, onnx left out: no such operator"
 
 
 @pytest.mark.parametrize(("seconds", "batch"), [(0.0, 1), (float("inf"), 1), (1.0, 0)])
-def test_clips_that_cannot_be_are_refused(model: Model, seconds: float, batch: int) -> None:
+def test_invalid_clips_are_refused(model: Model, seconds: float, batch: int) -> None:
     for measure in (time_path, fastest):
         with pytest.raises(WeakAudioError, match="expected"):
             measure(model, seconds, batch)
@@ -172,18 +173,18 @@ def test_clips_that_cannot_be_are_refused(model: Model, seconds: float, batch: i
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_s_memory_is_told(model: Model) -> None:
+def test_a_gpu_s_memory_is_reported(model: Model) -> None:
     times = time_path(model, 1.0, 2, "cuda", budget=0.1)
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert times.peak_memory is not None
     assert times.peak_memory > 4 * weights
 
 
-# --- the fastest way
+# --- the fastest backend
 
 
-def way(model: Model) -> Callable[[Tensor], Tensor]:
-    """Another way to the same probabilities."""
+def other_backend(model: Model) -> Callable[[Tensor], Tensor]:
+    """Another backend with the same probabilities."""
     return torch.inference_mode()(lambda waveform: model(waveform).clip_probs)
 
 
@@ -195,29 +196,29 @@ def broken(model: Model) -> Callable[[Tensor], Tensor]:
 def test_the_fastest_of_those_that_are_right_is_chosen(
     model: Model, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], name: str
 ) -> None:
-    monkeypatch.setattr(module, "time_rounds", rounds_of(*seconds))
+    monkeypatch.setattr(backends, "time_rounds", rounds_of(*seconds))
     waveform = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0))
     ways = {
         "wrong": lambda model: lambda waveform: torch.zeros(len(waveform), 3),
         "nan": lambda model: lambda waveform: torch.full((len(waveform), 3), torch.nan),
         "broken": broken,
-        "other": way,
+        "other": other_backend,
     }
     choice = fastest(model, seconds=0.3, batch=2, others=ways)
-    assert isinstance(choice, Choice)
+    assert isinstance(choice, Fastest)
     assert choice.name == name
     assert list(choice.seconds.items()) == sorted(zip(("fused", "other"), seconds, strict=True), key=lambda i: i[1])
     assert choice.left_out.keys() == {"wrong", "nan", "broken"}
     assert choice.left_out["broken"] == "no compiler"
-    assert "from the model's" in choice.left_out["wrong"]
+    assert "differ from the model's by" in choice.left_out["wrong"]
     with torch.inference_mode():
         torch.testing.assert_close(choice.run(waveform), model(waveform).clip_probs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_compiler_that_fails_leaves_its_way_out(
+def test_a_compiler_that_fails_leaves_its_backend_out(
     run: Callable[..., tuple[int, str, str]], model: Model, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
 
     def fails(network: Network) -> Network:
         raise RuntimeError("no C++ compiler")
@@ -226,6 +227,6 @@ def test_a_compiler_that_fails_leaves_its_way_out(
     code, text, _ = run("benchmark", file, "--seconds", "0.2", "--batch", "1", "--ways", "--compiled")
     assert code == 0
     assert "compiled left out: no C++ compiler" in text
-    monkeypatch.setattr(module, "time_rounds", rounds_of(1.0))
+    monkeypatch.setattr(backends, "time_rounds", rounds_of(1.0))
     assert fastest(model, 0.2, compiled=True, others={}).left_out == {"compiled": "no C++ compiler"}
     assert fastest(model, 0.2, others={}).left_out == {}  # only if asked

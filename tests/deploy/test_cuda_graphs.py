@@ -27,7 +27,7 @@ def noise(clips: int, samples: int) -> Tensor:
 
 
 def stand_in(self: GraphedModel, seconds: float) -> graphs._Bucket:
-    """What a GPU does: the same work on the same memory, on a processor."""
+    """Stand-in for a GPU: the same work on the same memory, on a CPU."""
     fe = self.model.front_end
     logmel = torch.zeros(self.batch, fe.n_frames(round(seconds * fe.sample_rate)), fe.n_mels)
     lengths = torch.full((self.batch,), logmel.shape[1])
@@ -80,21 +80,21 @@ def test_clips_that_fit_no_bucket_are_refused(model: Model) -> None:
 
 
 def test_a_processor_is_refused(model: Model) -> None:
-    with pytest.raises(WeakAudioError, match=r"device cpu: CUDA graphs need a GPU; on a processor use"):
+    with pytest.raises(WeakAudioError, match=r"device cpu: CUDA graphs need a GPU; on a CPU use"):
         GraphedModel(model, device="cpu")
     with pytest.raises(WeakAudioError, match="CUDA graphs need a GPU"):
         capture(lambda: None, torch.device("cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_said(model: Model) -> None:
-    with pytest.raises(WeakAudioError, match="device 'cuda': not available"):
+def test_a_missing_gpu_is_reported(model: Model) -> None:
+    with pytest.raises(WeakAudioError, match="device 'cuda': not to be had here"):
         GraphedModel(model)
 
 
 @pytest.mark.parametrize("seconds", [(), (0.0,), (1.0, -1.0), (float("inf"),)])
-def test_buckets_that_cannot_be_are_refused(model: Model, seconds: tuple[float, ...]) -> None:
-    with pytest.raises(WeakAudioError, match="expected some lengths, all above 0"):
+def test_invalid_buckets_are_refused(model: Model, seconds: tuple[float, ...]) -> None:
+    with pytest.raises(WeakAudioError, match="expected some, all above 0"):
         GraphedModel(model, seconds=seconds)
 
 
@@ -128,7 +128,7 @@ def test_a_graph_computes_what_the_network_does(
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_job_that_asks_the_gpu_for_a_number_is_refused() -> None:
+def test_a_job_that_reads_a_value_back_from_the_gpu_is_refused() -> None:
     x = torch.ones(3, device="cuda")
     with pytest.raises(WeakAudioError, match="cannot be captured in a CUDA graph"):
         capture(lambda: float(x.sum()), x.device)

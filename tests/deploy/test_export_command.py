@@ -50,7 +50,7 @@ def test_a_model_becomes_a_file(run: Run, model: Model, file: Path, tmp_path: Pa
     code, text, err = run("export", file, "-o", out, *options)
     assert (code, err) == (0, "")
     assert text.startswith("3 classes, 16000 Hz, ")
-    assert f"{out.stat().st_size / 1e6:.1f} MB; probabilities are the model's to " in text
+    assert f"{out.stat().st_size / 1e6:.1f} MB; probabilities differ from the model's by " in text
     assert text.endswith(f"-> {out}\n")
     assert [path.name for path in out.parent.iterdir()] == ["m.onnx"]
     waveform = 0.1 * torch.randn((1, 20_000), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Files in 8 bits are smaller and say nearly the same."""
+"""Files in 8 bits are smaller and give nearly the same scores."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_is_said_of_two_files_is_so(whole: Path, small: Path) -> None:
     assert found.largest < 0.05 < np.ptp(a, axis=0).max()
     same = compare(whole, whole, clips)
     assert (same.largest, same.mean, same.same_top) == (0.0, 0.0, 1.0)
-    assert str(same).endswith("the surest class is the same in 100% of 6 clips")
+    assert str(same).endswith("the top class is the same in 100% of 6 clips")
 
 
 def test_convolutions_compute_in_8_bits_and_the_rest_does_not(small: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_file_that_takes_log_mels_too(model: Model, tmp_path: Path) -> None:
 def test_only_a_file_in_float32_and_only_with_clips(whole: Path, small: Path, tmp_path: Path) -> None:
     clips = sounds(16000)[:2]
     out = tmp_path / "out.onnx"
-    with pytest.raises(WeakAudioError, match=r"whole\.onnx: no clips to find the ranges of its activations by"):
+    with pytest.raises(WeakAudioError, match=r"whole\.onnx: no clips to calibrate the ranges of activations"):
         quantize(whole, out, [])
     with pytest.raises(CheckpointError, match=r"int8\.onnx: is in int8 already; export the model again"):
         quantize(small, out, clips)
@@ -125,7 +125,7 @@ def test_only_a_file_in_float32_and_only_with_clips(whole: Path, small: Path, tm
         quantize(tmp_path / "none.onnx", out, clips)
     with pytest.raises(CheckpointError, match=r"out\.pt: an ONNX file's name ends in \.onnx"):
         quantize(whole, tmp_path / "out.pt", clips)
-    with pytest.raises(WeakAudioError, match="no clips to compare them by"):
+    with pytest.raises(WeakAudioError, match="no clips to compare them on"):
         compare(whole, small, [])
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +137,7 @@ def test_files_of_different_models_are_not_compared(whole: Path, randomise: Rand
         compare(whole, tmp_path / "other.onnx", sounds(16000)[:1])
 
 
-def test_a_folder_gives_two_recordings_at_least_and_bad_ones_are_told(model: Model, tmp_path: Path) -> None:
+def test_a_folder_needs_two_recordings_and_bad_ones_are_reported(model: Model, tmp_path: Path) -> None:
     folder, out = tmp_path / "recordings", tmp_path / "out.onnx"
     with pytest.raises(AudioError, match="no such folder"):
         export_int8(model, out, folder)
@@ -146,7 +146,7 @@ def test_a_folder_gives_two_recordings_at_least_and_bad_ones_are_told(model: Mod
     (folder / "b.wav").write_bytes(b"no audio")
     with (
         pytest.warns(UserWarning, match=r"left out: \S+b\.wav: not audio"),
-        pytest.raises(AudioError, match="1 recordings that can be read; give some dozens, and two at least"),
+        pytest.raises(AudioError, match="1 readable recordings; give a few dozen, and at least two"),
     ):
         export_int8(model, out, folder)
     assert not out.exists()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from table_stand_ins import CPU, made_up
 
-from weakaudio.deploy.timing import Device, describe
-from weakaudio.nas.clip_latency import ClipLatency
+from weakaudio.deploy.benchmark import Device, describe
+from weakaudio.nas.latency_model import ClipLatency
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.search_space import SearchSpace
 
@@ -23,7 +23,7 @@ SMALL = ("--population", "4", "--sample", "2", "--children", "3")
 def measured(device: Device | None = None) -> LatencyTable:
     """All of the space, in times that are made up."""
     latency = ClipLatency(LatencyTable(device or describe(CPU)), *GIVEN)
-    latency.table.times.update((key, made_up(key)) for key in latency.keys(SPACE))
+    latency.table.times.update((key, made_up(key)) for key in latency.components(SPACE))
     return latency.table
 
 

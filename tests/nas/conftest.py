@@ -13,7 +13,7 @@ from command_stand_ins import CLIPS, SMALL, SPACE, measured
 from weakaudio_data_prep.unlabelled import prepare
 
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.proxies import ShortTraining
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import save_model
@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "weakaudio.nas.blockwise.BlockwiseDistillation", partial(BlockwiseDistillation, mixtures=8, **little)
     )
-    monkeypatch.setattr("weakaudio.nas.short_training.ShortTraining", partial(ShortTraining, **little))
+    monkeypatch.setattr("weakaudio.nas.proxies.ShortTraining", partial(ShortTraining, **little))
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 
 from weakaudio.errors import StoreError
 from weakaudio.nas.evolution import Evolution, search
-from weakaudio.nas.search_log import Evaluation
 from weakaudio.nas.search_space import SearchSpace
+from weakaudio.nas.stores import Evaluation
 
 COST = {"dense": 1.0, "inverted": 0.4, "attention": 0.7}
 GAIN = {"dense": 1.0, "inverted": 0.7, "attention": 1.1}

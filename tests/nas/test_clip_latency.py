@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from table_stand_ins import HERE, made_up
 
-from weakaudio.deploy.timing import Device
+from weakaudio.deploy.benchmark import Device
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.components import Key, pieces
-from weakaudio.nas.latency_model import predict
+from weakaudio.nas.components import Component, count_components
+from weakaudio.nas.latency_model import ClipLatency, predict
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace, Stage
 
@@ -25,9 +24,9 @@ GIVEN: tuple[str, float, int] = ("16k", 1.37, 4)
 
 
 def latency_of(space: SearchSpace) -> ClipLatency:
-    """Over a table that has all pieces of a space."""
+    """Over a table that has all components of a space."""
     latency = ClipLatency(LatencyTable(HERE), *GIVEN)
-    latency.table.times.update((key, made_up(key)) for key in latency.keys(space))
+    latency.table.times.update((key, made_up(key)) for key in latency.components(space))
     return latency
 
 
@@ -39,14 +38,14 @@ def fails(latency: ClipLatency, operator: str, but_for: int = 0) -> None:
         latency.table.errors[key] = "no kernel"
 
 
-def test_the_pieces_of_a_space_are_those_of_all_its_networks() -> None:
+def test_the_components_of_a_space_are_those_of_all_its_networks() -> None:
     names = list(SMALL.random(np.random.default_rng(0)).factors())
-    expected: set[Key] = set()
+    expected: set[Component] = set()
     for values in itertools.product(*map(replace(SMALL, longest_mix=1).choices, names)):
         stages = tuple(Stage(*values[3 * n : 3 * n + 3]) for n in range(4))
         config = {**ArchitectureConfig(stages, values[-1]).to_config(), "n_classes": 527}
-        expected |= pieces(config, *GIVEN).keys()
-    found = latency_of(SMALL).keys(SMALL)
+        expected |= count_components(config, *GIVEN).keys()
+    found = latency_of(SMALL).components(SMALL)
     assert set(found) == expected
     assert len(found) == len(expected)
 
@@ -55,8 +54,12 @@ def test_few_networks_cover_a_space_also_where_operators_are_more_than_channels(
     assert len(SearchSpace().covering()) == 16
     few = replace(SMALL, channels=((8,),) * 4, features=(64,), longest_mix=1)
     assert len(few.covering()) == max(map(len, few.operators))
-    keys = {key for genome in few.covering() for key in pieces({**genome.to_config(), "n_classes": 527}, *GIVEN)}
-    assert {key.operator for key in keys if key.piece == "block"} == {o for names in few.operators for o in names}
+    keys = {
+        key
+        for architecture in few.covering()
+        for key in count_components({**architecture.to_config(), "n_classes": 527}, *GIVEN)
+    }
+    assert {key.operator for key in keys if key.kind == "block"} == {o for names in few.operators for o in names}
 
 
 def test_every_network_of_the_default_space_has_a_latency() -> None:
@@ -71,7 +74,7 @@ def test_an_operator_that_the_device_cannot_run_is_left_out() -> None:
     latency = latency_of(SMALL)
     assert latency.runnable(SMALL) == SMALL
     assert latency.failed(SMALL) == {}
-    fails(latency, "inverted", but_for=24)  # some can be run: a search tells of the others
+    fails(latency, "inverted", but_for=24)  # some can be run: a search reports the others
     fails(latency, "recurrence")
     assert latency.failed(SMALL) == {"recurrence": "no kernel"}
     assert latency.runnable(SMALL).operators == (*SMALL.operators[:3], ("dense",))
@@ -81,7 +84,7 @@ def test_an_operator_that_the_device_cannot_run_is_left_out() -> None:
         latency.runnable(SMALL)
 
 
-def test_a_table_that_lacks_pieces_is_refused() -> None:
+def test_a_table_that_lacks_components_is_refused() -> None:
     latency = latency_of(SMALL)
     gpu, int8 = Device("cuda", "Big GPU", None, None, "2.11.0", True), replace(HERE, onnxruntime="1.22")
     for other, command in (
@@ -91,12 +94,12 @@ def test_a_table_that_lacks_pieces_is_refused() -> None:
         (ClipLatency(LatencyTable(gpu), *GIVEN), "--front-end 16k --seconds 1.37 --batch 4 --device cuda --graphs"),
         (ClipLatency(LatencyTable(int8), *GIVEN), "--batch 4 --device cpu --threads 1 --int8"),
     ):
-        n = len(other.keys(SMALL))
-        words = rf"lacks {n} of the {n} pieces .*: `weakaudio search profile -o TABLE .*{command}`"
+        n = len(other.components(SMALL))
+        words = rf"lacks {n} of the {n} components .*: `weakaudio search profile -o TABLE .*{command}`"
         with pytest.raises(WeakAudioError, match=words):
             other.runnable(SMALL)
     wider = replace(SMALL, features=(*SMALL.features, 1000))  # a head, and two ways to it
-    with pytest.raises(WeakAudioError, match=r"lacks 3 of the \d+ pieces .*: last, 32 to 1000 channels"):
+    with pytest.raises(WeakAudioError, match=r"lacks 3 of the \d+ components .*: last, 32 to 1000 channels"):
         latency.runnable(wider)
 
 
@@ -106,6 +109,6 @@ def test_settings_change_with_the_times_of_the_space_and_with_nothing_else() -> 
     assert before["device"] == str(HERE)
     latency.table.times[next(iter(latency.table.times))._replace(batch=99)] = 1.0
     assert latency.settings(SMALL) == before
-    latency.table.times[latency.keys(SMALL)[3]] += 1e-3
+    latency.table.times[latency.components(SMALL)[3]] += 1e-3
     changed = latency.settings(SMALL)
     assert {name for name in before if before[name] != changed[name]} == {"times"}

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from weakaudio.audio.frontend import FrontEnd
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.components import Key, pieces
+from weakaudio.nas.components import Component, count_components
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.operators import OPERATORS
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_pieces_are_those_that_a_network_runs(operator: str) -> None:
+def test_components_are_those_that_a_network_runs(operator: str) -> None:
     """Against what its layers are given, at a length of which each map has an odd row."""
     stages = [[operator, 1, 8], ["dense", 0, 16], [f"dense+{operator}", 3, 16], [operator, 1, 24]]
     config = {**CONFIG, "stages": stages}
@@ -40,15 +40,15 @@ def test_pieces_are_those_that_a_network_runs(operator: str) -> None:
     rows = 138
     with torch.inference_mode():
         network(torch.zeros(2, rows, 64))
-    parts = pieces(config, *GIVEN)
+    parts = count_components(config, *GIVEN)
     expected: Counter[tuple[str, int, int, int]] = Counter()
     for key, count in parts.items():
-        if key.piece not in ("front end", "head"):
-            expected[key.operator or key.piece, key.inputs, key.rows, key.mels] += count
+        if key.kind not in ("front end", "head"):
+            expected[key.operator or key.kind, key.inputs, key.rows, key.mels] += count
     assert found == expected
     given = (2, 1.37, "float32")
-    assert parts[Key("front end", "16k", 1, 1, rows, 64, *given)] == 1
-    assert parts[Key("head", "", 7, 5, 5, 2, *given)] == 1
+    assert parts[Component("front end", "16k", 1, 1, rows, 64, *given)] == 1
+    assert parts[Component("head", "", 7, 5, 5, 2, *given)] == 1
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_pieces_are_those_that_a_network_runs(operator: str) -> None:
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], words: str) -> None:
     asked = {"config": CONFIG, "front_end": "16k", "seconds": 1.37, "batch": 2, **change}
     with pytest.raises(WeakAudioError, match=words):
-        pieces(**asked)
+        count_components(**asked)

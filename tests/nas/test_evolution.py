@@ -1,4 +1,4 @@
-"""Evolution finds what is good under a budget, and a killed search ends as if nobody had killed it."""
+"""Evolution finds good networks under a budget, and a killed search ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from search_stand_ins import (
 )
 from torch_stand_in import threads_score
 
-from weakaudio.deploy.timing import use_threads
+from weakaudio.deploy.benchmark import use_threads
 from weakaudio.errors import StoreError, WeakAudioError
-from weakaudio.nas.evolution import ancestry, best, frontier, search
-from weakaudio.nas.search_log import Evaluation, read_log
+from weakaudio.nas.evolution import ancestry, best, pareto_front, search
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace, Stage, changes
+from weakaudio.nas.stores import Evaluation, read_log
 
 NUMBER = 60
 
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def every_genome(space: SearchSpace) -> list[ArchitectureConfig]:
+def every_architecture(space: SearchSpace) -> list[ArchitectureConfig]:
     names = list(space.random(np.random.default_rng(0)).factors())
     found = []
     for values in itertools.product(*map(space.choices, names)):
@@ -57,7 +57,9 @@ def every_genome(space: SearchSpace) -> list[ArchitectureConfig]:
 def test_the_best_of_a_small_space_is_found(tmp_path: Path) -> None:
     space = replace(SPACE, features=(64,), channels=((8,), (16, 32), (32,), (64, 96)), longest_mix=1)
     inside = {
-        genome.key: score(genome.to_config()) for genome in every_genome(space) if latency(genome.to_config()) <= 0.01
+        architecture.key: score(architecture.to_config())
+        for architecture in every_architecture(space)
+        if latency(architecture.to_config()) <= 0.01
     }
     assert len(inside) > 300
     ranks = []
@@ -79,20 +81,20 @@ def test_evolution_beats_as_many_random_draws(tmp_path: Path) -> None:
 def test_every_network_is_within_budget_new_and_one_mutation_from_its_parent(undisturbed: Path) -> None:
     _, found = read_log(undisturbed)
     assert [evaluation.number for evaluation in found] == list(range(NUMBER))
-    assert len({evaluation.genome.key for evaluation in found}) == NUMBER
+    assert len({evaluation.architecture.key for evaluation in found}) == NUMBER
     for evaluation in found:
-        assert evaluation.latency == latency(evaluation.genome.to_config()) <= EVOLUTION.budget
-        factors = evaluation.genome.factors()
+        assert evaluation.latency == latency(evaluation.architecture.to_config()) <= EVOLUTION.budget
+        factors = evaluation.architecture.factors()
         assert all(value in SPACE.choices(factor) for factor, value in factors.items())
         if evaluation.number < EVOLUTION.population:
             assert (evaluation.parent, evaluation.factor) == (None, None)
         else:
-            (change,) = changes(found[evaluation.parent].genome, evaluation.genome)
+            (change,) = changes(found[evaluation.parent].architecture, evaluation.architecture)
             assert change.factor == evaluation.factor
 
 
 def test_parents_are_the_fittest_of_samples_of_the_youngest(undisturbed: Path) -> None:
-    """Written down anew from the paper: a queue from which the oldest goes for each that comes."""
+    """An independent version from the paper: a queue from which the oldest leaves for each that joins."""
     _, found = read_log(undisturbed)
     queue: list[Evaluation] = []
     rank_of_parents, last = [], 0
@@ -121,7 +123,7 @@ def test_what_cannot_be_trained_is_logged_with_its_reason_and_has_no_children(un
     assert set(failed.values()) == {"out of memory", "score: nan"}
     assert not failed.keys() & {evaluation.parent for evaluation in found}
     assert all(
-        evaluation.score == score(evaluation.genome.to_config()) for evaluation in found if not evaluation.error
+        evaluation.score == score(evaluation.architecture.to_config()) for evaluation in found if not evaluation.error
     )
 
 
@@ -130,10 +132,10 @@ def test_same_seed_same_search_other_seed_another(undisturbed: Path, tmp_path: P
     again = search(EVOLUTION, latency, picky_score, tmp_path / "a" / "s.jsonl", NUMBER)
     assert without_times(again) == without_times(whole)
     other = search(replace(EVOLUTION, seed=4), latency, picky_score, tmp_path / "b" / "s.jsonl", NUMBER)
-    assert {e.genome for e in other} != {e.genome for e in whole}
+    assert {e.architecture for e in other} != {e.architecture for e in whole}
 
 
-def test_a_log_cut_anywhere_is_gone_on_with(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_log_cut_anywhere_resumes(undisturbed: Path, tmp_path: Path) -> None:
     _, whole = read_log(undisturbed)
     content = undisturbed.read_bytes()
     ends = [n + 1 for n, byte in enumerate(content) if byte == 10]
@@ -229,7 +231,7 @@ def test_a_process_that_dies_is_one_clear_error_and_what_is_done_is_kept(undistu
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_is_not_to_be_had_is_no_fault_of_the_network(tmp_path: Path, workers: int) -> None:
+def test_a_missing_file_is_no_fault_of_the_network(tmp_path: Path, workers: int) -> None:
     with pytest.raises(StoreError, match=r"stages.json: damaged"):
         search(EVOLUTION, latency, storeless_score, tmp_path / "search.jsonl", NUMBER, workers)
     assert read_log(tmp_path / "search.jsonl")[1] == []
@@ -241,7 +243,7 @@ def test_processes_share_the_threads_of_this_one(tmp_path: Path) -> None:
     assert found.score == 3.0
 
 
-def test_an_interrupted_search_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_an_interrupted_search_resumes(undisturbed: Path, tmp_path: Path) -> None:
     def interrupted(config: dict[str, Any]) -> float:
         if lines(tmp_path) > 20:
             raise KeyboardInterrupt
@@ -253,8 +255,10 @@ def test_an_interrupted_search_goes_on(undisturbed: Path, tmp_path: Path) -> Non
     assert without_times(found) == without_times(read_log(undisturbed)[1])
 
 
-def test_a_budget_that_nothing_meets_tells_the_nearest(tmp_path: Path) -> None:
-    fastest = min(latency(genome.to_config()) for genome in every_genome(replace(SPACE, longest_mix=1)))
+def test_a_budget_that_nothing_meets_names_the_nearest(tmp_path: Path) -> None:
+    fastest = min(
+        latency(architecture.to_config()) for architecture in every_architecture(replace(SPACE, longest_mix=1))
+    )
     with pytest.raises(WeakAudioError, match=r"budget of 0.1 ms; the nearest found takes (\S+) ms") as error:
         search(replace(EVOLUTION, budget=1e-4), latency, score, tmp_path / "s.jsonl", NUMBER)
     told = float(str(error.value).partition("takes ")[2].split()[0])
@@ -277,12 +281,12 @@ def test_a_small_space_is_scored_once_and_then_repeats(tmp_path: Path) -> None:
     repeated = [evaluation for evaluation in found if evaluation.same_as is not None]
     assert len(repeated) == 24
     for evaluation in repeated:
-        assert evaluation.genome.key == found[evaluation.same_as].genome.key
+        assert evaluation.architecture.key == found[evaluation.same_as].architecture.key
         assert evaluation.score == found[evaluation.same_as].score
     assert best(found).score == 0
 
 
-def test_a_network_whose_latency_cannot_be_told_is_logged(tmp_path: Path) -> None:
+def test_a_network_of_unknown_latency_is_logged(tmp_path: Path) -> None:
     def partly(config: dict[str, Any]) -> float:
         if "attention" in config["stages"][3][0]:
             raise WeakAudioError("table: no attention")
@@ -291,7 +295,7 @@ def test_a_network_whose_latency_cannot_be_told_is_logged(tmp_path: Path) -> Non
     found = search(EVOLUTION, partly, score, tmp_path / "s.jsonl", NUMBER)
     failed = [evaluation for evaluation in found if evaluation.error]
     assert {evaluation.error for evaluation in failed} == {"latency: table: no attention"}
-    assert {"attention" in evaluation.genome.stages[3].operators for evaluation in failed} == {True}
+    assert {"attention" in evaluation.architecture.stages[3].operators for evaluation in failed} == {True}
     assert best(found).score is not None
     with pytest.raises(
         WeakAudioError, match=r"none of the first 12 networks has a score; the first: latency: -1.0 s"
@@ -312,6 +316,17 @@ def test_a_log_of_another_search_is_refused_and_stays(undisturbed: Path, tmp_pat
     with pytest.raises(StoreError, match=r"about.steps null, now 300"):
         search(EVOLUTION, latency, score, path, NUMBER, about={"steps": 300})
     assert path.read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_log_of_the_first_release_is_read(tmp_path: Path) -> None:
+    row = {"number": 0, "genome": {"stages": [["dense", 1, 8]] * 4, "n_features": 64}, "parent": None, "factor": None}
+    row |= {"latency": 0.01, "score": 2.5, "seconds": 0.1, "seed": 3, "error": None, "same_as": None}
+    header = {"kind": "weakaudio search", "version": 1, "settings": {"seed": 3}}
+    (tmp_path / "s.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
+    settings, (evaluation,) = read_log(tmp_path / "s.jsonl")
+    assert settings == {"seed": 3}
+    assert evaluation.architecture == ArchitectureConfig((Stage("dense", 1, 8),) * 4, 64)
+    assert json.loads(evaluation.to_json()) == row
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -370,18 +385,18 @@ def test_a_full_disk_is_one_clear_error_and_what_is_done_is_kept(small_disk: Pat
     "change",
     [{"budget": 0.0}, {"budget": float("nan")}, {"population": 0}, {"sample": 13}, {"children": 0}, {"seed": -1}],
 )
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(WeakAudioError, match="search: "):
         replace(EVOLUTION, **change)
 
 
-def test_counts_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_invalid_counts_are_refused(tmp_path: Path) -> None:
     for evaluations, workers in ((0, 1), (1, 0)):
         with pytest.raises(WeakAudioError, match="1 or more of each"):
             search(EVOLUTION, latency, score, tmp_path / "s.jsonl", evaluations, workers)
 
 
-def test_the_frontier_is_what_nothing_beats(undisturbed: Path) -> None:
+def test_the_pareto_front_is_what_nothing_beats(undisturbed: Path) -> None:
     _, found = read_log(undisturbed)
     scored = [(e.latency, e.score) for e in found if e.score is not None]
     unbeaten = sorted(
@@ -389,8 +404,8 @@ def test_the_frontier_is_what_nothing_beats(undisturbed: Path) -> None:
         for seconds, value in scored
         if not any((a <= seconds and b < value) or (a < seconds and b <= value) for a, b in scored)
     )
-    assert [(e.latency, e.score) for e in frontier(found)] == unbeaten
-    assert frontier(found)[-1] == best(found)
+    assert [(e.latency, e.score) for e in pareto_front(found)] == unbeaten
+    assert pareto_front(found)[-1] == best(found)
     line = ancestry(found, best(found).number)
     assert line[0].parent is None
     assert [e.parent for e in line[1:]] == [e.number for e in line[:-1]]

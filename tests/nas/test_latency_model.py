@@ -7,16 +7,16 @@ import pytest
 from table_stand_ins import CONFIG, GIVEN, full, made_up
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.components import Key, pieces
+from weakaudio.nas.components import Component, count_components
 from weakaudio.nas.latency_model import predict, random_configs, validate
 from weakaudio.nas.search_space import SearchSpace
 from weakaudio.networks.flash import FlashCNN
 
 
-def test_a_prediction_is_the_sum_of_the_pieces() -> None:
+def test_a_prediction_is_the_sum_of_the_components() -> None:
     prediction = predict(CONFIG, full([CONFIG]), *GIVEN)
     by_hand = {
-        "front end": made_up(Key("front end", "16k", 1, 1, 138, 64, 2, 1.37, "float32")),
+        "front end": made_up(Component("front end", "16k", 1, 1, 138, 64, 2, 1.37, "float32")),
         "stem": 2e-3 + 138e-5 + 1e-6 + 4e-7,
         "entry": 3 * 3e-3 + (35 + 18 + 9) * 1e-5 + (4 + 8 + 8) * 1e-6 + (8 + 8 + 12) * 1e-7,
         "block": 5 * 4e-3 + (35 + 3 * 9 + 5) * 1e-5 + (4 + 3 * 8 + 12) * 1.1e-6,
@@ -47,19 +47,19 @@ def test_validation_compares_networks_with_their_sums() -> None:
     assert result.factor == pytest.approx(common)
     others = (1 / common - 1, 1 - 1 / 1.1 / common, 1.25 / common - 1, 1 - 0.5 / common)
     assert result.median_beside_factor == pytest.approx(np.median(others))
-    assert "17.9% (median) beside a common factor of 0.95" in str(result)
+    assert "17.9% (median) after a common factor of 0.95" in str(result)
     with pytest.raises(WeakAudioError, match="no networks"):
         validate(table, [], *GIVEN)
 
 
-def test_random_networks_are_different_seeded_and_can_be_built() -> None:
+def test_random_networks_are_distinct_seeded_and_can_be_built() -> None:
     configs = random_configs(30, seed=1, n_classes=3)
     assert configs == random_configs(30, seed=1, n_classes=3)
     assert configs != random_configs(30, seed=2, n_classes=3)
     assert len({json.dumps(config) for config in configs}) == 30
     for config in configs[:2]:
-        assert pieces(FlashCNN(**config).config, "32k", 1.0, 1) == pieces(config, "32k", 1.0, 1)
+        assert count_components(FlashCNN(**config).config, "32k", 1.0, 1) == count_components(config, "32k", 1.0, 1)
     one = (("dense",),) * 4
     small = SearchSpace(operators=one, blocks=((1,),) * 4, channels=((8, 16), (8,), (8,), (8,)), features=(16,))
-    with pytest.raises(WeakAudioError, match="3 different networks: the space has no more than about 2"):
+    with pytest.raises(WeakAudioError, match="3 distinct networks: the space has no more than about 2"):
         random_configs(3, space=small)

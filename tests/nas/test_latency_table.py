@@ -14,17 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_stand_ins import CONFIG, CPU, HERE, KEY, full
 
-from weakaudio.deploy.timing import Device, describe
+from weakaudio import __version__
+from weakaudio.deploy.benchmark import Device, describe
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.components import PIECES, Key
+from weakaudio.nas.components import KINDS, Component
 from weakaudio.nas.latency_table import LatencyTable
 
 
 @given(
     st.dictionaries(
         st.builds(
-            Key,
-            st.sampled_from(PIECES),
+            Component,
+            st.sampled_from(KINDS),
             st.text(max_size=5),
             *[st.integers(1, 10**6)] * 5,
             st.floats(1e-3, 1e3),
@@ -34,7 +35,9 @@ from weakaudio.nas.latency_table import LatencyTable
         max_size=5,
     )
 )
-def test_a_table_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, entries: dict[Key, Any]) -> None:
+def test_a_table_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, entries: dict[Component, Any]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "table.json"
     table = LatencyTable(HERE)
     for key, value in entries.items():
@@ -49,7 +52,9 @@ def test_a_table_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFact
     [lambda here: replace(here, threads=2), lambda here: replace(here, onnxruntime="1.22")],
     ids=["more threads", "8 bits"],
 )
-def test_a_table_of_another_device_is_refused_unless_told(change: Callable[[Device], Device], tmp_path: Path) -> None:
+def test_a_table_of_another_device_is_refused_unless_allowed(
+    change: Callable[[Device], Device], tmp_path: Path
+) -> None:
     path = tmp_path / "table.json"
     full([CONFIG]).save(path)
     other = change(HERE)
@@ -83,17 +88,28 @@ def test_a_table_in_8_bits_holds_for_the_runtime_that_it_was_measured_on(tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_s_table_is_refused_without_one_unless_told(tmp_path: Path) -> None:
+def test_a_gpu_s_table_is_refused_without_one_unless_allowed(tmp_path: Path) -> None:
     path, table = tmp_path / "table.json", LatencyTable(Device("cuda", "Big GPU", None, None, "2.11.0", True))
     table.save(path)
     with pytest.raises(
-        WeakAudioError, match=r"table.json: measured on Big GPU.*, which is not at hand: there is no GPU"
+        WeakAudioError, match=r"table.json: measured on Big GPU.*, which is not available: there is no GPU"
     ):
         LatencyTable.load(path)
     assert LatencyTable.load(path, allow_other_device=True) == table
 
 
-ROW = {**KEY._asdict(), "time": 0.5}
+def test_tables_of_the_first_release_are_read(tmp_path: Path) -> None:
+    path, about = tmp_path / "table.json", json.dumps(asdict(HERE))
+    row = '{"piece": "entry", "operator": "", "inputs": 8, "outputs": 16, "rows": 25, "mels": 16, "batch": 2, '
+    row += '"seconds": 1.37, "dtype": "float32", "time": 0.25}'
+    path.write_text(
+        f'{{"latency_table": 2, "weakaudio": "{__version__}", "device": {about}, "entries": [\n{row}\n]}}'
+    )
+    assert LatencyTable.load(path, HERE).times == {Component("entry", "", 8, 16, 25, 16, 2, 1.37, "float32"): 0.25}
+
+
+ROW = {"piece": "block", **KEY._asdict(), "time": 0.5}
+del ROW["kind"]
 
 
 @pytest.mark.parametrize(
@@ -108,16 +124,16 @@ ROW = {**KEY._asdict(), "time": 0.5}
             "cores",
         ),
         ({"entries": 3}, "not iterable"),
-        ({"entries": [ROW, ROW]}, "there twice"),
+        ({"entries": [ROW, ROW]}, "listed twice"),
         ({"entries": [[1, 2]]}, "expected piece"),
         ({"entries": [{**ROW, "time": float("nan")}]}, "a time of nan s"),
         ({"entries": [{**ROW, "time": -1}]}, "a time of -1 s"),
         ({"entries": [{**ROW, "time": "1"}]}, "time '1'"),
         ({"entries": [{**ROW, "error": "no"}]}, "expected piece"),
         ({"entries": [{**ROW, "rows": 2.5}]}, "rows 2.5: expected int"),
-        ({"entries": [{**ROW, "rows": 0}]}, "no piece of a network"),
-        ({"entries": [{**ROW, "piece": "magic"}]}, "no piece of a network: magic"),
-        ({"entries": [{**ROW, "seconds": float("inf")}]}, "no piece of a network"),
+        ({"entries": [{**ROW, "rows": 0}]}, "no component of a network"),
+        ({"entries": [{**ROW, "piece": "magic"}]}, "no component of a network: magic"),
+        ({"entries": [{**ROW, "seconds": float("inf")}]}, "no component of a network"),
         ({"entries": [{**ROW, "seconds": 10**400}]}, "no latency table"),
     ],
 )
@@ -147,7 +163,7 @@ def test_damaged_bytes_are_one_clear_line(tmp_path_factory: pytest.TempPathFacto
 
 
 def refusal(path: Path) -> str | None:
-    """Of a file whose device is of no interest."""
+    """The error, whatever the device."""
     try:
         LatencyTable.load(path, HERE, allow_other_device=True)
     except WeakAudioError as error:
@@ -155,7 +171,7 @@ def refusal(path: Path) -> str | None:
     return None
 
 
-def test_a_table_that_is_not_there_or_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_missing_table_or_one_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WeakAudioError, match=r"nothing.json: no such file"):
         LatencyTable.load(tmp_path / "nothing.json", HERE)
     (tmp_path / "file").write_text("")

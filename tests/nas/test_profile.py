@@ -10,18 +10,18 @@ import torch
 from table_stand_ins import CONFIG, CPU, GIVEN, HERE, Machine, full, made_up
 from torch import Tensor, nn
 
-from weakaudio.deploy.timing import Device, time_rounds
+from weakaudio.deploy.benchmark import Device, time_rounds
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas import profile
-from weakaudio.nas.components import Key, pieces
+from weakaudio.nas.components import Component, count_components
 from weakaudio.nas.latency_model import predict, validate
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.profile import complete, measure_network, measure_piece, piece_seconds
+from weakaudio.nas.profile import complete, component_seconds, measure_component, measure_network
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.operators import OPERATORS
 
 
-def test_what_pieces_add_is_what_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_add_up_to_what_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """In convolutions, of which the head runs none."""
     ran = 0
     convolve = nn.functional.conv2d
@@ -40,7 +40,7 @@ def test_what_pieces_add_is_what_the_network_runs(monkeypatch: pytest.MonkeyPatc
         return ran
 
     total = 0.0
-    for key, times in pieces(CONFIG, *GIVEN).items():
+    for key, times in count_components(CONFIG, *GIVEN).items():
         with torch.inference_mode():
             jobs, in_chain = profile._jobs(key, CPU, False)
             runs = [count(job) for job in jobs]
@@ -51,11 +51,11 @@ def test_what_pieces_add_is_what_the_network_runs(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_what_is_missing_is_measured_and_saved_at_once(tmp_path: Path) -> None:
-    """A run that is stopped in the middle goes on where it was."""
+    """A run that is stopped in the middle resumes."""
     path = tmp_path / "new" / "table.json"
-    measured: list[Key] = []
+    measured: list[Component] = []
 
-    def measure(key: Key) -> float:
+    def measure(key: Component) -> float:
         if len(measured) == 4:
             raise KeyboardInterrupt
         measured.append(key)
@@ -72,16 +72,16 @@ def test_only_what_is_missing_is_measured_and_saved_at_once(tmp_path: Path) -> N
     wider = {**CONFIG, "n_features": 9}
     assert complete(table, [CONFIG, wider], *GIVEN, measure=lambda key: measured.append(key) or 1.0) == len(measured)  # type: ignore[func-returns-value]
     assert not first & set(measured)
-    assert first | set(measured) == {*pieces(CONFIG, *GIVEN), *pieces(wider, *GIVEN)}
+    assert first | set(measured) == {*count_components(CONFIG, *GIVEN), *count_components(wider, *GIVEN)}
     assert complete(table, [CONFIG, wider], *GIVEN, measure=lambda key: pytest.fail("measured twice")) == 0
 
 
 def test_an_operator_that_fails_on_the_device_is_recorded_and_left_out(tmp_path: Path) -> None:
-    tried: list[Key] = []
+    tried: list[Component] = []
 
-    def measure(key: Key) -> float:
+    def measure(key: Component) -> float:
         tried.append(key)
-        if key.piece == "block" and key.inputs == 8:
+        if key.kind == "block" and key.inputs == 8:
             raise RuntimeError("no kernel\nat line 7")
         return made_up(key)
 
@@ -111,7 +111,7 @@ def test_a_gpu_s_table_cannot_be_completed_without_one() -> None:
         complete(table, [CONFIG], *GIVEN)
 
 
-def test_costs_of_a_call_and_a_machine_that_slows_down_cancel() -> None:
+def test_the_overhead_of_a_call_and_a_machine_that_slows_down_cancel() -> None:
     """Three blocks of 2 s each, calls that cost 5 s, and each round slower than the last."""
     machine, slow = Machine(), [1.0]
 
@@ -122,19 +122,21 @@ def test_costs_of_a_call_and_a_machine_that_slows_down_cancel() -> None:
         slow[0] *= 1.001
 
     rounds = time_rounds([chain(0), chain(3)], CPU, budget=1.0, before=slower, clock=machine.clock)
-    assert piece_seconds(rounds, 3) == pytest.approx(2.0, rel=0.02)
-    assert piece_seconds(np.array([[3.0], [2.0], [9.0]]), 1) == 3.0
-    assert piece_seconds(np.array([[3.0, 2.9]]), 2) == 0.0  # noise makes no time negative
+    assert component_seconds(rounds, 3) == pytest.approx(2.0, rel=0.02)
+    assert component_seconds(np.array([[3.0], [2.0], [9.0]]), 1) == 3.0
+    assert component_seconds(np.array([[3.0, 2.9]]), 2) == 0.0  # noise makes no time negative
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_each_piece_can_be_measured_and_the_caller_s_seed_stays(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (2, 2))
+def test_each_component_can_be_measured_and_the_caller_s_seed_stays(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (2, 2))
     before = torch.random.get_rng_state()
     stages = [*CONFIG["stages"][:3], ["+".join(OPERATORS), len(OPERATORS), 16]]
-    for key in pieces({**CONFIG, "stages": stages}, "16k", 0.3, 2, dtype):
-        seconds = measure_piece(key, CPU, budget=0.0)
+    for key in count_components({**CONFIG, "stages": stages}, "16k", 0.3, 2, dtype):
+        seconds = measure_component(key, CPU, budget=0.0)
         assert np.isfinite(seconds)
-        assert seconds > 0 or key.piece not in ("front end", "head")
+        assert seconds > 0 or key.kind not in ("front end", "head")
     assert measure_network(CONFIG, (2, 31, 64), dtype, CPU, budget=0.0) > 0
     torch.testing.assert_close(torch.random.get_rng_state(), before)

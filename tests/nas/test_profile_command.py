@@ -14,29 +14,29 @@ from command_stand_ins import CLIPS, GIVEN, SMALL, SPACE, measured, one_line
 from search_stand_ins import score
 from table_stand_ins import CPU, HERE, made_up
 
-from weakaudio.deploy.timing import describe
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.components import Key
+from weakaudio.deploy.benchmark import describe
+from weakaudio.nas.components import Component
+from weakaudio.nas.latency_model import ClipLatency
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.search_log import read_log
-from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.proxies import ShortTraining
+from weakaudio.nas.stores import read_log
 
 Run = Callable[..., tuple[int, str, str]]
 
 pytestmark = pytest.mark.usefixtures("small")
 
 
-def test_profile_measures_each_piece_once_and_validates(
+def test_profile_measures_each_component_once_and_validates(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     threads = torch.get_num_threads()
-    n = len(ClipLatency(LatencyTable(HERE), *GIVEN).keys(SPACE))
+    n = len(ClipLatency(LatencyTable(HERE), *GIVEN).components(SPACE))
     validation = ("--validate", "3", "--csv", "new/validation.csv")
     code, out, err = run("search", "profile", "-o", "new/table.json", *CLIPS, "--threads", "2", *validation)
     assert (code, err.strip()) == (0, "")
     assert f"2 threads on {describe(CPU).cores} cores" in out
-    assert f"{n} pieces measured, {n} in the table -> new/table.json" in out
+    assert f"{n} components measured, {n} in the table -> new/table.json" in out
     assert "3 networks: relative error of the predicted latency" in out
     assert torch.get_num_threads() == threads
     table = LatencyTable.load("new/table.json")
@@ -51,14 +51,14 @@ def test_profile_measures_each_piece_once_and_validates(
     assert f"{error:.1%} (median)" in out
     code, out, _ = run("search", "profile", "-o", "new/table.json", *CLIPS, "--threads", "2")
     assert code == 0
-    assert f"0 pieces measured, {n} in the table" in out
+    assert f"0 components measured, {n} in the table" in out
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["table.json", "validation.csv"]
 
 
 def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can_use(
     run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     decimated = ("--front-end", "efficientat-32k/2", "--int8", "--validate", "2")
     code, out, err = run("search", "profile", "-o", "table.json", *CLIPS, *decimated)
@@ -67,7 +67,7 @@ def test_profile_in_8_bits_of_every_second_frame_gives_a_table_that_a_search_can
     assert "2 networks: relative error" in out
     table = LatencyTable.load("table.json")
     assert not table.errors
-    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
+    assert {key.operator for key in table.times if key.kind == "front end"} == {"efficientat-32k/2"}
     given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", *CLIPS, *SMALL, "--steps", "2")
     options = ("--budget-ms", "1e3", "--corpus", root / "corpus", "--evaluations", "5", "-o", "found")
     code, _, err = run("search", "run", *given, *options)
@@ -90,7 +90,7 @@ def test_a_package_that_is_missing_is_told_before_a_table_is_made(
     assert not (tmp_path / "table.json").exists()
 
 
-def no_attention(key: Key, **given: Any) -> float:
+def no_attention(key: Component, **given: Any) -> float:
     if key.operator == "attention":
         raise RuntimeError("no kernel\nat line 7")
     return made_up(key)
@@ -100,7 +100,7 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
     run: Run, searching: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "table.json").unlink()
-    monkeypatch.setattr("weakaudio.nas.profile.measure_piece", no_attention)
+    monkeypatch.setattr("weakaudio.nas.profile.measure_component", no_attention)
     monkeypatch.setattr("weakaudio.nas.latency_model.measure_network", lambda config, **given: 1.0)
     code, out, _ = run("search", "profile", "-o", "table.json", *CLIPS, "--validate", "8")
     assert code == 0
@@ -118,11 +118,11 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--csv", "v.csv"), "--csv goes with --validate N"),
-        (("--device", "abacus"), "device 'abacus': not available"),
+        (("--csv", "v.csv"), "--csv needs --validate N"),
+        (("--device", "abacus"), "device 'abacus': not to be had here"),
         pytest.param(
             ("--device", "cuda"),
-            "device 'cuda': not available",
+            "device 'cuda': not to be had here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
         (("--graphs",), "CUDA graphs need a GPU"),
@@ -134,10 +134,10 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
         (("-o", "text.json"), "text.json: no latency table"),
     ],
 )
-def test_what_cannot_be_profiled_is_one_line(
+def test_invalid_options_of_profile_are_one_line(
     run: Run, tmp_path: Path, options: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.nas.profile.measure_piece", lambda key, **given: pytest.fail("measured"))
+    monkeypatch.setattr("weakaudio.nas.profile.measure_component", lambda key, **given: pytest.fail("measured"))
     measured(HERE).save(tmp_path / "toaster.json")
     (tmp_path / "text.json").write_text("hello")
     assert words in one_line(run("search", "profile", "-o", "table.json", *options))

@@ -22,8 +22,8 @@ from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
 from weakaudio.nas import blockwise as module
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.short_training import ShortTraining
-from weakaudio.nas.stage_store import StageStore
+from weakaudio.nas.proxies import ShortTraining
+from weakaudio.nas.stores import StageStore
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
@@ -61,7 +61,7 @@ def short(root: Path, **more: Any) -> ShortTraining:
 def blockwise(root: Path, store: Path, teacher: str = "mobile", **more: Any) -> BlockwiseDistillation:
     settings = {"steps": 2, "mixtures": 8, "seconds": 0.4, "batch_size": 4, "precision": "32-true", **more}
     return BlockwiseDistillation(
-        str(root / f"{teacher}.safetensors"), {str(root / "corpus"): 1.0}, store / "stages.json", **settings
+        str(root / f"{teacher}.safetensors"), {str(root / "corpus"): 1.0}, store=store / "stages.json", **settings
     )
 
 
@@ -71,8 +71,8 @@ def with_stage(n: int, *stage: Any) -> dict[str, Any]:
     return config
 
 
-class Heard(logging.Handler):
-    """Keeps what is said."""
+class Records(logging.Handler):
+    """Keeps messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class Heard(logging.Handler):
 def test_a_short_training_says_the_same_each_time_and_leaves_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lightning, heard = logging.getLogger("lightning.pytorch.utilities.rank_zero"), Heard()
-    monkeypatch.setattr(lightning, "handlers", [heard])
+    lightning, records = logging.getLogger("lightning.pytorch.utilities.rank_zero"), Records()
+    monkeypatch.setattr(lightning, "handlers", [records])
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(1)
     drawn = torch.rand(3)
@@ -101,7 +101,7 @@ def test_a_short_training_says_the_same_each_time_and_leaves_nothing(
         first, rel=1e-5
     )  # the teacher's count
     assert list(tmp_path.iterdir()) == []
-    assert (heard.said, *capsys.readouterr()) == ([], "", "")
+    assert (records.said, *capsys.readouterr()) == ([], "", "")
 
 
 def test_longer_training_lowers_the_loss(root: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_score_is_the_sum_of_its_stages_and_recombinations_cost_nothing(
     def refuse(*args: Any) -> float:
         raise AssertionError("a known stage is trained again")
 
-    monkeypatch.setattr(BlockwiseDistillation, "_learn", refuse)
+    monkeypatch.setattr(BlockwiseDistillation, "_train", refuse)
     mixed = {"stages": [other["stages"][0], CONFIG["stages"][1], other["stages"][2], CONFIG["stages"][3]]}
     mixed["n_features"] = 99  # is not scored
     expected = [second[0], first[1], second[2], first[3]]
@@ -169,7 +169,7 @@ def test_a_stage_is_worth_the_same_wherever_it_is_found_first(root: Path, tmp_pa
     assert two[1] == pytest.approx(one[1], rel=1e-6)
 
 
-def test_operators_whose_turn_never_comes_make_no_other_stage(root: Path, tmp_path: Path) -> None:
+def test_operators_that_no_block_uses_make_no_other_stage(root: Path, tmp_path: Path) -> None:
     proxy = blockwise(root, tmp_path)
     errors = proxy.stage_errors(CONFIG)
     assert proxy.stage_errors(with_stage(1, "dense+inverted", 1, 16)) == errors
@@ -184,9 +184,11 @@ def test_every_operator_can_be_scored_in_every_stage(root: Path, tmp_path: Path)
     assert len(set(scores)) == len(OPERATORS)
 
 
-def test_a_killed_proxy_loses_the_stage_at_hand(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_proxy_loses_only_the_current_stage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learned: list[int] = []
-    learn = BlockwiseDistillation._learn
+    learn = BlockwiseDistillation._train
 
     def killed(proxy: BlockwiseDistillation, n: int, *args: Any) -> float | None:
         if n == 2 and 2 not in learned:
@@ -195,7 +197,7 @@ def test_a_killed_proxy_loses_the_stage_at_hand(root: Path, tmp_path: Path, monk
         learned.append(n)
         return learn(proxy, n, *args)
 
-    monkeypatch.setattr(BlockwiseDistillation, "_learn", killed)
+    monkeypatch.setattr(BlockwiseDistillation, "_train", killed)
     with pytest.raises(KeyboardInterrupt):
         blockwise(root, tmp_path / "killed")(CONFIG)
     found = blockwise(root, tmp_path / "killed").stage_errors(CONFIG)
@@ -204,14 +206,16 @@ def test_a_killed_proxy_loses_the_stage_at_hand(root: Path, tmp_path: Path, monk
 
 
 def test_stages_learn_the_teachers_maps(root: Path, tmp_path: Path) -> None:
-    """Before training they know nothing, which is an error of about 1 and more; the teacher's own are easily had."""
+    """Untrained, they have an error of about 1 or more; the teacher's own architecture learns them easily."""
     settings = {"teacher": "flash", "mixtures": 16, "learning_rate": 1e-2}
     little = blockwise(root, tmp_path / "little", steps=1, **settings).stage_errors(CONFIG)
     much = blockwise(root, tmp_path / "much", steps=60, **settings).stage_errors(CONFIG)
     assert all(b < min(0.7 * a, 0.7) for a, b in zip(little, much, strict=True))
 
 
-def test_lessons_are_the_log_mel_and_the_maps_standardised_by_channel(root: Path, tmp_path: Path) -> None:
+def test_distillation_targets_are_the_log_mel_and_the_maps_standardised_by_channel(
+    root: Path, tmp_path: Path
+) -> None:
     """Against one pass over all mixtures at once."""
     proxy = blockwise(root, tmp_path, mixtures=6)
     model = load_model(root / "mobile.safetensors").eval()
@@ -221,22 +225,25 @@ def test_lessons_are_the_log_mel_and_the_maps_standardised_by_channel(root: Path
     ]
     with torch.no_grad():
         logmels = [model.logmel(next(iter(mixture_loader(some, 99, workers=0))))[0] for some in sets]
-        heard, kept = (model.network.forward_maps(logmel).maps for logmel in logmels)
-    for lesson, logmel in zip((proxy._lessons.heard, proxy._lessons.kept), logmels, strict=True):
-        torch.testing.assert_close(lesson[0].float(), logmel[:, None], rtol=2e-3, atol=1e-3)
-    for n, (mine, other) in enumerate(zip(heard, kept, strict=True), start=1):
+        train, val = (model.network.forward_maps(logmel).maps for logmel in logmels)
+    for targets, logmel in zip((proxy._targets.train, proxy._targets.val), logmels, strict=True):
+        torch.testing.assert_close(targets[0].float(), logmel[:, None], rtol=2e-3, atol=1e-3)
+    for n, (mine, other) in enumerate(zip(train, val, strict=True), start=1):
         std, mean = torch.std_mean(mine, dim=(0, 2, 3), keepdim=True, correction=0)
         live = std.flatten() > 0.05  # others are divided by what keeps them from growing
         assert live.any()
-        for lesson, maps in ((proxy._lessons.heard, mine), (proxy._lessons.kept, other)):
+        for targets, maps in ((proxy._targets.train, mine), (proxy._targets.val, other)):
             expected = ((maps - mean) / std)[:, live]
-            torch.testing.assert_close(lesson[n].float()[:, live], expected, rtol=5e-3, atol=5e-3)
+            torch.testing.assert_close(targets[n].float()[:, live], expected, rtol=5e-3, atol=5e-3)
 
 
-def test_lessons_of_every_second_frame_are_means_around_every_second_row(root: Path, tmp_path: Path) -> None:
-    whole, few = blockwise(root, tmp_path / "a", mixtures=6), blockwise(root, tmp_path / "b", mixtures=6, every=2)
-    assert torch.equal(few._lessons.heard[0], whole._lessons.heard[0][:, :, ::2])
-    for mine, maps in zip(few._lessons.heard[1:], whole._lessons.heard[1:], strict=True):
+def test_decimated_distillation_targets_are_means_around_every_second_row(root: Path, tmp_path: Path) -> None:
+    whole, few = (
+        blockwise(root, tmp_path / "a", mixtures=6),
+        blockwise(root, tmp_path / "b", mixtures=6, frame_stride=2),
+    )
+    assert torch.equal(few._targets.train[0], whole._targets.train[0][:, :, ::2])
+    for mine, maps in zip(few._targets.train[1:], whole._targets.train[1:], strict=True):
         rows = maps.float().unbind(2)
         around = [[*rows[max(n - 1, 0) : n], rows[n], *rows[n : n + 2]] for n in range(0, len(rows), 2)]
         means = torch.stack([torch.stack(some).mean(0) for some in around], 2)
@@ -246,10 +253,10 @@ def test_lessons_of_every_second_frame_are_means_around_every_second_row(root: P
         torch.testing.assert_close(mine.float()[:, live], ((means - mean) / std)[:, live], rtol=2e-2, atol=2e-2)
     config = {"stages": [["dense", 1, 8]] * 4, "n_features": 8}
     assert few(config) != whole(config)
-    assert short(root, every=2)(config) != short(root)(config)
+    assert short(root, frame_stride=2)(config) != short(root)(config)
 
 
-def test_the_error_is_the_mean_square_over_mixtures_that_training_did_not_hear(
+def test_the_error_is_the_mean_square_over_validation_mixtures(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A student that says 0 is off by the square of what it should say."""
@@ -262,8 +269,8 @@ def test_the_error_is_the_mean_square_over_mixtures_that_training_did_not_hear(
 
     monkeypatch.setattr(module._StageStudent, "forward", forward)
     proxy = blockwise(root, tmp_path, seconds=0.5)
-    error = proxy._learn(2, module.Stage("dense", 1, 16), 16)
-    assert error == pytest.approx(float(proxy._lessons.kept[3].float().square().mean()), rel=1e-4)
+    error = proxy._train(2, module.Stage("dense", 1, 16), 16)
+    assert error == pytest.approx(float(proxy._targets.val[3].float().square().mean()), rel=1e-4)
     assert training == [True] * 2 + [False] * 4  # steps, batches
 
 
@@ -297,7 +304,7 @@ def test_proxies_can_be_sent_to_other_processes_without_what_they_have_in_memory
     assert pickle.loads(pickle.dumps(short(root))) == short(root)
 
 
-def test_stores_keep_what_they_are_given(tmp_path: Path) -> None:
+def test_stores_keep_what_is_added(tmp_path: Path) -> None:
     store, other = (StageStore(tmp_path / "new" / "stages.json", {"steps": 3}) for _ in range(2))
     assert "a" not in store
     store.add("a", 0.1)
@@ -306,6 +313,13 @@ def test_stores_keep_what_they_are_given(tmp_path: Path) -> None:
     assert "b" in store  # added by the other meanwhile
     again = StageStore(tmp_path / "new" / "stages.json", {"steps": 3})
     assert (again["a"], again["b"], len(again)) == (0.1, None, 2)
+
+
+def test_settings_keep_the_names_of_the_first_release(root: Path, tmp_path: Path) -> None:
+    """Else stores and logs from then would be refused."""
+    for proxy in (short(root, frame_stride=2), blockwise(root, tmp_path, frame_stride=2)):
+        assert proxy.settings["every"] == 2
+        assert "frame_stride" not in proxy.settings
 
 
 def add_some(path: Path, first: int) -> None:
@@ -338,7 +352,9 @@ def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
         ('{"kind": "weakaudio stages", "settings": {"steps": 4}, "stages": {}}', "steps 4, now 3"),
     ],
 )
-def test_stores_that_are_damaged_or_of_other_settings_are_refused(tmp_path: Path, content: str, says: str) -> None:
+def test_stores_that_are_damaged_or_were_made_with_other_settings_are_refused(
+    tmp_path: Path, content: str, says: str
+) -> None:
     path = tmp_path / "stages.json"
     path.write_text(content)
     with pytest.raises(StoreError, match=says):

@@ -11,12 +11,11 @@ import pytest
 from command_stand_ins import CLIPS, GIVEN, measured, one_line
 from table_stand_ins import CPU, HERE, made_up
 
-from weakaudio.deploy.timing import describe
-from weakaudio.nas.clip_latency import ClipLatency
+from weakaudio.deploy.benchmark import describe
+from weakaudio.nas.latency_model import ClipLatency
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.scaling_grid import network_config
-from weakaudio.nas.scaling_law import Law
-from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.proxies import ShortTraining
+from weakaudio.nas.scaling_law import Law, network_config
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,7 +46,7 @@ def lawful(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """`search law` without training."""
     training = LawfulTraining()
     monkeypatch.setattr(ShortTraining, "__call__", lambda proxy, config: training(proxy, config))
-    monkeypatch.setattr("weakaudio.nas.profile.measure_piece", lambda key, **given: made_up(key))
+    monkeypatch.setattr("weakaudio.nas.profile.measure_component", lambda key, **given: made_up(key))
     LatencyTable(describe(CPU)).save(tmp_path / "table.json")
 
     def call(*options: str | Path) -> tuple[int, str, str]:
@@ -93,7 +92,7 @@ def test_a_law_names_the_best_network_for_each_budget(lawful: tuple[Run, LawfulT
     assert "trained with other settings" in one_line(call("--steps", "7", "--budget-ms", "40"))
 
 
-def test_a_budget_nothing_meets_is_told_before_anything_is_trained(lawful: tuple[Run, LawfulTraining]) -> None:
+def test_a_budget_nothing_meets_is_an_error_before_training(lawful: tuple[Run, LawfulTraining]) -> None:
     call, training = lawful
     said = one_line(call("--budget-ms", "1"))
     assert "nothing meets a budget of 1 ms; the nearest is depth 1, width 0.25 with" in said

@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakaudio.errors import ManifestError, StoreError, WeakAudioError
-from weakaudio.nas.scaling_grid import measure_grid, network_config, parameter_count
-from weakaudio.nas.scaling_law import Law, best_ratio, fit_law, held_out_error
-from weakaudio.nas.scaling_report import law_figure, law_page, write_law_page
+from weakaudio.nas.scaling_law import (
+    Law,
+    best_ratio,
+    fit_law,
+    held_out_error,
+    measure_grid,
+    network_config,
+    parameter_count,
+)
+from weakaudio.nas.scaling_report import law_figure, law_page
 from weakaudio.networks import build_network
 
 GRID = list(itertools.product((0.5, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0, 2.0)))
@@ -125,7 +132,7 @@ def test_points_that_cannot_tell_depth_from_width_are_refused(points: list[tuple
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0])
-def test_numbers_that_are_none_are_refused_and_named(value: float) -> None:
+def test_invalid_numbers_are_refused_and_named(value: float) -> None:
     losses = TRUE.predict(DEPTH, WIDTH)
     losses[3] = value
     with pytest.raises(WeakAudioError, match=rf"loss {value} of point 3 \(depth 0.5, width 2\)"):
@@ -196,12 +203,12 @@ def test_a_budget_nothing_meets_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, np.nan, np.inf])
-def test_budgets_that_are_no_time_are_refused(budget: float) -> None:
+def test_invalid_budgets_are_refused(budget: float) -> None:
     with pytest.raises(WeakAudioError, match="expected more than 0"):
         best_ratio(TRUE, work, GRID, budget)
 
 
-def test_what_cannot_be_chosen_from_is_refused() -> None:
+def test_invalid_grids_are_refused() -> None:
     with pytest.raises(WeakAudioError, match="no depths and widths"):
         best_ratio(TRUE, work, [], 1.0)
     with pytest.raises(WeakAudioError, match=r"depth 1, width 2: a latency of nan s"):
@@ -228,7 +235,7 @@ def test_depth_multiplies_blocks_and_width_channels() -> None:
 
 
 @pytest.mark.parametrize("factors", [(0, 1), (1, -1), (np.nan, 1), (1, np.inf)])
-def test_depths_and_widths_that_cannot_be_are_refused(factors: tuple[float, float]) -> None:
+def test_invalid_depths_and_widths_are_refused(factors: tuple[float, float]) -> None:
     with pytest.raises(WeakAudioError, match="expected numbers above 0"):
         network_config(*factors)
 
@@ -240,7 +247,7 @@ def test_parameters_are_counted_without_the_classifier() -> None:
 
 
 class Trainer:
-    """Says what the law says of a network; counts how often it is asked, and breaks off at a call."""
+    """Gives the loss of a network by the law; counts its calls, and is interrupted at one of them."""
 
     def __init__(self, breaks_at: int | None = None) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -254,7 +261,7 @@ class Trainer:
         return 1 + 1 / blocks + 10 / channels
 
 
-def test_a_grid_goes_on_where_it_was_and_ends_alike(tmp_path: Path) -> None:
+def test_a_grid_resumes_and_ends_alike(tmp_path: Path) -> None:
     whole, out, settings = Trainer(), tmp_path / "new" / "grid.csv", {"steps": 300}
     expected = measure_grid(GRID, whole, tmp_path / "whole.csv", settings)
     assert whole.asked == [network_config(*point) for point in GRID]
@@ -305,7 +312,7 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], o
         (edited(lambda t: t.assign(settings="")), "other settings"),
     ],
 )
-def test_tables_that_are_damaged_or_of_another_run_are_refused_and_left(
+def test_tables_that_are_damaged_or_were_made_with_other_settings_are_refused_and_left(
     tmp_path: Path, damage: Callable[[Path], object], says: str
 ) -> None:
     path = tmp_path / "grid.csv"
@@ -340,7 +347,7 @@ def test_the_figure_shows_what_was_measured_and_the_law(against: str, unit: floa
         assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (choice.latency * 1e3, choice.loss)
 
 
-def test_figures_of_what_is_not_known_are_refused() -> None:
+def test_invalid_figures_are_refused() -> None:
     for wrong in ("latency", "depth"):
         with pytest.raises(WeakAudioError, match=f"no figure against '{wrong}'"):
             law_figure(table(latency=False), TRUE, wrong)
@@ -348,12 +355,11 @@ def test_figures_of_what_is_not_known_are_refused() -> None:
         law_figure(table().head(0), TRUE, "latency")
 
 
-def test_the_page_says_the_law_its_errors_and_the_choice(tmp_path: Path) -> None:
+def test_the_page_shows_the_law_its_errors_and_the_choice() -> None:
     losses = TRUE.predict(DEPTH, WIDTH)
     losses[-1] *= 1.25
     held_out = held_out_error(DEPTH, WIDTH, losses)
-    write_law_page(tmp_path / "law.html", table(), TRUE, held_out, [(0.01, best_ratio(TRUE, work, GRID, 0.01))])
-    html = (tmp_path / "law.html").read_text(encoding="utf-8")
+    html = law_page(table(), TRUE, held_out, [(0.01, best_ratio(TRUE, work, GRID, 0.01))])
     for text in ("2 + 0.6 D^-0.8 + 0.9 W^-0.5", "20.0 %", "budget (ms)", "10.000"):
         assert text in html
     assert html.count("<img") == 2

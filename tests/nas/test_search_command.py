@@ -14,13 +14,13 @@ from command_stand_ins import CLIPS, GIVEN, measured, one_line
 from search_stand_ins import score, without_times
 from table_stand_ins import CPU, HERE
 
-from weakaudio.deploy.timing import describe
+from weakaudio.deploy.benchmark import describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.search_log import read_log
+from weakaudio.nas.latency_model import ClipLatency
+from weakaudio.nas.proxies import ShortTraining
 from weakaudio.nas.search_space import ArchitectureConfig
-from weakaudio.nas.short_training import ShortTraining
+from weakaudio.nas.stores import read_log
 from weakaudio.networks import build_network
 
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def test_a_search_finds_a_network_within_budget_and_is_prolonged_as_if_it_had_be
     settings, evaluations = read_log(tmp_path / "whole" / "search.jsonl")
     latency = ClipLatency(measured(), *GIVEN)
     for evaluation in evaluations:
-        config = evaluation.genome.to_config()
+        config = evaluation.architecture.to_config()
         assert evaluation.latency == latency(config) <= 0.03
         assert config["n_features"] == 768  # which this proxy does not score
     winner = min(evaluations, key=lambda e: e.score)
@@ -47,7 +47,7 @@ def test_a_search_finds_a_network_within_budget_and_is_prolonged_as_if_it_had_be
     )
     assert (
         ArchitectureConfig.from_config(build_network("flash", n_classes=2, **json.loads(config)).config)
-        == winner.genome
+        == winner.architecture
     )
     about = settings["about"]
     assert (about["latency"]["device"], about["latency"]["front_end"]) == (str(describe(CPU)), "efficientat-32k")
@@ -60,11 +60,13 @@ def test_a_search_finds_a_network_within_budget_and_is_prolonged_as_if_it_had_be
     for number in (2, 6, 9):
         assert searching("parts", "--evaluations", str(number))[0] == 0
     parts = read_log(tmp_path / "parts" / "search.jsonl")[1]
-    assert [e["genome"] for e in without_times(parts)] == [e["genome"] for e in without_times(evaluations)]
+    assert [e["architecture"] for e in without_times(parts)] == [
+        e["architecture"] for e in without_times(evaluations)
+    ]
     np.testing.assert_allclose([e.score for e in parts], [e.score for e in evaluations], rtol=1e-5)
 
 
-def test_an_interrupted_search_goes_on_and_its_page_can_be_had_meanwhile(
+def test_an_interrupted_search_resumes_and_has_a_page_meanwhile(
     run: Run, searching: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(proxy: ShortTraining, config: dict[str, Any]) -> float:
@@ -83,7 +85,7 @@ def test_an_interrupted_search_goes_on_and_its_page_can_be_had_meanwhile(
     assert searching("whole", *options)[0] == 0
     found, whole = (read_log(tmp_path / name / "search.jsonl")[1] for name in ("found", "whole"))
     assert without_times(found) == without_times(whole)
-    assert {e.genome.n_features for e in whole} == {64, 768}
+    assert {e.architecture.n_features for e in whole} == {64, 768}
 
     numbers = [e.number for e in whole[:4]]
     pd.DataFrame({"number": numbers, "score": [-e.score for e in whole[:4]]}).to_csv(tmp_path / "full.csv")
@@ -111,13 +113,13 @@ def test_an_interrupted_search_goes_on_and_its_page_can_be_had_meanwhile(
         (("--device", "abacus"), "device 'abacus': not available"),
         (("--corpus", "{root}/none"), "none"),
         (("--corpus", "{root}/slow"), "of one sample rate"),
-        (("--corpus", "{root}/corpus"), "is there twice"),
+        (("--corpus", "{root}/corpus"), "is given twice"),
         (("--corpus", "{root}/slow=0"), "a weight of 0, expected more than 0"),
         (("--corpus", "{root}/slow=nan"), "a weight of nan"),
         (("--corpus", "{root}/slow=much"), "'much' is no number; expected PATH=WEIGHT"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line_and_nothing_is_logged(
+def test_invalid_options_are_one_line_and_nothing_is_logged(
     searching: Run, root: Path, tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     measured(HERE).save(tmp_path / "toaster.json")
@@ -127,7 +129,7 @@ def test_what_cannot_be_searched_is_one_line_and_nothing_is_logged(
     assert not log.exists() or read_log(log)[1] == []
 
 
-def test_corpora_that_do_not_fit_the_teacher_are_told_before_the_search(
+def test_corpora_that_do_not_fit_the_teacher_are_refused_before_the_search(
     run: Run, searching: Run, root: Path, tmp_path: Path
 ) -> None:
     given = ("--table", "table.json", "--teacher", root / "teacher.safetensors", *CLIPS, "--budget-ms", "30")
@@ -137,7 +139,7 @@ def test_corpora_that_do_not_fit_the_teacher_are_told_before_the_search(
     assert not (tmp_path / "found").exists()
 
 
-def test_a_table_of_another_device_is_taken_if_that_is_said(
+def test_a_table_of_another_device_is_accepted_if_allowed(
     searching: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShortTraining, "__call__", lambda self, config: score(config))
@@ -147,7 +149,7 @@ def test_a_table_of_another_device_is_taken_if_that_is_said(
     assert read_log(tmp_path / "found" / "search.jsonl")[0]["about"]["latency"]["device"] == str(HERE)
 
 
-def test_a_search_is_not_gone_on_with_on_other_terms(
+def test_a_search_is_not_resumed_with_other_settings(
     searching: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShortTraining, "__call__", lambda self, config: score(config))
@@ -160,7 +162,7 @@ def test_a_search_is_not_gone_on_with_on_other_terms(
     ):
         assert words in one_line(searching("found", *options, *other))
     table = measured()
-    table.times[next(key for key in table.times if key.piece == "block")] += 1e-3
+    table.times[next(key for key in table.times if key.kind == "block")] += 1e-3
     table.save(tmp_path / "table.json")
     assert "about.latency.times" in one_line(searching("found", *options))
 
@@ -172,11 +174,11 @@ def test_a_page_of_nothing_is_one_line(run: Run, searching: Run, monkeypatch: py
     assert "none.csv" in one_line(run("search", "page", "found", "--full", "none.csv"))
 
 
-def test_proxies_find_out_beforehand_what_would_fail(root: Path, tmp_path: Path) -> None:
+def test_proxies_check_beforehand_what_would_fail(root: Path, tmp_path: Path) -> None:
     teacher, corpora = str(root / "teacher.safetensors"), {str(root / "corpus"): 1.0}
     ShortTraining(teacher, corpora).check()
-    BlockwiseDistillation(teacher, corpora, tmp_path / "stages.json").check()
+    BlockwiseDistillation(teacher, corpora, store=tmp_path / "stages.json").check()
     assert not (tmp_path / "stages.json").exists()
     (tmp_path / "stages.json").write_text("{")
     with pytest.raises(WeakAudioError, match=r"stages.json: damaged"):
-        BlockwiseDistillation(teacher, corpora, tmp_path / "stages.json").check()
+        BlockwiseDistillation(teacher, corpora, store=tmp_path / "stages.json").check()

@@ -19,17 +19,16 @@ from search_stand_ins import EVOLUTION, latency, picky_score
 
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.evolution import search
-from weakaudio.nas.search_log import Evaluation, read_log
 from weakaudio.nas.search_report import (
     agreement_figure,
     course_figure,
-    frontier_figure,
+    pareto_figure,
     rank_correlation,
     read_full,
     search_page,
-    write_search_page,
 )
 from weakaudio.nas.search_space import changes
+from weakaudio.nas.stores import Evaluation, read_log
 
 ABOUT = {"latency": {"batch": 8}, "proxy": {"name": "blockwise", "steps": 300, "corpora": [["sounds", 0.5]]}}
 
@@ -73,9 +72,9 @@ def test_the_winner_and_its_stages_come_first(found: Search) -> None:
         assert f"<dd>{number}</dd>" in page
     stages = tables(page)[0]
     assert [list(row) for row in stages.to_numpy()[:, 2:]] == [
-        [str(blocks), str(channels)] for _, blocks, channels in winner.genome.stages
+        [str(blocks), str(channels)] for _, blocks, channels in winner.architecture.stages
     ]
-    assert f"Evaluation {winner.number}; its embedding has {winner.genome.n_features} numbers." in page
+    assert f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} dimensions." in page
 
 
 def test_the_ancestry_is_each_mutation_that_led_to_the_winner(found: Search) -> None:
@@ -87,17 +86,17 @@ def test_the_ancestry_is_each_mutation_that_led_to_the_winner(found: Search) -> 
     assert list(table["evaluation"]) == [str(e.number) for e in line]
     assert table["change"][0] == "first population"
     for before, after, said in zip(line, line[1:], table["change"][1:], strict=False):
-        (change,) = changes(before.genome, after.genome)
+        (change,) = changes(before.architecture, after.architecture)
         assert said == f"{after.factor}: {change.before} to {change.after}"
-    brought = [float(said.replace("\u2212", "-")) for said in table["brought"][1:]]
-    assert sum(brought) == pytest.approx(line[-1].score - line[0].score, abs=5e-4 * len(brought))
+    differences = [float(said.replace("\u2212", "-")) for said in table["difference"][1:]]
+    assert sum(differences) == pytest.approx(line[-1].score - line[0].score, abs=5e-4 * len(differences))
 
 
 def test_the_best_are_in_their_order_each_once(found: Search) -> None:
     table = tables(found.plain_page)[2]
     assert list(table["evaluation"]) == [str(n) for n in sorted(found.scores, key=lambda n: found.scores[n])[:10]]
     for number, stages, features in table[["evaluation", "stages", "features"]].to_numpy():
-        assert f"{stages} | {features}" == found.all[int(number)].genome.key
+        assert f"{stages} | {features}" == found.all[int(number)].architecture.key
 
 
 def test_what_failed_is_counted_by_its_reason(found: Search) -> None:
@@ -107,8 +106,8 @@ def test_what_failed_is_counted_by_its_reason(found: Search) -> None:
     for reason, first in zip(table["reason"], table["first"], strict=True):
         assert int(first) == next(e.number for e in found.all if e.error == reason)
     all_well = search_page(found.settings, [replace(e, score=1.0, error=None) for e in found.all])
-    assert "could not be scored" in found.plain_page
-    assert "could not be scored" not in all_well
+    assert "Failures" in found.plain_page
+    assert "Failures" not in all_well
 
 
 def test_settings_are_there_by_their_names(found: Search) -> None:
@@ -129,8 +128,8 @@ def test_a_page_fetches_nothing(found: Search) -> None:
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
 
 
-def test_the_frontier_is_drawn_through_what_nothing_beats(found: Search) -> None:
-    (axes,) = frontier_figure(found.all, 0.02).axes
+def test_the_pareto_front_is_drawn_through_what_nothing_beats(found: Search) -> None:
+    (axes,) = pareto_figure(found.all, 0.02).axes
     points = [(1000 * found.all[n].latency, score) for n, score in found.scores.items()]
     unbeaten = sorted(
         (ms, value)
@@ -200,10 +199,10 @@ def failed_number(found: Search) -> int:
     ("make", "words"),
     [
         (lambda s: dict.fromkeys(list(s.scores)[:2], 1.0), "full training of 2 networks: .* needs 3 or more"),
-        (lambda s: dict.fromkeys(list(s.scores)[:4], 1.0), "all networks are worth the same"),
-        (lambda s: {**s.scores, 99: 1.0}, "evaluation 99: the search has no score"),
-        (lambda s: {**s.scores, -1: 1.0}, "evaluation -1: the search has no score"),
-        (lambda s: {**s.scores, failed_number(s): 1.0}, r"evaluation \d+: the search has no score"),
+        (lambda s: dict.fromkeys(list(s.scores)[:4], 1.0), "all networks have the same score"),
+        (lambda s: {**s.scores, 99: 1.0}, "evaluation 99: it has no score in the search"),
+        (lambda s: {**s.scores, -1: 1.0}, "evaluation -1: it has no score in the search"),
+        (lambda s: {**s.scores, failed_number(s): 1.0}, r"evaluation \d+: it has no score in the search"),
     ],
 )
 def test_what_has_no_rank_correlation_is_refused(
@@ -228,25 +227,17 @@ def test_a_table_of_full_training_is_read(tmp_path: Path) -> None:
     ("lines", "words"),
     [
         (["number,loss", "1,2"], "expected columns number and score, found number, loss"),
-        (["number,score", "1,2", "1,3"], "line 3: evaluation 1 is there twice"),
-        (["number,score", "1,2", "2,inf"], "line 3: evaluation 2 is there twice or has no finite score"),
-        (["number,score", "1,2", "2,"], "line 3: evaluation 2 is there twice or has no finite score"),
+        (["number,score", "1,2", "1,3"], "line 3: evaluation 1 is listed twice"),
+        (["number,score", "1,2", "2,inf"], "line 3: evaluation 2 is listed twice or has no finite score"),
+        (["number,score", "1,2", "2,"], "line 3: evaluation 2 is listed twice or has no finite score"),
         (["number,score", "1,low"], "line 2: .*expected numbers"),
         (["number,score", "first,1"], "line 2: .*expected numbers"),
         (["number,score", "1,1", ",1"], "line 3: .*expected numbers"),
         (["number,score", "1,1", "inf,1"], "line 3: .*expected numbers"),
-        (["number,score", "1,1", "2.5,1"], "line 3: evaluation 2.5: expected a whole number"),
+        (["number,score", "1,1", "2.5,1"], "line 3: evaluation 2.5: expected an integer"),
     ],
 )
 def test_tables_of_something_else_are_refused(tmp_path: Path, lines: list[str], words: str) -> None:
     with pytest.raises(WeakAudioError, match=words) as caught:
         read_full(written(tmp_path / "full.csv", lines))
     assert "full.csv" in str(caught.value)
-
-
-def test_a_page_that_cannot_be_written_is_said(found: Search, tmp_path: Path) -> None:
-    write_search_page(tmp_path / "new" / "search.html", found.settings, found.all)
-    assert (tmp_path / "new" / "search.html").read_text(encoding="utf-8") == found.plain_page
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WeakAudioError, match=r"search.html: cannot be written"):
-        write_search_page(tmp_path / "file" / "search.html", found.settings, found.all)

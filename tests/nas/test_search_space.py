@@ -1,4 +1,4 @@
-"""What the search may build, and what a mutation does to it."""
+"""The architectures of the search space, and their mutations."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BASE = ArchitectureConfig(
 )
 
 
-def turns(genome: ArchitectureConfig) -> list[Any]:
+def turns(architecture: ArchitectureConfig) -> list[Any]:
     """The network block by block, the long way."""
-    built: list[Any] = [genome.n_features]
-    for operators, blocks, channels in genome.stages:
+    built: list[Any] = [architecture.n_features]
+    for operators, blocks, channels in architecture.stages:
         names = operators.split("+")
         row: list[Any] = [channels]
         while len(row) <= blocks:
@@ -40,32 +40,32 @@ def turns(genome: ArchitectureConfig) -> list[Any]:
 @given(st.integers(0, 2**32), st.integers(1, 3))
 def test_what_is_drawn_and_mutated_is_in_the_space_and_one_factor_differs(seed: int, longest: int) -> None:
     space, rng = replace(SearchSpace(), longest_mix=longest), np.random.default_rng(seed)
-    genome = space.random(rng)
+    architecture = space.random(rng)
     for _ in range(5):
-        assert all(value in space.choices(factor) for factor, value in genome.factors().items())
-        other = space.mutate(genome, rng)
-        assert len(changes(genome, other)) == 1
-        assert turns(other) != turns(genome)
-        genome = other
+        assert all(value in space.choices(factor) for factor, value in architecture.factors().items())
+        other = space.mutate(architecture, rng)
+        assert len(changes(architecture, other)) == 1
+        assert turns(other) != turns(architecture)
+        architecture = other
 
 
 def test_every_factor_is_mutated_and_every_choice_is_drawn() -> None:
     space, rng = SearchSpace(), np.random.default_rng(0)
-    genome = space.random(rng)
-    seen: dict[str, set[Any]] = {name: set() for name in genome.factors()}
+    architecture = space.random(rng)
+    seen: dict[str, set[Any]] = {name: set() for name in architecture.factors()}
     factors = set()
     for _ in range(1500):
-        other = space.mutate(genome, rng)
-        factors.add(changes(genome, other)[0].factor)
-        genome = other
+        other = space.mutate(architecture, rng)
+        factors.add(changes(architecture, other)[0].factor)
+        architecture = other
         for name, value in space.random(rng).factors().items():
             seen[name].add(value)
-    assert factors == set(genome.factors())
+    assert factors == set(architecture.factors())
     assert all(seen[name] == set(space.choices(name)) for name in seen)
 
 
 @given(st.integers(0, 2**32))
-def test_genomes_of_the_same_blocks_have_the_same_key_and_others_have_not(seed: int) -> None:
+def test_architectures_of_the_same_blocks_have_the_same_key_and_others_do_not(seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = ["a", "b", "a+b", "b+a", "a+a", "a+b+a", "a+b+a+b"]
     one, other = (
@@ -79,7 +79,7 @@ def test_genomes_of_the_same_blocks_have_the_same_key_and_others_have_not(seed: 
     assert (one.key == other.key) == (turns(one) == turns(other))
 
 
-def test_mixes_are_turns_none_of_which_repeats_a_shorter_one() -> None:
+def test_mixes_alternate_and_none_repeats_a_shorter_one() -> None:
     space = SearchSpace(operators=(("a", "b"),) * 4, longest_mix=3)
     assert space.choices("stage 1 operators") == (
         *("a", "b", "a+b", "b+a"),
@@ -88,14 +88,14 @@ def test_mixes_are_turns_none_of_which_repeats_a_shorter_one() -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_a_genome_is_a_network_and_comes_back_from_its_arguments(seed: int) -> None:
-    genome = DENSE.random(np.random.default_rng(seed))
-    network = build_network("flash", n_classes=2, n_mels=32, **genome.to_config())
-    assert ArchitectureConfig.from_config(network.config) == genome
-    assert ArchitectureConfig.from_config(genome.to_config()) == genome
+def test_an_architecture_is_a_network_and_comes_back_from_its_arguments(seed: int) -> None:
+    architecture = DENSE.random(np.random.default_rng(seed))
+    network = build_network("flash", n_classes=2, n_mels=32, **architecture.to_config())
+    assert ArchitectureConfig.from_config(network.config) == architecture
+    assert ArchitectureConfig.from_config(architecture.to_config()) == architecture
 
 
-def test_the_network_made_by_hand_is_in_the_space() -> None:
+def test_the_hand_made_network_is_in_the_space() -> None:
     assert all(value in SearchSpace().choices(factor) for factor, value in BASE.factors().items())
     assert BASE.key == "1 dense, 32 | 2 dense, 64 | 3 dense, 128 | 2 dense, 256 | 768"
 
@@ -120,7 +120,7 @@ ROWS = [["dense", 1, 8]] * 4
         ({"stages": ROWS, "n_features": "8"}, "'8' features"),
     ],
 )
-def test_arguments_that_are_no_genome_are_refused(config: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_are_refused(config: dict[str, Any], said: str) -> None:
     with pytest.raises(WeakAudioError, match=said):
         ArchitectureConfig.from_config(config)
 
@@ -130,7 +130,7 @@ def test_arguments_that_are_no_genome_are_refused(config: dict[str, Any], said: 
     [
         ({"blocks": ((1,),) * 3}, "blocks of 3 stages"),
         ({"channels": ((8,), (8,), (), (8,))}, "channels, middle, stride 16: nothing to choose"),
-        ({"features": (8, 8)}, "the same twice"),
+        ({"features": (8, 8)}, "duplicates"),
         ({"operators": (("dense+attention",),) * 4}, r"without a \+"),
         ({"blocks": ((-1,),) * 4}, "0 or more"),
         ({"channels": ((0,),) * 4}, "1 or more"),

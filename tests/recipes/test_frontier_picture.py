@@ -73,7 +73,7 @@ def test_one_clip_is_timed_with_and_without_graphs_and_a_batch_without(
     save_model(Model(randomise(FlashCNN(5, 64, stages, 8)), "16k", labels), tmp_path / "tiny.safetensors")
     monkeypatch.setattr(on_gpu, "SHIPPED", ())
     monkeypatch.setattr(on_gpu, "GraphedModel", Replayed)
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     (tmp_path / "recipes" / "latency").mkdir(parents=True)
     tiny = str(tmp_path / "tiny.safetensors")
     args = ["--mn04", str(tmp_path / "t.safetensors"), "--model", tiny, "--seconds", "0.3", "--clips", "2"]

@@ -18,7 +18,7 @@ from weakaudio.nas.latency_model import Validation, random_configs
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.scaling_law import Law
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
-from weakaudio.nas.stage_store import StageStore
+from weakaudio.nas.stores import StageStore
 
 TINY = SearchSpace(
     operators=(("dense",),) * 4,
@@ -110,7 +110,7 @@ def test_the_error_of_foretold_latency_is_recorded(root: Path) -> None:
 
 
 def test_latency_in_8_bits_stands_in_lines_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     args = ["--table", str(root / "table.json"), "--networks", "2", "--seconds", "0.3", "--threads", "1"]
     foretold.main([*args, "--int8", "--every", "2"], root, TINY)
@@ -118,7 +118,7 @@ def test_latency_in_8_bits_stands_in_lines_of_its_own(root: Path, monkeypatch: p
     assert {row["system"] for row in rows} == {f"in 8 bits, every 2 frames, batch {batch}" for batch in (1, 8)}
     table = LatencyTable.load(root / "table.json")
     assert table.device.onnxruntime
-    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
+    assert {key.operator for key in table.times if key.kind == "front end"} == {"efficientat-32k/2"}
 
 
 def test_the_law_is_recorded_with_the_corners_it_did_not_see(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

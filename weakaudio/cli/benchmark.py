@@ -1,4 +1,4 @@
-"""The command about speed: each stage of a model's path, on this machine."""
+"""The command that measures the speed of models on this machine, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.memory import keep_memory
 
 if TYPE_CHECKING:
-    from weakaudio.deploy.benchmark import Choice, PathTimes
+    from weakaudio.deploy.backends import Fastest
+    from weakaudio.deploy.benchmark import PathTimes
 
 Row = dict[str, str | int | float]
 
 
 @app.command()
 def benchmark(
-    models: Annotated[list[str], typer.Argument(help="Names of `weakaudio models`, or paths of model files.")],
-    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
+    models: Annotated[list[str], typer.Argument(help="Names from `weakaudio models`, or paths of model files.")],
+    seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 10.0,
     batch: Annotated[
         list[int] | None, typer.Option(help="Clips at once; may be repeated.", show_default="1 and 8")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the processor.", show_default="as torch does")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
-    ways: Annotated[
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto (a GPU if there is one).")] = "cpu",
+    backends: Annotated[
         bool,
-        typer.Option("--ways", help="Also say which way is the fastest here: torch or ONNX Runtime."),
+        typer.Option("--backends", "--ways", help="Also compare backends: torch and ONNX Runtime."),
     ] = False,
     compiled: Annotated[
         bool,
-        typer.Option("--compiled", help="Of the ways, also torch.compile: a minute, with a C++ compiler."),
+        typer.Option("--compiled", help="Also torch.compile as a backend: takes a minute and a C++ compiler."),
     ] = False,
-    out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures there.")] = None,
+    out: Annotated[Path | None, typer.Option("--csv", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """How fast models are here: from waveform to clip probabilities, and stage by stage from the file on."""
-    from weakaudio.deploy.benchmark import fastest, time_path
-    from weakaudio.deploy.timing import describe, use_threads
+    """Measure models on this machine: from waveform to clip probabilities, and each stage from the file on."""
+    from weakaudio.deploy.backends import fastest
+    from weakaudio.deploy.benchmark import describe, time_path, use_threads
     from weakaudio.networks.runtime import find_device
     from weakaudio.pretrained import load_model
     from weakaudio.progress import progress
@@ -49,10 +50,10 @@ def benchmark(
     if not 0 < seconds < float("inf"):
         raise WeakAudioError(f"clips of {seconds} s: expected more than 0")
     where = find_device(device)
-    if ways and where.type != "cpu":
-        raise WeakAudioError(f"--ways: on {where} there is one way only; measure with --device cpu")
-    if compiled and not ways:
-        raise WeakAudioError("--compiled is one of the --ways: give that, too")
+    if backends and where.type != "cpu":
+        raise WeakAudioError(f"--backends: {where} has a single one; measure with --device cpu")
+    if compiled and not backends:
+        raise WeakAudioError("--compiled is one of the --backends: give that option, too")
     keep_memory()
     with use_threads(threads):
         about = str(describe(where))
@@ -62,10 +63,10 @@ def benchmark(
             (name, time_path(model, seconds, size, where))
             for name, model, size in progress(todo, len(todo), "measuring")
         ]
-        choices = [fastest(model, seconds, size, compiled) for _, model, size in todo] if ways else []
+        choices = [fastest(model, seconds, size, compiled) for _, model, size in todo] if backends else []
     _show(times, about)
     for (name, _, size), choice in zip(todo, choices, strict=False):
-        typer.echo(f"{name}, batch {size}: {_said(choice, size)}")
+        typer.echo(f"{name}, batch {size}: {_summary(choice, size)}")
     if out is not None:
         import pandas as pd
 
@@ -74,14 +75,14 @@ def benchmark(
         write_table(pd.DataFrame([_row(name, taken, about) for name, taken in times]), out)
 
 
-def _said(choice: Choice, batch: int) -> str:
-    """The fastest way first; milliseconds are those of one clip."""
-    measured = ", ".join(f"{way} {1000 * taken / batch:.2f} ms" for way, taken in choice.seconds.items())
-    return "; ".join([measured, *(f"{way} left out: {reason}" for way, reason in choice.left_out.items())])
+def _summary(choice: Fastest, batch: int) -> str:
+    """Backends, fastest first, with milliseconds per clip."""
+    measured = ", ".join(f"{name} {1000 * taken / batch:.2f} ms" for name, taken in choice.seconds.items())
+    return "; ".join([measured, *(f"{name} left out: {reason}" for name, reason in choice.left_out.items())])
 
 
 def _row(name: str, times: PathTimes, about: str) -> Row:
-    """A line of the CSV file; times are those of one clip."""
+    """A line of the CSV file, with times per clip."""
     return {
         "model": name,
         "device": about,
@@ -121,7 +122,7 @@ def _show(times: list[tuple[str, PathTimes]], about: str) -> None:
     console.print(table)
     typer.echo(about)
     typer.echo(
-        f"Medians, for clips of {times[0][1].seconds:g} s. x real time: seconds of audio a second, and ms: for one "
-        "clip, both from waveform to clip probabilities (log-mel and network). Stages: ms for one clip; decode: of a "
-        f"16-bit WAV of {FILE_RATE} Hz, and resample: from there to the model's rate, are not in x real time."
+        f"Medians, for clips of {times[0][1].seconds:g} s. x real time (seconds of audio per second) and ms (per "
+        "clip): from waveform to clip probabilities, that is log-mel and network. Stages: ms per clip; decode (of a "
+        f"16-bit WAV of {FILE_RATE} Hz) and resample (to the model's rate) are not part of x real time."
     )

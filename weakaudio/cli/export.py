@@ -1,4 +1,4 @@
-"""The command that brings a model to a device."""
+"""The command that exports a model to ONNX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weakaudio.errors import WeakAudioError
 
 
 class FrontEndPlace(str, Enum):
-    """Whether a file makes its log-mels itself."""
+    """Where the log-mel is computed."""
 
     inside = "inside"
     outside = "outside"
@@ -26,15 +26,15 @@ def export(
     front_end: Annotated[
         FrontEndPlace, typer.Option(help="inside: the file takes waveforms; outside: log-mels.")
     ] = FrontEndPlace.inside,
-    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits; needs --calibrate.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits; needs --calibrate.")] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Folder of recordings like those to come, some dozens; for --int8.")
+        Path | None, typer.Option(help="Folder of a few dozen typical recordings; for --int8.")
     ] = None,
 ) -> None:
-    """Write a model as one ONNX file, which `weakaudio.deploy.onnx_tagger` runs without torch."""
+    """Export a model to an ONNX file, which `weakaudio.OnnxTagger` runs without torch."""
     if int8 != (calibrate is not None):
         raise WeakAudioError(
-            "--int8 and --calibrate FOLDER go together: the folder's recordings say what 8 bits span"
+            "--int8 and --calibrate FOLDER go together: the recordings calibrate the ranges of 8-bit values"
         )
     from weakaudio.pretrained import load_model
 
@@ -44,8 +44,8 @@ def export(
 
         exported = export_onnx(opened, out, front_end.value)
         typer.echo(
-            f"{len(opened.labels)} classes, {opened.sample_rate} Hz, {exported.size / 1e6:.1f} MB; probabilities are "
-            f"the model's to {exported.difference:.0e} -> {out}"
+            f"{len(opened.labels)} classes, {opened.sample_rate} Hz, {exported.size / 1e6:.1f} MB; probabilities "
+            f"differ from the model's by {exported.difference:.0e} at most -> {out}"
         )
     else:
         from weakaudio.deploy.quantize import export_int8

@@ -1,1 +1,1 @@
-"""Models leave torch: ONNX files, in float32 and in 8 bits, and what runs them."""
+"""Deployment: ONNX files in float32 and 8 bits, ONNX Runtime, CUDA graphs, and the timer."""

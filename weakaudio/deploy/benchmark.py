@@ -1,10 +1,14 @@
-"""A model on this machine: how long each stage of its path takes, and which way to run it is the fastest."""
+"""The one timer of this package: what the device is called, how time is taken on it, and the speed of a model."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -12,26 +16,185 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weakaudio.audio.io import read_audio, resample
-from weakaudio.deploy.timing import Clock, Job, time_rounds
+from weakaudio.deploy.onnx_file import package
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import fused_copy
 
 FILE_RATE = 44100
-"""Hz, of the recordings that are decoded: 16-bit WAV"""
-TOLERANCE = 1e-4
-"""between the probabilities of two ways to run a model"""
+"""Sample rate in Hz of the 16-bit WAV whose decoding is timed."""
 
-Run = Callable[[Tensor], Tensor]
-"""Clip probabilities (B, C) of waveforms (B, N), all of one length, at the model's rate."""
+Job = Callable[[], object]
+Clock = Callable[[], float]
+
+WARM_UP = 3
+"""Untimed runs of each job: kernels are chosen, memory is allocated."""
+
+_ROUNDS = (7, 40)  # at least, at most
+_INSTRUCTIONS = {  # by the flags of /proc/cpuinfo
+    "AVX2": {"avx2"},
+    "AVX-512": {"avx512f"},
+    "VNNI": {"avx_vnni", "avx512_vnni"},
+    "bf16": {"avx512_bf16", "amx_bf16"},
+}
+
+
+# --- the device
+
+
+@dataclass(frozen=True)
+class Device:
+    """All that decides how long the same work takes; times of one device say nothing about another."""
+
+    kind: str
+    """cpu or cuda"""
+    name: str
+    """processor with its vector instructions, or GPU"""
+    cores: int | None
+    """available to this process; None for a GPU"""
+    threads: int | None
+    """used by torch; None for a GPU"""
+    torch: str
+    """version"""
+    graphs: bool = False
+    """work is replayed from CUDA graphs"""
+    onnxruntime: str | None = None
+    """version, if networks run in 8 bits on ONNX Runtime behind torch's front end; None: they run on torch"""
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} threads on {self.cores} cores"
+        networks = "" if self.onnxruntime is None else f", networks in 8 bits on ONNX Runtime {self.onnxruntime}"
+        return f"{self.name}{threads}{', CUDA graphs' if self.graphs else ''}, torch {self.torch}{networks}"
+
+
+def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> Device:
+    """Describe a device as it is used now, with torch's current number of threads.
+
+    Raises
+    ------
+    WeakAudioError
+        CUDA graphs without a GPU; 8 bits on a GPU, or without onnxruntime.
+    """
+    if int8 and device.type != "cpu":
+        raise WeakAudioError(f"device {device}: networks in 8 bits run on the CPU")
+    if device.type == "cuda":
+        return Device("cuda", torch.cuda.get_device_name(device), None, None, torch.__version__, graphs)
+    if graphs:
+        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU")
+    onnxruntime = package("onnxruntime").__version__ if int8 else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Device(
+        device.type, processor(), cores, torch.get_num_threads(), torch.__version__, onnxruntime=onnxruntime
+    )
+
+
+def processor() -> str:
+    """Name of this machine's processor and the vector instructions that torch uses, as `AMD EPYC, AVX2`."""
+    names = re.findall(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {vector_instructions()}"
+
+
+def vector_instructions() -> str:
+    """AVX2, AVX-512, VNNI and bf16, as far as the processor has them and `ATEN_CPU_CAPABILITY` and
+    `ONEDNN_MAX_CPU_ISA` allow them; otherwise what torch calls its CPU capability."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    limited = capability != "AVX512" or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2")
+    found = re.search(r"^flags\s*: (.+)$", _cpuinfo(), re.MULTILINE)
+    flags = set(found[1].split()) if found and capability in ("AVX2", "AVX512") else set()
+    if limited:
+        flags = {flag for flag in flags if not flag.startswith(("avx512", "amx"))}
+    return " ".join(name for name, any_of in _INSTRUCTIONS.items() if any_of & flags) or capability
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+@contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use this many threads within the block; None: as many as before.
+
+    Raises
+    ------
+    WeakAudioError
+        Fewer than 1.
+    """
+    if threads is not None and threads < 1:
+        raise WeakAudioError(f"threads {threads}: expected 1 or more")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- the timer
+
+
+def time_rounds(
+    jobs: Sequence[Job],
+    device: torch.device,
+    budget: float = 0.5,
+    before: Job | None = None,
+    clock: Clock = time.perf_counter,
+    rounds: tuple[int, int] | None = None,
+) -> NDArray[np.float64]:
+    """Time jobs in interleaved rounds of one run each, so that a machine that slows down slows all of them.
+
+    `WARM_UP` untimed runs of each job come first.
+
+    Parameters
+    ----------
+    budget
+        Seconds for all rounds.
+    before
+        Runs, untimed, before each run.
+    rounds
+        Least number, made even if it takes longer than the budget, and greatest; None: 7 and 40.
+
+    Returns
+    -------
+    Seconds, of shape (rounds, jobs).
+    """
+    least, most = rounds or _ROUNDS
+    for job in jobs:
+        for _ in range(WARM_UP):
+            job()
+    end = clock() + budget
+    taken: list[list[float]] = []
+    while len(taken) < least or (len(taken) < most and clock() < end):
+        taken.append([_time(job, device, before, clock) for job in jobs])
+    return np.array(taken)
+
+
+def _time(job: Job, device: torch.device, before: Job | None, clock: Clock) -> float:
+    if before is not None:
+        before()
+    _synchronize(device)
+    start = clock()
+    job()
+    _synchronize(device)
+    return clock() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- a model
 
 
 @dataclass(frozen=True)
 class PathTimes:
-    """Seconds a clip, for each stage from the file to the scores."""
+    """Seconds per clip for each stage from the file to the scores."""
 
     batch: int
     seconds: float
@@ -44,13 +207,13 @@ class PathTimes:
     network: float
     """fused, from log-mel to clip probabilities"""
     whole: float
-    """from waveform at the model's rate to clip probabilities, in one go"""
+    """from waveform at the model's rate to clip probabilities, in one call"""
     peak_memory: int | None
-    """bytes on the GPU, weights included; None on a processor"""
+    """bytes on the GPU, weights included; None on a CPU"""
 
     @property
     def times_real_time(self) -> float:
-        """seconds of audio a second, from waveform to clip probabilities"""
+        """Seconds of audio per second, from waveform to clip probabilities"""
         return self.seconds / self.whole
 
 
@@ -60,18 +223,22 @@ def time_path(
     batch: int = 1,
     device: torch.device | str = "cpu",
     budget: float = 3.0,
-    clock: Clock = time.perf_counter,
 ) -> PathTimes:
-    """Medians over several runs on noise, with the network fused as for embedding.
+    """Time each stage of a model on noise, with the network fused as for embedding: medians over rounds.
 
-    On a GPU waveforms come from main memory and scores are waited for. Files are decoded one by one.
+    On a GPU, times include the transfer of waveforms from main memory and the wait for the scores. Files are decoded
+    one by one.
 
     Parameters
     ----------
     model
         Is copied.
+    seconds
+        Length of a clip.
+    batch
+        Clips at once.
     budget
-        Seconds to spend on it.
+        Seconds to spend.
 
     Raises
     ------
@@ -79,11 +246,11 @@ def time_path(
         No clips, or clips without a sample.
     """
     device = torch.device(device)
-    waveform = _noise(model.sample_rate, seconds, batch)
+    waveform = noise(model.sample_rate, seconds, batch)
     model = fused_copy(model, device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         file = Path(folder, "noise.wav")
-        recording = _noise(FILE_RATE, seconds, 1)[0].numpy()
+        recording = noise(FILE_RATE, seconds, 1)[0].numpy()
         sf.write(file, recording, FILE_RATE, subtype="PCM_16")
         logmel, lengths = model.logmel(waveform.to(device))
         jobs: list[Job] = [
@@ -95,138 +262,22 @@ def time_path(
         ]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        rounds = time_rounds(jobs, device, budget, clock=clock)
+        rounds = time_rounds(jobs, device, budget)
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     decoding, resampling, front_end, network, whole = (float(value) for value in np.median(rounds, axis=0))
     return PathTimes(
-        batch=batch,
-        seconds=seconds,
-        decode=decoding,
-        resample=resampling,
-        logmel=front_end / batch,
-        network=network / batch,
-        whole=whole / batch,
-        peak_memory=peak,
+        batch, seconds, decoding, resampling, front_end / batch, network / batch, whole / batch, peak_memory=peak
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The fastest way to run a model."""
-
-    name: str
-    run: Run
-    seconds: dict[str, float]
-    """for a batch, of all ways that were measured; fastest first"""
-    left_out: dict[str, str]
-    """ways that cannot be gone here, and why"""
-
-
-def fastest(
-    model: Model,
-    seconds: float = 10.0,
-    batch: int = 1,
-    compiled: bool = False,
-    others: Mapping[str, Callable[[Model], Run]] | None = None,
-    budget: float = 3.0,
-    clock: Clock = time.perf_counter,
-) -> Choice:
-    """Run a model on this processor in each way there is, and choose the fastest.
-
-    The ways: "fused" (normalisation folded into convolutions, channels-last), "compiled" (that by `torch.compile`),
-    and those of ONNX Runtime.
-
-    Parameters
-    ----------
-    seconds, batch
-        Of the clips it is to be fastest for.
-    compiled
-        Try `torch.compile`: takes a C++ compiler, and up to a minute.
-    others
-        More ways, by name, as functions that make one of a model; None: `onnx_ways`.
-    budget
-        Seconds to spend on runs.
+def noise(sample_rate: int, seconds: float, batch: int) -> Tensor:
+    """(batch, N) white noise at a tenth of full scale, the same each time.
 
     Raises
     ------
     WeakAudioError
         No clips, or clips without a sample.
     """
-    waveform = _noise(model.sample_rate, seconds, batch)
-    fused = _fused(model)
-    makers: dict[str, Callable[[Model], Run]] = {"fused": lambda _: fused}
-    if compiled:
-        makers["compiled"] = _compiled
-    makers.update(onnx_ways() if others is None else others)
-    ways: dict[str, Run] = {}
-    left_out: dict[str, str] = {}
-    expected = fused(waveform)
-    for name, make in makers.items():
-        try:
-            run = make(model)
-            difference = float((run(waveform) - expected).abs().max())
-        except (WeakAudioError, RuntimeError, ImportError) as error:
-            left_out[name] = (str(error) or type(error).__name__).splitlines()[0]
-            continue
-        if difference <= TOLERANCE:
-            ways[name] = run
-        else:
-            left_out[name] = f"its probabilities are up to {difference:.2g} from the model's"
-    jobs: list[Job] = [lambda run=run: run(waveform) for run in ways.values()]  # type: ignore[misc]
-    medians = np.median(time_rounds(jobs, torch.device("cpu"), budget, clock=clock), axis=0)
-    taken = dict(sorted(zip(ways, medians.tolist(), strict=True), key=lambda item: item[1]))
-    name = next(iter(taken))
-    return Choice(name, ways[name], taken, left_out)
-
-
-def onnx_ways() -> dict[str, Callable[[Model], Run]]:
-    """A model on ONNX Runtime with as many threads as torch has, its front end there, too, or in torch."""
-    return {"onnx": lambda model: _onnx(model, "inside"), "log-mel, onnx": lambda model: _onnx(model, "outside")}
-
-
-def _fused(model: Model) -> Run:
-    model = fused_copy(model, torch.device("cpu"))
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        probs: Tensor = model(waveform).clip_probs
-        return probs
-
-    return run
-
-
-def _compiled(model: Model) -> Run:
-    model = fused_copy(model, torch.device("cpu"))
-    network = torch.compile(model.network)
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        probs: Tensor = network(*model.logmel(waveform)).clip_probs
-        return probs
-
-    return run
-
-
-def _onnx(model: Model, front_end: str) -> Run:
-    from weakaudio.deploy.export import export_onnx
-    from weakaudio.deploy.onnx_tagger import OnnxTagger
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        export_onnx(model, path, front_end)  # type: ignore[arg-type]
-        tagger = OnnxTagger(path, torch.get_num_threads())  # reads all of it
-    logmel = fused_copy(model, torch.device("cpu")).logmel
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        batch = waveform if front_end == "inside" else logmel(waveform)[0]
-        return torch.from_numpy(tagger.scores(batch.numpy()).clip_probs)
-
-    return run
-
-
-def _noise(sample_rate: int, seconds: float, batch: int) -> Tensor:
-    """(batch, N) at a tenth of full scale."""
     samples = round(seconds * sample_rate) if isfinite(seconds) else 0
     if samples < 1:
         raise WeakAudioError(f"clips of {seconds} s: expected more than 0, and a sample at least")

@@ -1,7 +1,7 @@
-"""CUDA graphs: at batch one a GPU waits for Python between its kernels; a graph launches all of them at once.
+"""Networks replayed from CUDA graphs: with small batches, a GPU otherwise waits for Python between kernels.
 
-A graph has fixed shapes and fixed memory, so there is one for each bucket of clip lengths, and a clip is padded to
-the next bucket, which changes none of its results (the contract of `Network`).
+A graph has fixed shapes and fixed memory. So there is one per bucket of clip lengths, and a clip is padded to the
+next bucket, which by the contract of `Network` does not change its results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from weakaudio.networks.contract import Output
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, fused_copy
 
-_WARM_UP = 3  # runs before capture: kernels are chosen, workspaces are had
+_WARM_UP = 3  # runs before capture: kernels are chosen, workspaces are allocated
 
 
 class GraphedModel:
@@ -30,17 +30,17 @@ class GraphedModel:
     model
         Is copied; the copy is fused.
     seconds
-        Lengths of the buckets.
+        Lengths of the buckets in seconds.
     batch
-        Clips that go through together, at most; fewer cost as much.
+        Most clips per call; fewer take as long.
     device
         A GPU.
 
     Raises
     ------
     WeakAudioError
-        No GPU, no buckets or one of no length, a batch of no clips, or a network that cannot be captured: one that
-        asks the GPU for a number on its way.
+        No GPU, no buckets or one of length 0, a batch of 0 clips, or a network that cannot be captured because it
+        reads a value back from the GPU.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GraphedModel:
     ) -> None:
         self.seconds = tuple(sorted(set(seconds)))
         if not self.seconds or not all(isfinite(length) and length > 0 for length in self.seconds):
-            raise WeakAudioError(f"CUDA graphs for clips of {self.seconds} s: expected some lengths, all above 0")
+            raise WeakAudioError(f"CUDA graphs for clips of {self.seconds} s: expected some, all above 0")
         if batch < 1:
             raise WeakAudioError(f"CUDA graphs for a batch of {batch} clips: expected 1 or more")
         self.device = find_device(device)
@@ -59,12 +59,12 @@ class GraphedModel:
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, lengths: Tensor | None = None) -> Output:
-        """As `Model`, of waveforms (B, N) with B up to `batch`, anywhere; results are on the GPU, and stay.
+        """Run the model on waveforms (B, N), B up to `batch`, on any device; outputs are copies on the GPU.
 
         Raises
         ------
         WeakAudioError
-            More clips than `batch`, none, or longer ones than the longest bucket.
+            No clips, more than `batch`, or clips longer than the longest bucket.
         """
         clips, samples = waveform.shape
         if not 1 <= clips <= self.batch:
@@ -76,7 +76,7 @@ class GraphedModel:
         if bucket is None:
             raise WeakAudioError(
                 f"clips of {samples / self.model.sample_rate:g} s: the longest of these CUDA graphs is for "
-                f"{self.seconds[-1]:g} s; cut them, or capture one for longer clips"
+                f"{self.seconds[-1]:g} s; cut the clips, or capture a longer bucket"
             )
         segments = self.model.network.geometry.n_segments(logmel.shape[1])
         return bucket.run(logmel, n_frames, segments)
@@ -94,7 +94,7 @@ class GraphedModel:
 
 @dataclass
 class _Bucket:
-    """A graph with the memory that it reads and writes."""
+    """A graph with its input and output memory."""
 
     logmel: Tensor
     """(B, T, F)"""
@@ -108,23 +108,23 @@ class _Bucket:
         self.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, clips - len(logmel))))
         self.lengths.copy_(pad(lengths, (0, clips - len(lengths)), value=1))
         self.replay()
-        own = slice(0, len(logmel))
+        given = slice(0, len(logmel))
         out = self.output
-        return Output(  # copies, as the next replay writes over these
-            out.segment_logits[own, :segments].clone(),
-            out.clip_probs[own].clone(),
-            out.embeddings[own, :segments].clone(),
-            out.mask[own, :segments].clone(),
+        return Output(  # copies, as the next replay overwrites these
+            out.segment_logits[given, :segments].clone(),
+            out.clip_probs[given].clone(),
+            out.embeddings[given, :segments].clone(),
+            out.mask[given, :segments].clone(),
         )
 
 
 def capture(job: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """Record what a job has a GPU do; the function that is returned has it do so again, on the same memory.
+    """Capture a job in a CUDA graph; the returned function replays it on the same memory.
 
     Raises
     ------
     WeakAudioError
-        No GPU, or the job asks the GPU for a number, which cannot be recorded.
+        No GPU, or the job reads a value back from the GPU, which cannot be captured.
     """
     _check(device)
     side = torch.cuda.Stream(device)
@@ -145,4 +145,4 @@ def capture(job: Callable[[], object], device: torch.device) -> Callable[[], Non
 
 def _check(device: torch.device) -> None:
     if device.type != "cuda":
-        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.benchmark")
+        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.backends")

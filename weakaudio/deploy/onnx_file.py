@@ -1,11 +1,10 @@
-"""How ONNX files are written: with what they are about in their metadata, and whole or not at all."""
+"""Helpers for ONNX files: optional packages, errors of ONNX Runtime, and metadata."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from weakaudio.errors import CheckpointError, WeakAudioError
 
 
 def package(name: str) -> Any:
-    """A module of onnx or onnxruntime.
+    """Import a module of onnx or onnxruntime.
 
     Raises
     ------
@@ -31,7 +30,7 @@ def package(name: str) -> Any:
 
 @contextmanager
 def runtime_errors(what: str | Path) -> Iterator[None]:
-    """ONNX Runtime's own errors, of a class for each reason and none of them public, are raised as WeakAudioError."""
+    """Raise ONNX Runtime's errors, which have private classes, as WeakAudioError."""
     try:
         yield
     except Exception as error:
@@ -53,7 +52,7 @@ def check_name(path: str | Path) -> Path:
 
 
 def with_header(content: bytes, header: dict[str, Any]) -> bytes:
-    """A file's content with these facts as the JSON in its metadata, and no others."""
+    """Replace the metadata of an ONNX file's content by a header, as JSON."""
     onnx = package("onnx")
     graph = onnx.load_model_from_string(content)
     del graph.metadata_props[:]
@@ -63,29 +62,8 @@ def with_header(content: bytes, header: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Where to write a file, which is renamed into place if the block ends without an error.
-
-    Raises
-    ------
-    CheckpointError
-        It cannot be written; what was there stays.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if part.is_file():
-            part.unlink()
-
-
-@contextmanager
 def quietly() -> Iterator[None]:
-    """Without what torch and ONNX Runtime log of their own steps."""
+    """Silence the logs of torch and ONNX Runtime within the block."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Exported models on ONNX Runtime: audio becomes scores and embeddings with times, and torch is not needed."""
+"""Exported models on ONNX Runtime: scores and embeddings with times from audio, without torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from weakaudio.audio.io import check_sample_rate, check_samples, resample
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 
 FORMAT_VERSION = 2
-_METADATA = {1: "notes", 2: "metadata"}  # name of the free entry, in each format that this release runs
+_METADATA = {1: "notes", 2: "metadata"}  # key of the free entry, in each format that this release reads
 KEY = "weakaudio"
-"""of the entry in a file's metadata"""
+"""Name of the header in a file's metadata."""
 INPUTS = {"inside": "waveform", "outside": "logmel"}
-"""what a file takes, by where its front end is"""
+"""Name of a file's input, by where its front end is."""
 INSTALL = "run `pip install weakaudio[onnx]`"
 
 
-class Scores(NamedTuple):
-    """What a file says of a batch."""
+class OnnxOutput(NamedTuple):
+    """Outputs of an ONNX file for a batch."""
 
     segment_probs: NDArray[np.float32]
     """(B, S, C)"""
@@ -32,43 +32,43 @@ class Scores(NamedTuple):
     """(B, S, D)"""
 
 
-OUTPUTS = Scores._fields
+OUTPUTS = OnnxOutput._fields
 
 
 class OnnxTagger:
-    """A model that `weakaudio export` wrote, on the processor.
+    """Runs a model that `weakaudio export` wrote on the CPU.
 
-    A recording goes through the network as a whole: this is for clips up to some minutes.
+    A recording passes through the network in one piece, so this is for clips of up to a few minutes.
 
     Parameters
     ----------
     path
-        .onnx
+        ONNX file.
     threads
-        Of ONNX Runtime; None: one for each core.
+        Threads of ONNX Runtime; None: one per core.
 
     Raises
     ------
     CheckpointError
-        No such file, no ONNX, cut short, or not by `weakaudio export`.
+        No such file, not an ONNX file, cut short, or not written by `weakaudio export`.
     WeakAudioError
-        onnxruntime is not installed or lacks an operator, or not as many threads as one.
+        onnxruntime is not installed or lacks an operator, or less than one thread.
     """
 
     labels: list[str]
     """(C,) class names in the order of the probabilities"""
     sample_rate: int
-    """Hz, to which audio is brought"""
+    """Hz, to which audio is resampled"""
     checksum: str
-    """SHA-256 of the model that was exported, as embedding files have it"""
+    """SHA-256 of the exported model, the same as in embedding files"""
     precision: str
     """float32 or int8"""
     front_end: dict[str, Any]
-    """all numbers of the log-mel"""
+    """all parameters of the log-mel"""
     front_end_place: str
     """inside: the file takes waveforms; outside: log-mels"""
     metadata: dict[str, Any]
-    """training data, figures, licence"""
+    """the model's metadata: training data, metrics, licence"""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         try:
@@ -83,27 +83,27 @@ class OnnxTagger:
         options = session_options(threads)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # a class of its own for each reason, none of them public
+        except Exception as error:  # its classes are private
             if type(error).__name__ == "NotImplemented":
                 raise WeakAudioError(f"{path}: ONNX Runtime cannot run it ({first_line(error)})") from error
             raise CheckpointError(f"{path}: not an ONNX file, or cut short ({first_line(error)})") from error
         header = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if header is None:
-            raise CheckpointError(f"{path}: an ONNX file that `weakaudio export` did not write: it names no classes")
-        self._set_facts(header)
+            raise CheckpointError(f"{path}: an ONNX file that `weakaudio export` did not write: it lacks metadata")
+        self._read_header(header)
 
     @property
     def input(self) -> str:
-        """Name of what the file takes."""
+        """Name of the file's input."""
         return INPUTS[self.front_end_place]
 
     def tag(self, audio: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
-        """(C,) class probabilities of mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz.
+        """Tag mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz: (C,) class probabilities.
 
         Raises
         ------
         AudioError
-            Another shape, integers, no samples, NaN or infinite samples, or a rate that no recording has.
+            Another shape, integers, no samples, NaN or infinite samples, or an invalid rate.
         WeakAudioError
             The file takes log-mels.
         """
@@ -112,22 +112,22 @@ class OnnxTagger:
     def segments(
         self, audio: NDArray[np.floating], sample_rate: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """(S, C) probabilities, and (S, 2) start and end of each segment in seconds; as `tag`."""
+        """(S, C) probabilities and (S, 2) start and end of each segment in seconds; arguments as for `tag`."""
         scores, times = self._run(audio, sample_rate)
         return scores.segment_probs[0], times
 
     def embed(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """(S, D) embeddings, and (S, 2) start and end of each segment in seconds; as `tag`."""
+        """(S, D) embeddings and (S, 2) start and end of each segment in seconds; arguments as for `tag`."""
         scores, times = self._run(audio, sample_rate)
         return scores.embeddings[0], times
 
-    def scores(self, batch: NDArray[np.float32]) -> Scores:
-        """What the file says of waveforms (B, N) at `sample_rate`, or log-mels (B, T, F): clips of one length.
+    def scores(self, batch: NDArray[np.float32]) -> OnnxOutput:
+        """Run the file on waveforms (B, N) at `sample_rate`, or on log-mels (B, T, F): clips of one length.
 
         Raises
         ------
         WeakAudioError
-            Another shape or type, or nothing in it.
+            Another shape or type, an empty batch, or an error of ONNX Runtime.
         """
         expected = 2 if self.front_end_place == "inside" else 3
         if batch.ndim != expected or batch.dtype != np.float32 or batch.size == 0:
@@ -136,15 +136,15 @@ class OnnxTagger:
                 f"shape {'(clips, samples)' if expected == 2 else '(clips, frames, mels)'}"
             )
         try:
-            return Scores(*self._session.run(list(OUTPUTS), {self.input: batch}))
+            return OnnxOutput(*self._session.run(list(OUTPUTS), {self.input: batch}))
         except Exception as error:
             raise WeakAudioError(
                 f"{self.path}: ONNX Runtime fails on a {self.input} of shape {batch.shape} ({first_line(error)})"
             ) from error
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
-        """(S, 2) start and end, in seconds, of the segments of a clip of `n_samples` samples at `sample_rate`."""
-        # As `weakaudio.audio.geometry`, which needs torch.
+        """(S, 2) start and end in seconds of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        # The same as `weakaudio.audio.geometry`, which imports torch.
         fe, geometry = self.front_end, self._geometry
         span, hop, clip = geometry["span"], geometry["hop"], n_samples / self.sample_rate
         n_frames = 1 + max(n_samples - (fe["pre_emphasis"] != 0), 0) // fe["hop_length"]
@@ -155,7 +155,7 @@ class OnnxTagger:
             seconds[-1, 1] = clip
         return np.clip(seconds, 0.0, clip)
 
-    def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[Scores, NDArray[np.float64]]:
+    def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[OnnxOutput, NDArray[np.float64]]:
         if self.front_end_place != "inside":
             raise WeakAudioError(
                 f"{self.path}: takes log-mels, not audio: export the model with its front end inside, or give "
@@ -172,14 +172,14 @@ class OnnxTagger:
         samples = resample(audio.astype(np.float32), sample_rate, self.sample_rate)
         return self.scores(samples[None]), self.segment_times(len(samples))
 
-    def _set_facts(self, header: str) -> None:
+    def _read_header(self, header: str) -> None:
         try:
             facts = json.loads(header)
             version = facts["format_version"]
             if version not in list(_METADATA):
                 raise CheckpointError(
-                    f"{self.path}: written in format {version}, this release runs formats up to "
-                    f"{FORMAT_VERSION}; export the model again"
+                    f"{self.path}: written in format {version}, this release reads formats up to {FORMAT_VERSION}; "
+                    "export the model again"
                 )
             self.labels, self.sample_rate = facts["labels"], facts["sample_rate"]
             self.checksum, self.precision = facts["sha256"], facts["precision"]
@@ -205,17 +205,17 @@ class OnnxTagger:
 
 
 def session_options(threads: int | None) -> Any:
-    """How files are run, as an `onnxruntime.SessionOptions`; None: a thread for each core."""
+    """An `onnxruntime.SessionOptions`, as all files are run here; threads None: one per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    # Threads that wait by spinning take the cores of whatever comes next.
+    # Threads that spin while they wait occupy cores that the caller needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised
     return options
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
+    """First line of an error's message; its type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,7 @@
-"""The log-mel by matrix products, for runtimes that have no fast transform."""
+"""The log-mel by matrix products, for ONNX.
+
+ONNX Runtime runs them faster than its STFT operator, and than a convolution with sines and cosines.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,20 @@ from weakaudio.audio.frontend import _AMIN, LogMel
 
 
 class ProductLogMel(nn.Module):
-    """`LogMel` of clips of one length, by matrix products, which ONNX Runtime does faster than its operator STFT or a
-    convolution with sines and cosines.
+    """`LogMel` for clips of one length, by matrix products.
 
-    The transform of n_fft = P * Q samples is done in two steps (Cooley and Tukey 1965): with n = Q p + q and
+    The Fourier transform of n_fft = P * Q samples takes two steps (Cooley and Tukey 1965): with n = Q p + q and
     k = u + P v,
 
         X[u + P v] = sum_q exp(-2 pi i q (u + P v) / n_fft) sum_p exp(-2 pi i p u / P) x[Q p + q]
 
-    which costs P + 2 Q products a sample and not P Q. Of real samples u up to P / 2 is enough: the other bins are
-    conjugates of these.
+    which costs P + 2 Q products per sample rather than P Q. For real samples u up to P / 2 is enough: the other bins
+    are conjugates of these.
 
     Parameters
     ----------
     logmel
-        Whose front end, window and filters it has.
+        Provides the front end, the window and the filters.
     """
 
     window: Tensor
@@ -48,7 +50,7 @@ class ProductLogMel(nn.Module):
         outer = np.exp(-2j * np.pi / size * q[:, None] * k[:, None])  # (U, Q, Q)
         products = np.block([[outer.real, outer.imag], [-outer.imag, outer.real]])  # of (real, imaginary) rows
         bins = np.minimum(k, size - k).ravel()
-        _, first = np.unique(bins, return_index=True)  # some are there twice
+        _, first = np.unique(bins, return_index=True)  # some occur twice
         filters = np.zeros((len(bins), fe.n_mels), np.float32)
         filters[first] = logmel.filters.numpy()[bins[first]]
         self.register_buffer("window", logmel.window)
@@ -78,14 +80,14 @@ class ProductLogMel(nn.Module):
         half, hop = fe.n_fft // 2, fe.hop_length
         n_frames = 1 + waveform.shape[1] // hop
         waveform = _mirrored(waveform, half) if fe.edges == "reflect" else F.pad(waveform, (half, half))
-        hops = -(-fe.n_fft // hop)  # that a frame touches
+        hops = -(-fe.n_fft // hop)  # per frame
         n_hops = n_frames + hops - 1
         blocks = F.pad(waveform, (0, hops * hop))[:, : n_hops * hop].reshape(-1, n_hops, hop)
         return torch.cat([blocks[:, n : n + n_frames] for n in range(hops)], 2)[..., : fe.n_fft]
 
 
 def _mirrored(waveform: Tensor, pad: int) -> Tensor:
-    """(B, pad + N + pad): clips with themselves mirrored at their ends, again and again where they are shorter."""
+    """(B, pad + N + pad): clips mirrored at their ends, repeatedly if they are shorter than `pad`."""
     steps = torch.arange(1, pad + 1)
     last = (torch.zeros_like(steps) + waveform.shape[1] - 1).clamp(min=0)
     at_least_one = F.pad(waveform, (0, 1))  # a clip without samples is silence

@@ -1,4 +1,8 @@
-"""The recurrence by matrix products, for graphs whose loops would be of fixed length."""
+"""The recurrence by matrix products, for ONNX.
+
+Tracing unrolls Python's loop over chunks to the length of its example, so that a file would fit clips of one length
+only; products over all pairs of chunks have no loop.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ _CHUNK = 64
 
 @contextmanager
 def without_loops() -> Iterator[None]:
-    """Recurrences of networks compute by `product_linear_attention`, in all threads."""
+    """Replace the recurrence of networks by `product_linear_attention` within the block, in all threads."""
     looped = recurrence.gated_linear_attention
     recurrence.gated_linear_attention = product_linear_attention  # type: ignore[assignment]
     try:
@@ -28,7 +32,7 @@ def without_loops() -> Iterator[None]:
 def product_linear_attention(
     queries: Tensor, keys: Tensor, values: Tensor, forward: Tensor, backward: Tensor
 ) -> Tensor:
-    """`gated_linear_attention`, whose memories go from chunk to chunk by one product over all pairs of chunks.
+    """`gated_linear_attention` whose memory passes between chunks by one product over all pairs of chunks.
 
     Parameters
     ----------
@@ -41,7 +45,7 @@ def product_linear_attention(
     -------
     (B, heads, T, width)
     """
-    # Counted: behind a reshape, torch's exporter takes the sizes of its example for those of all clips.
+    # Counted, since after a reshape torch's exporter fixes sizes to those of its example.
     rows = (forward[0, 0] <= 0).sum()
     n_chunks = (rows + _CHUNK - 1) // _CHUNK
 
@@ -66,8 +70,8 @@ def product_linear_attention(
 
 
 def _carried(made: Tensor, decay: Tensor) -> Tensor:
-    """The memory at the start of each chunk, from what each adds to it and the logarithm (B, heads, n) of how far it
-    fades in each."""
+    """The memory at the start of each chunk, from what each chunk adds to it and from the logarithm (B, heads, n) of
+    its decay in each."""
     decay = decay.double()  # differences of long sums
     ends = decay.cumsum(2)
     between = (ends - decay)[..., None] - ends[..., None, :]  # from the end of the one to the start of the other

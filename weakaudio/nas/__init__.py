@@ -1,1 +1,1 @@
-"""The device chooses its network: by a law of depth and width, and by evolution under a bound on latency."""
+"""Hardware-aware search: latency of components, a scaling law, and evolution under a latency budget."""

@@ -1,4 +1,4 @@
-"""What a `FlashCNN` is made of: the pieces whose times add up to its latency."""
+"""The components of a `FlashCNN`, whose times add up to its latency."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.networks.operators import OPERATORS
 from weakaudio.networks.runtime import DTYPES
 
-PIECES = ("front end", "stem", "entry", "block", "last", "head")
+KINDS = ("front end", "stem", "entry", "block", "last", "head")
 
 
-class Key(NamedTuple):
-    """A piece of a network, and what it is given."""
+class Component(NamedTuple):
+    """A part of a network, with the shape of its input: all that decides its time on a device."""
 
-    piece: str
-    """one of `PIECES`"""
+    kind: str
+    """one of `KINDS`"""
     operator: str
     """of a block; of a front end, its name; else empty"""
     inputs: int
@@ -28,58 +28,59 @@ class Key(NamedTuple):
     outputs: int
     """channels out; C for the head, 1 for the front end"""
     rows: int
-    """of its input; of the front end, T of its output"""
+    """of its input; for the front end, T of its output"""
     mels: int
-    """of its input; of the front end, F of its output"""
+    """of its input; for the front end, F of its output"""
     batch: int
     seconds: float
     """length of a clip"""
     dtype: str
-    """float32 or bfloat16, as for `Embedder`; in a table in 8 bits float32, of what is not in 8 bits"""
+    """float32 or bfloat16, as for `Embedder`; in a table in 8 bits float32, for what is not in 8 bits"""
 
     def __str__(self) -> str:
-        name = f"{self.piece} {self.operator}".strip()
+        name = f"{self.kind} {self.operator}".strip()
         return (
             f"{name}, {self.inputs} to {self.outputs} channels, {self.rows} x {self.mels}, "
             f"{self.batch} x {self.seconds:g} s, {self.dtype}"
         )
 
 
-def pieces(
+def count_components(
     config: Mapping[str, Any], front_end: FrontEnd | str, seconds: float, batch: int, dtype: str = "float32"
-) -> dict[Key, int]:
-    """The pieces of a network, and how many there are of each.
+) -> dict[Component, int]:
+    """Count the components of a network, the front end included.
 
     Parameters
     ----------
     config
-        Of a `FlashCNN`; without `n_mels`, those of the front end.
+        Arguments of a `FlashCNN`; `n_mels` may be left out, and is then the front end's.
     front_end
-        One of the presets, or a decimated one; or its name.
+        A preset, decimated or not, or its name.
     seconds
         Length of each clip.
     batch
-        Clips, all of that length.
+        Number of clips, all of that length.
     dtype
         "float32" or "bfloat16".
 
     Raises
     ------
     WeakAudioError
-        As `logmel_shape`; no such operator or dtype, a config that lacks something or is of another number of mels.
+        As `logmel_shape`; an unknown operator or dtype; a config that lacks an argument or has another `n_mels`.
     """
-    return dict(Counter(named_pieces(config, front_end, seconds, batch, dtype).values()))
+    return dict(Counter(named_components(config, front_end, seconds, batch, dtype).values()))
 
 
-def named_pieces(
+def named_components(
     config: Mapping[str, Any], front_end: FrontEnd | str, seconds: float, batch: int, dtype: str = "float32"
-) -> dict[str, Key]:
-    """The pieces of a network in the order of the signal, by the names that their modules have in a `FlashCNN`; the
-    front end by "logmel". As `pieces`.
+) -> dict[str, Component]:
+    """Components in the order of the signal, by their module's name in `FlashCNN`; the front end is "logmel".
+
+    Parameters and errors as for `count_components`.
     """
     if dtype not in DTYPES:
         raise WeakAudioError(f"dtype {dtype!r}: unknown; there are {', '.join(DTYPES)}")
-    fe = _known(front_end)
+    fe = _preset(front_end)
     _, rows, mels = logmel_shape(fe, seconds, batch)
     try:
         stages = [(str(operators), int(count), int(width)) for operators, count, width in config["stages"]]
@@ -87,22 +88,22 @@ def named_pieces(
     except KeyError as error:
         raise WeakAudioError(f"network: its config has no {error}") from error
     except (TypeError, ValueError) as error:
-        raise WeakAudioError(f"network: stages {config['stages']!r} cannot be so ({error})") from error
+        raise WeakAudioError(f"network: invalid stages {config['stages']!r} ({error})") from error
     if config.get("n_mels", mels) != mels:
         raise WeakAudioError(f"network of {config['n_mels']} mels: the front end {fe.name!r} has {mels}")
 
-    given = batch, float(seconds), dtype
-    found = {"logmel": Key("front end", fe.name, 1, 1, rows, mels, *given)}
+    clips = batch, float(seconds), dtype
+    found = {"logmel": Component("front end", fe.name, 1, 1, rows, mels, *clips)}
     inputs = 1
     for n, (operators, count, width) in enumerate(stages):
-        found[f"entries.{n}"] = Key("entry" if n else "stem", "", inputs, width, rows, mels, *given)
+        found[f"entries.{n}"] = Component("entry" if n else "stem", "", inputs, width, rows, mels, *clips)
         for _ in range(1 if n else 2):
             rows, mels = halve(rows, "all"), mels // 2
-        for m, operator in enumerate(_turns(operators, count)):
-            found[f"stages.{n}.{m}"] = Key("block", operator, width, width, rows, mels, *given)
+        for m, operator in enumerate(_operator_of_each_block(operators, count)):
+            found[f"stages.{n}.{m}"] = Component("block", operator, width, width, rows, mels, *clips)
         inputs = width
-    found["last"] = Key("last", "", inputs, features, rows, mels, *given)
-    found["classifier"] = Key("head", "", features, classes, rows, mels, *given)
+    found["last"] = Component("last", "", inputs, features, rows, mels, *clips)
+    found["classifier"] = Component("head", "", features, classes, rows, mels, *clips)
     return found
 
 
@@ -112,9 +113,9 @@ def logmel_shape(front_end: FrontEnd | str, seconds: float, batch: int) -> tuple
     Raises
     ------
     WeakAudioError
-        No such front end, no clips, or clips without a sample.
+        An unknown front end, no clips, or clips without a sample.
     """
-    fe = _known(front_end)
+    fe = _preset(front_end)
     if not (isfinite(seconds) and sample_count(fe, seconds) >= 1):
         raise WeakAudioError(f"clips of {seconds} s: expected more than 0, and a sample at least")
     if batch < 1:
@@ -123,11 +124,11 @@ def logmel_shape(front_end: FrontEnd | str, seconds: float, batch: int) -> tuple
 
 
 def sample_count(front_end: FrontEnd, seconds: float) -> int:
-    """Samples of a clip."""
+    """N, the samples of a clip at the front end's rate."""
     return round(seconds * front_end.sample_rate)
 
 
-def _known(front_end: FrontEnd | str) -> FrontEnd:
+def _preset(front_end: FrontEnd | str) -> FrontEnd:
     if isinstance(front_end, str):
         return get_front_end(front_end)
     try:
@@ -141,8 +142,8 @@ def _known(front_end: FrontEnd | str) -> FrontEnd:
     return front_end
 
 
-def _turns(operators: str, count: int) -> list[str]:
-    """The operator of each block of a stage: names joined by "+" take turns."""
+def _operator_of_each_block(operators: str, count: int) -> list[str]:
+    """Names joined by "+" take turns."""
     names = operators.split("+")
     for name in names:
         if name not in OPERATORS:

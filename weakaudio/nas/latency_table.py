@@ -1,4 +1,4 @@
-"""The times of pieces on one device, and the file that keeps them."""
+"""The times of components on one device, and the file that keeps them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 import torch
 
 from weakaudio import __version__
-from weakaudio.deploy.timing import Device, describe
+from weakaudio.deploy.benchmark import Device, describe
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
-from weakaudio.nas.components import PIECES, Key
+from weakaudio.nas.components import KINDS, Component
 from weakaudio.networks.runtime import find_device
 
 FORMAT_VERSION = 2
 
 
-def at_hand(device: Device) -> Device:
-    """The device of that kind here, used in the same way: with as many threads, CUDA graphs or not, 8 bits or not.
+def device_here(device: Device) -> Device:
+    """The device of that kind on this machine, used in the same way: threads, CUDA graphs, 8 bits.
 
     Raises
     ------
     WeakAudioError
-        There is none of that kind here, or what it takes to use it so is missing.
+        This machine has none of that kind, or lacks what such a use takes.
     """
     if device.kind == "cuda" and not torch.cuda.is_available():
         raise WeakAudioError("there is no GPU")
@@ -37,31 +37,30 @@ def at_hand(device: Device) -> Device:
 
 @dataclass
 class LatencyTable:
-    """Seconds of pieces on one device."""
+    """Seconds of components on one device."""
 
     device: Device
-    times: dict[Key, float] = field(default_factory=dict)
+    times: dict[Component, float] = field(default_factory=dict)
     """seconds for the whole batch"""
-    errors: dict[Key, str] = field(default_factory=dict)
-    """pieces that the device cannot run, and why"""
+    errors: dict[Component, str] = field(default_factory=dict)
+    """components that the device cannot run, and why"""
     version: str = __version__
-    """of weakaudio, whose pieces they are"""
+    """of weakaudio, which decides what components compute"""
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, beside first and then renamed into place.
+        """Write as JSON, atomically; one component per line, so that some can be deleted by hand.
 
         Raises
         ------
         WriteError
             The file cannot be written.
         """
-        rows = [{**key._asdict(), "time": time} for key, time in sorted(self.times.items())]
-        rows += [{**key._asdict(), "error": error} for key, error in sorted(self.errors.items())]
-        # A row a line, so that a person can take some out.
+        rows = [{**_to_row(component), "time": time} for component, time in sorted(self.times.items())]
+        rows += [{**_to_row(component), "error": error} for component, error in sorted(self.errors.items())]
         lines = ",\n".join(json.dumps(row) for row in rows)
         head = {"latency_table": FORMAT_VERSION, "weakaudio": self.version, "device": asdict(self.device)}
-        with atomic_write(path) as beside:
-            beside.write_text(f'{json.dumps(head)[:-1]}, "entries": [\n{lines}\n]}}\n', encoding="utf-8")
+        with atomic_write(path) as part:
+            part.write_text(f'{json.dumps(head)[:-1]}, "entries": [\n{lines}\n]}}\n', encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path, device: Device | None = None, allow_other_device: bool = False) -> LatencyTable:
@@ -70,14 +69,14 @@ class LatencyTable:
         Parameters
         ----------
         device
-            On which its times are to hold; None: the one at hand of the table's kind, used as the table says.
+            The device that the times must be of; None: this machine's device of the table's kind.
         allow_other_device
-            Take the table even if it is of another one; it cannot be completed then.
+            Accept a table of another device; no components can be added to it.
 
         Raises
         ------
         WeakAudioError
-            No such file, another format, damaged, of another device or another version of weakaudio.
+            No such file, another format, damaged, or made on another device or by another version of weakaudio.
         """
         path = Path(path)
         if not path.is_file():
@@ -87,29 +86,34 @@ class LatencyTable:
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise WeakAudioError(
-                f"{path}: no latency table, damaged or cut short ({reason}); measure anew"
+                f"{path}: no latency table, damaged or cut short ({reason}); measure again"
             ) from error
         if table.version != __version__:
             raise WeakAudioError(
-                f"{path}: measured with weakaudio {table.version}, this is {__version__}, whose pieces may be other "
-                "ones; measure anew"
+                f"{path}: measured with weakaudio {table.version}, this is {__version__}, whose components may "
+                "differ; measure again"
             )
         if allow_other_device:
             return table
         try:
-            here = device or at_hand(table.device)
+            here = device or device_here(table.device)
         except WeakAudioError as error:
-            raise WeakAudioError(f"{path}: measured on {table.device}, which is not at hand: {error}") from error
+            raise WeakAudioError(f"{path}: measured on {table.device}, which is not available: {error}") from error
         if table.device != here:
             raise WeakAudioError(
                 f"{path}: measured on another device: {table.device}; here: {here}. Measure here, into another file, "
-                "or, for `weakaudio search run`, say that the other's times are meant (--allow-other-device)"
+                "or tell `weakaudio search run` to use the other device's times (--allow-other-device)"
             )
         return table
 
 
+def _to_row(component: Component) -> dict[str, Any]:
+    """The component's fields by their names in the file, where its kind is called piece."""
+    return {"piece" if name == "kind" else name: value for name, value in component._asdict().items()}
+
+
 def _parse(content: Any) -> LatencyTable:
-    """ValueError, TypeError or KeyError for all that `LatencyTable.save` does not write."""
+    """Raise ValueError, TypeError or KeyError for anything that `LatencyTable.save` does not write."""
     if not isinstance(content, dict) or content.keys() != {"latency_table", "weakaudio", "device", "entries"}:
         raise ValueError("expected latency_table, weakaudio, device and entries")
     if content["latency_table"] != FORMAT_VERSION:
@@ -119,26 +123,27 @@ def _parse(content: Any) -> LatencyTable:
     table = LatencyTable(Device(**content["device"]), version=content["weakaudio"])
     for row in content["entries"]:
         what = {"error": (str,)} if "error" in row else {"time": (float, int)}
-        _check_types(row, {**_KEY_TYPES, **what})
-        key = Key(**{name: row[name] for name in Key._fields})._replace(seconds=float(row["seconds"]))
-        numbers = key.inputs, key.outputs, key.rows, key.mels, key.batch
-        if key.piece not in PIECES or min(numbers) < 1 or not 0 < key.seconds < inf:
-            raise ValueError(f"no piece of a network: {key}")
-        if key in table.times or key in table.errors:
-            raise ValueError(f"there twice: {key}")
+        _check_types(row, {**_COMPONENT_TYPES, **what})
+        component = Component(*(row[name] for name in _COMPONENT_TYPES))._replace(seconds=float(row["seconds"]))
+        numbers = component.inputs, component.outputs, component.rows, component.mels, component.batch
+        if component.kind not in KINDS or min(numbers) < 1 or not 0 < component.seconds < inf:
+            raise ValueError(f"no component of a network: {component}")
+        if component in table.times or component in table.errors:
+            raise ValueError(f"listed twice: {component}")
         if "error" in row:
-            table.errors[key] = row["error"]
+            table.errors[component] = row["error"]
         elif isfinite(row["time"]) and row["time"] >= 0:
-            table.times[key] = float(row["time"])
+            table.times[component] = float(row["time"])
         else:
-            raise ValueError(f"a time of {row['time']} s: {key}")
+            raise ValueError(f"a time of {row['time']} s: {component}")
     return table
 
 
-_KEY_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("piece", "operator", "dtype"), (str,)),
+_COMPONENT_TYPES: dict[str, tuple[type, ...]] = {  # by their names in the file, in the order of `Component`
+    **dict.fromkeys(("piece", "operator"), (str,)),
     **dict.fromkeys(("inputs", "outputs", "rows", "mels", "batch"), (int,)),
     "seconds": (float, int),
+    "dtype": (str,),
 }
 _DEVICE_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("kind", "name", "torch"), (str,)),

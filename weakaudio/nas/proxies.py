@@ -1,57 +1,217 @@
-"""What all proxies have alike: a proxy tells by a short training what a network is worth, lower is better.
+"""Proxies: what a network is worth, estimated by a short training; lower is better.
 
-`weakaudio.nas.short_training` trains the whole network, `weakaudio.nas.blockwise` each stage by itself.
+`ShortTraining` trains the whole network, `weakaudio.nas.blockwise.BlockwiseDistillation` each stage separately.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import lightning
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from weakaudio.data.mixtures import Mixtures
+from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.nas.search_space import ArchitectureConfig
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device, find_precision
 from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.training.distillation import Distiller
 
-WARMUP, COOLDOWN = 0.1, 0.3  # parts of the steps, over which the learning rate rises and falls
+WARMUP, LR_DECAY = 0.1, 0.3  # fractions of the steps, over which the learning rate rises and falls
 CLIP_NORM = 5.0  # of gradients
 
 _PRECISIONS = ("bf16-mixed", "32-true")
 _VAL_BATCHES = 4
 
 
-class Proxy(Protocol):
-    """A dataclass that tells what networks are worth."""
+@dataclass(frozen=True)
+class Proxy:
+    """Settings that all proxies share.
 
-    @property
-    def teacher(self) -> str: ...
-
-    @property
-    def corpora(self) -> Mapping[str, float]: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def seed(self) -> int: ...
-
-
-def read_corpora(values: Sequence[str]) -> dict[str, float]:
-    """Folders of corpora, and how often each is drawn from, of words like `PATH=WEIGHT`, or PATH alone.
+    Parameters
+    ----------
+    teacher
+        Name or path of a model that gives the maps of its stages.
+    corpora
+        Folders of prepared corpora with the splits train and val, and the weight with which each is drawn from.
+    steps
+        Of each training. Over the first tenth the learning rate rises, over the last three it falls to 0.
+    seconds, batch_size
+        Length of a mixture, and their number per step.
+    learning_rate
+        Peak learning rate of AdamW.
+    precision
+        "bf16-mixed" or "32-true".
+    frame_stride
+        Networks take every k-th frame of the teacher's log-mel.
+    seed
+        Of weights and mixtures.
+    device
+        "cpu", "cuda", or "auto" for a GPU if there is one.
 
     Raises
     ------
     WeakAudioError
-        A weight that is none, or a folder that is there twice.
+        An invalid setting.
+    """
+
+    teacher: str
+    corpora: Mapping[str, float]
+    steps: int = 300
+    seconds: float = 4.0
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    precision: str = "auto"
+    frame_stride: int = 1
+    seed: int = 0
+    device: str = "cpu"
+
+    _NO_EFFECT: ClassVar = {"device"}  # fields that do not decide scores
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or not self.seconds > 0:
+            raise WeakAudioError(
+                f"proxy: {self.steps} steps of {self.batch_size} mixtures of {self.seconds} s, expected 1 or more, "
+                "and more than 0 s"
+            )
+        if self.frame_stride < 1:
+            raise WeakAudioError(f"proxy: a frame stride of {self.frame_stride}, expected 1 or more")
+        object.__setattr__(self, "precision", find_precision(self.precision, self.device))
+        if self.precision not in _PRECISIONS:
+            raise WeakAudioError(f"proxy: precision {self.precision!r}, expected auto, {' or '.join(_PRECISIONS)}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides scores besides the network, as JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._NO_EFFECT}
+        values["every"] = values.pop("frame_stride")  # its name in files
+        corpora = [[Path(folder).name, weight] for folder, weight in self.corpora.items()]
+        return {**values, "teacher": model_checksum(load_model(self.teacher)), "corpora": corpora}
+
+    def draw_mixtures(self, size: int) -> tuple[Mixtures, Mixtures]:
+        """`size` training mixtures, and validation mixtures."""
+        train = Mixtures(self.corpora, self.seconds, size, self.seed, {"split": "train"})
+        n_val = _VAL_BATCHES * self.batch_size
+        return train, Mixtures(self.corpora, self.seconds, n_val, self.seed + 1, {"split": "val"})
+
+
+@dataclass(frozen=True)
+class ShortTraining(Proxy):
+    """The validation loss of a network after a few hundred steps of `Distiller` on `Mixtures`.
+
+    All networks are trained on the same mixtures in the same order, and validated on the same others. Nothing is
+    written.
+
+    Parameters
+    ----------
+    workers
+        Processes that mix.
+    """
+
+    workers: int = 1
+
+    _NO_EFFECT: ClassVar = {"device", "workers"}
+
+    def check(self) -> None:
+        """Check teacher, corpora and device without training a network.
+
+        Raises
+        ------
+        WeakAudioError
+            What `__call__` would raise for any network.
+        """
+        train, _ = self._mixtures()
+        with seeded(self.seed, find_device(self.device)):
+            self._distiller({}, train)
+
+    def __call__(self, config: Mapping[str, Any]) -> float:
+        """The loss of a `FlashCNN` of these arguments; not finite if the training diverged.
+
+        Raises
+        ------
+        WeakAudioError
+            As `Distiller`, `Mixtures` and `FlashCNN`, or an unknown device.
+        """
+        device = find_device(self.device)
+        train, val = self._mixtures()
+        with seeded(self.seed, device), _quiet_lightning():
+            distiller = self._distiller(ArchitectureConfig.from_config(config).to_config(), train)
+            trainer = lightning.Trainer(
+                accelerator=device.type,
+                devices=1 if device.index is None else [device.index],
+                precision=self.precision,  # type: ignore[arg-type]
+                max_epochs=1,
+                gradient_clip_val=CLIP_NORM,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(
+                distiller,
+                mixture_loader(train, self.batch_size, self.steps, self.workers),
+                mixture_loader(val, self.batch_size, workers=0),
+            )
+        return float(trainer.callback_metrics["val_loss"])
+
+    def _mixtures(self) -> tuple[Mixtures, Mixtures]:
+        return self.draw_mixtures(self.steps * self.batch_size)
+
+    def _distiller(self, config: dict[str, Any], train: Mixtures) -> Distiller:
+        distiller = Distiller(
+            self.teacher,
+            "flash",
+            config,
+            self.steps,
+            self.learning_rate,
+            warmup=int(WARMUP * self.steps),
+            lr_decay=int(LR_DECAY * self.steps),
+            frame_stride=self.frame_stride,
+        )
+        check_rate(train, self.teacher, distiller.teacher)
+        return distiller
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence what Lightning reports of devices, workers and its end, once for each network of a search."""
+    loggers = [
+        logging.getLogger(f"lightning.pytorch.{name}") for name in ("utilities.rank_zero", "accelerators.cuda")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# --- shared by all proxies
+
+
+def read_corpora(values: Sequence[str]) -> dict[str, float]:
+    """Parse folders of corpora and their weights, from words like `PATH=WEIGHT`, or PATH alone for weight 1.
+
+    Raises
+    ------
+    WeakAudioError
+        An invalid weight, or a folder given twice.
     """
     found: dict[str, float] = {}
     for value in values:
@@ -65,24 +225,9 @@ def read_corpora(values: Sequence[str]) -> dict[str, float]:
         if not (math.isfinite(weight) and weight > 0):
             raise WeakAudioError(f"--corpus {value}: a weight of {weight:g}, expected more than 0")
         if folder in found:
-            raise WeakAudioError(f"--corpus {folder}: is there twice")
+            raise WeakAudioError(f"--corpus {folder}: is given twice")
         found[folder] = weight
     return found
-
-
-def mixtures_of(proxy: Proxy, size: int) -> tuple[Mixtures, Mixtures]:
-    """What is learnt from, and what errors are measured on."""
-    heard = Mixtures(proxy.corpora, proxy.seconds, size, proxy.seed, {"split": "train"})
-    n_kept = _VAL_BATCHES * proxy.batch_size
-    return heard, Mixtures(proxy.corpora, proxy.seconds, n_kept, proxy.seed + 1, {"split": "val"})
-
-
-def settings_of(proxy: Proxy, without: set[str]) -> dict[str, Any]:
-    """All that decides what a proxy says beside the network, as JSON, `without` some of its fields."""
-    names = [field.name for field in fields(proxy) if field.name not in without]  # type: ignore[arg-type]
-    values = {name: getattr(proxy, name) for name in names}
-    corpora = [[Path(folder).name, weight] for folder, weight in proxy.corpora.items()]
-    return {**values, "teacher": model_checksum(load_model(proxy.teacher)), "corpora": corpora}
 
 
 def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
@@ -90,7 +235,7 @@ def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
     Raises
     ------
     ProtocolError
-        Corpora at another rate than the teacher's.
+        The corpora's sample rate is not the teacher's.
     """
     if mixtures.sample_rate != model.sample_rate:
         raise ProtocolError(
@@ -99,26 +244,9 @@ def check_rate(mixtures: Mixtures, teacher: str, model: Model) -> None:
         )
 
 
-def check_training(steps: int, batch_size: int, seconds: float, precision: str, every: int) -> None:
-    """
-    Raises
-    ------
-    WeakAudioError
-        A setting of a training that cannot be.
-    """
-    if steps < 1 or batch_size < 1 or not seconds > 0:
-        raise WeakAudioError(
-            f"proxy: {steps} steps of {batch_size} mixtures of {seconds} s, expected 1 or more, and more than 0 s"
-        )
-    if every < 1:
-        raise WeakAudioError(f"proxy: every {every}-th frame, expected 1 or more")
-    if precision not in _PRECISIONS:
-        raise WeakAudioError(f"proxy: precision {precision!r}, expected auto, {' or '.join(_PRECISIONS)}")
-
-
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch draws from this seed within, and goes on as before after it."""
+    """Seed torch within the block, and restore its random state afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

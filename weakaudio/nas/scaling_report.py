@@ -1,12 +1,11 @@
-"""The page of a depth-width law: loss against parameters and against latency, and what to build for a budget.
+"""The page of a scaling law: loss against parameters and against latency, and the best network for each budget.
 
-One HTML file that needs no server and fetches nothing.
+A self-contained HTML file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -16,32 +15,34 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.scaling_law import Choice, Law
+from weakaudio.nas.scaling_law import BestRatio, Law
 from weakaudio.reports.figures import INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page
 
 _AXES = {"parameters": ("parameters, without the classifier (millions)", 1e-6), "latency": ("latency (ms)", 1e3)}
-_MAP, _SHADES = "viridis", (0.0, 0.85)  # the lightest are not seen on white
+_MAP, _SHADES = "viridis", (0.0, 0.85)  # lighter ones are invisible on white
 
 
-def law_figure(table: pd.DataFrame, law: Law, against: str, choices: Sequence[tuple[float, Choice]] = ()) -> Figure:
-    """Measured losses as points and the law as a line for each depth.
+def law_figure(
+    table: pd.DataFrame, law: Law, against: str, choices: Sequence[tuple[float, BestRatio]] = ()
+) -> Figure:
+    """Draw measured losses as points, and the law as a line for each depth.
 
     Parameters
     ----------
     table
-        Columns `depth`, `width`, `loss`, and `parameters` or `latency` (seconds); one row a network.
+        Columns `depth`, `width`, `loss`, and `parameters` or `latency` (seconds); one row per network.
     law
         Fitted to it.
     against
-        "parameters" or "latency": what is drawn to the right.
+        "parameters" or "latency": the horizontal axis.
     choices
-        Budgets in seconds and what was chosen for them; drawn as rings if this is against latency.
+        Budgets in seconds and the networks chosen for them, drawn as rings if `against` is "latency".
 
     Raises
     ------
     WeakAudioError
-        Another name, or the table has no such column or no rows.
+        Another axis, or a table without that column or without rows.
     """
     if against not in _AXES or against not in table or table.empty:
         raise WeakAudioError(f"law: no figure against {against!r}; expected a table with parameters or latency")
@@ -73,39 +74,39 @@ def law_figure(table: pd.DataFrame, law: Law, against: str, choices: Sequence[tu
 
 
 def law_page(
-    table: pd.DataFrame, law: Law, held_out: pd.DataFrame, choices: Sequence[tuple[float, Choice]] = ()
+    table: pd.DataFrame, law: Law, held_out: pd.DataFrame, choices: Sequence[tuple[float, BestRatio]] = ()
 ) -> str:
-    """One HTML document.
+    """Make an HTML document of a law.
 
     Parameters
     ----------
     table
-        As `law_figure` takes it, with `parameters`; with `latency`, if that is known.
+        As for `law_figure`, with `parameters`, and with `latency` if it is known.
     law
         Fitted to it.
     held_out
-        As `held_out_error` gives it.
+        From `held_out_error`.
     choices
-        Budgets in seconds, and what `best_ratio` gives for them.
+        Budgets in seconds, and the results of `best_ratio`.
     """
     errors = held_out["error"].abs()
     formula = f"{law.floor:.3g} + {law.a:.3g} D^-{law.alpha:.3g} + {law.b:.3g} W^-{law.beta:.3g}"
     numbers = [
-        (f"{100 * errors.max():.1f} %", "greatest error on networks the fit did not see"),
+        (f"{100 * errors.max():.1f} %", "greatest error on held-out networks"),
         (f"{100 * errors.median():.1f} %", "median error on these"),
         (str(len(table)), "networks trained"),
     ]
     pictures = [
         Picture(
             law_figure(table, law, against, choices),
-            f"Loss against {against}: points as trained, lines as the law has it.",
+            f"Loss against {against}: points were measured, lines are the law.",
         )
         for against in _AXES
         if against in table
     ]
     sections = [
         Section("The law", [f"L(D, W) = {formula}", KeyNumbers(numbers), *pictures]),
-        Section("Networks the fit did not see", [Table(held_out, "Loss as measured and as predicted.")]),
+        Section("Held-out networks", [Table(held_out, "Measured and predicted loss.")]),
     ]
     if choices:
         rows = [
@@ -119,22 +120,5 @@ def law_page(
             for budget, choice in choices
         ]
         best = Table(pd.DataFrame(rows), "Lowest predicted loss within each budget.")
-        sections.insert(1, Section("What to build for a budget", [best]))
+        sections.insert(1, Section("Best network for each budget", [best]))
     return page("Depth and width", sections)
-
-
-def write_law_page(
-    path: str | Path,
-    table: pd.DataFrame,
-    law: Law,
-    held_out: pd.DataFrame,
-    choices: Sequence[tuple[float, Choice]] = (),
-) -> None:
-    """Write `law_page`, beside first and then renamed into place.
-
-    Raises
-    ------
-    WeakAudioError
-        It cannot be written.
-    """
-    write_page(law_page(table, law, held_out, choices), path)

@@ -1,6 +1,6 @@
-"""The page of a search: the frontier, where the winner comes from, the best networks, how the search went.
+"""The page of a search: Pareto front, ancestry of the winner, best networks, course of the search.
 
-One HTML file that needs no server and fetches nothing.
+A self-contained HTML file.
 """
 
 from __future__ import annotations
@@ -21,94 +21,65 @@ from scipy.stats import spearmanr
 
 from weakaudio.data.manifest import read_table
 from weakaudio.errors import WeakAudioError
-from weakaudio.nas.evolution import ancestry, best, frontier
-from weakaudio.nas.search_log import Evaluation
-from weakaudio.nas.search_space import STAGES, changes, shown
+from weakaudio.nas.evolution import ancestry, best, pareto_front
+from weakaudio.nas.search_space import STAGES, changes, describe_stage
+from weakaudio.nas.stores import Evaluation
 from weakaudio.reports.figures import COLOURS, INK, QUIET, STYLE, WIDTH, legend
-from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page
+from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page
 
 _BEST = 10  # networks in the table
-_REASONS = 10  # of failures in theirs
-_FEWEST = 3  # networks of which a rank correlation says anything
+_REASONS = 10  # of failures in their table
+_FEWEST = 3  # networks for a rank correlation
 
 Block = str | Picture | Table | KeyNumbers
-
-
-def write_search_page(
-    path: str | Path,
-    settings: Mapping[str, Any],
-    evaluations: Sequence[Evaluation],
-    full: Mapping[int, float] | None = None,
-) -> None:
-    """Write `search_page`, beside first and then renamed into place.
-
-    Raises
-    ------
-    WeakAudioError
-        As `search_page`, or the page cannot be written.
-    """
-    write_page(search_page(settings, evaluations, full), path)
 
 
 def search_page(
     settings: Mapping[str, Any], evaluations: Sequence[Evaluation], full: Mapping[int, float] | None = None
 ) -> str:
-    """One HTML document.
+    """Make an HTML document of a search.
 
     Parameters
     ----------
     settings, evaluations
-        As `read_log` gives them.
+        From `read_log`.
     full
-        What networks are worth that were trained in full, by the number of their evaluation; lower is better.
+        Scores after full training, by the number of the evaluation; lower is better.
 
     Raises
     ------
     WeakAudioError
-        No network has a score yet, or `full` names networks that have none.
+        No network has a score yet, or `full` names one without a score.
     """
     winner, budget = best(evaluations), float(settings["budget"])
     sections = [
         Section("Result", _result(winner, budget, evaluations)),
-        Section(
-            "The frontier",
-            [
-                Picture(
-                    frontier_figure(evaluations, budget), "Every network that was scored, and those nothing beats."
-                )
-            ],
-        ),
-        Section("Where the winner comes from", _origin(ancestry(evaluations, winner.number))),
+        Section("Pareto front", [Picture(pareto_figure(evaluations, budget), "All scored networks and the front.")]),
+        Section("Ancestry of the winner", _ancestry(ancestry(evaluations, winner.number))),
         Section(f"The best {min(_BEST, len(_ranked(evaluations)))}", [_best_table(evaluations)]),
         Section(
-            "How the search went",
+            "Course of the search",
             [Picture(course_figure(evaluations, int(settings["population"])), "Scores in the order of the search.")],
         ),
     ]
     if full is not None:
-        sections.append(Section("The proxy against full training", _agreement(evaluations, full)))
+        sections.append(Section("Proxy and full training", _agreement(evaluations, full)))
     failed = [evaluation for evaluation in evaluations if evaluation.error is not None]
     if failed:
-        sections.append(Section("What could not be scored", [_failures(failed)]))
+        sections.append(Section("Failures", [_failures(failed)]))
     sections.append(Section("Settings", [_settings(settings)]))
     return page("Search for a network", sections)
 
 
-def frontier_figure(evaluations: Sequence[Evaluation], budget: float) -> Figure:
-    """Score against latency of every network that has both, and the line of those that none beats.
-
-    Parameters
-    ----------
-    budget
-        Seconds.
-    """
+def pareto_figure(evaluations: Sequence[Evaluation], budget: float) -> Figure:
+    """Draw score against latency of every scored network, the Pareto front and the budget in seconds."""
     scored = _ranked(evaluations)
-    front, winner = frontier(evaluations), best(evaluations)
+    front, winner = pareto_front(evaluations), best(evaluations)
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
         others = axes.scatter(*_points(scored), s=22, color=QUIET, alpha=0.55, linewidths=0, label="network")
-        (line,) = axes.plot(*_points(front), "o-", color=COLOURS[0], markersize=5, label="frontier")
+        (line,) = axes.plot(*_points(front), "o-", color=COLOURS[0], markersize=5, label="Pareto front")
         line.set_drawstyle("steps-post")
         star = axes.scatter(
             *_points([winner]), s=190, marker="*", color=COLOURS[1], edgecolors=INK, zorder=4, label="winner"
@@ -121,13 +92,7 @@ def frontier_figure(evaluations: Sequence[Evaluation], budget: float) -> Figure:
 
 
 def course_figure(evaluations: Sequence[Evaluation], population: int) -> Figure:
-    """Score by number of the evaluation, the best so far, and where there were failures.
-
-    Parameters
-    ----------
-    population
-        Size of the first population.
-    """
+    """Draw the score by number of the evaluation, the best so far, and failures; `population` is the first's size."""
     scored = [evaluation for evaluation in evaluations if evaluation.score is not None]
     numbers = np.array([evaluation.number for evaluation in scored])
     scores = np.array([evaluation.score for evaluation in scored], dtype=float)
@@ -162,9 +127,9 @@ def course_figure(evaluations: Sequence[Evaluation], population: int) -> Figure:
 
 
 def agreement_figure(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> Figure:
-    """What a network is worth after full training against its score in the search."""
+    """Draw the score after full training against the score in the search."""
     numbers = _known(evaluations, full)
-    scores = [_number(evaluations[n].score) for n in numbers]
+    scores = [evaluations[n].known_score for n in numbers]
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.8), layout="constrained")
         axes = figure.subplots()
@@ -177,12 +142,12 @@ def agreement_figure(evaluations: Sequence[Evaluation], full: Mapping[int, float
 
 
 def rank_correlation(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> float:
-    """Spearman's, between scores of the search and what networks are worth after full training, in [-1, 1].
+    """Spearman's rank correlation between scores in the search and after full training, in [-1, 1].
 
     Raises
     ------
     WeakAudioError
-        Fewer than three networks, an evaluation without a score, or all worth the same.
+        Fewer than three networks, an evaluation without a score, or the same score for all.
     """
     numbers = _known(evaluations, full)
     if len(numbers) < _FEWEST:
@@ -190,17 +155,17 @@ def rank_correlation(evaluations: Sequence[Evaluation], full: Mapping[int, float
     pairs = [(evaluations[n].score, full[n]) for n in numbers]
     for values in zip(*pairs, strict=True):
         if len(set(values)) == 1:
-            raise WeakAudioError("full training: all networks are worth the same, so they have no order")
+            raise WeakAudioError("full training: all networks have the same score")
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 def read_full(path: str | Path) -> dict[int, float]:
-    """A table of columns `number` (of the evaluation) and `score` (after full training, lower is better).
+    """Read a table with columns `number` (of the evaluation) and `score` (after full training, lower is better).
 
     Raises
     ------
     WeakAudioError
-        It cannot be read, lacks a column, or holds something else, or a number twice.
+        It cannot be read, lacks a column, or holds an invalid or a repeated number.
     """
     table = read_table(Path(path))
     if not {"number", "score"} <= set(table):
@@ -212,21 +177,21 @@ def read_full(path: str | Path) -> dict[int, float]:
         except (TypeError, ValueError, OverflowError):
             raise WeakAudioError(f"{path}, line {row}: {number!r}, {score!r}: expected numbers") from None
         if key != number:
-            raise WeakAudioError(f"{path}, line {row}: evaluation {number!r}: expected a whole number")
+            raise WeakAudioError(f"{path}, line {row}: evaluation {number!r}: expected an integer")
         if key in found or not math.isfinite(value):
-            raise WeakAudioError(f"{path}, line {row}: evaluation {key} is there twice or has no finite score")
+            raise WeakAudioError(f"{path}, line {row}: evaluation {key} is listed twice or has no finite score")
         found[key] = value
     return found
 
 
 def _ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Networks with a score, each once, best first."""
+    """Scored networks, each once, best first."""
     scored = [e for e in evaluations if e.score is not None and e.same_as is None]
     return sorted(scored, key=lambda e: (e.score, e.number))
 
 
 def _points(evaluations: Sequence[Evaluation]) -> tuple[list[float], list[float]]:
-    return [_ms(e) for e in evaluations], [float(e.score or 0.0) for e in evaluations]
+    return [_ms(e) for e in evaluations], [e.known_score for e in evaluations]
 
 
 def _ms(evaluation: Evaluation) -> float:
@@ -236,76 +201,69 @@ def _ms(evaluation: Evaluation) -> float:
 def _known(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[int]:
     for number in full:
         if not 0 <= number < len(evaluations) or evaluations[number].score is None:
-            raise WeakAudioError(f"full training of evaluation {number}: the search has no score of it")
+            raise WeakAudioError(f"full training of evaluation {number}: it has no score in the search")
     return sorted(full)
 
 
 def _result(winner: Evaluation, budget: float, evaluations: Sequence[Evaluation]) -> list[Block]:
     seconds = sum(evaluation.seconds for evaluation in evaluations)
-    numbers = KeyNumbers(
-        [
-            (f"{winner.score:.4g}", "score of the winner, lower is better"),
-            (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
-            (str(len(evaluations)), "evaluations"),
-            (_duration(seconds), "of scoring, all processes together"),
-        ]
-    )
+    numbers = [
+        (f"{winner.score:.4g}", "score of the winner, lower is better"),
+        (f"{_ms(winner):.3g} ms", f"its latency, of {1000 * budget:.3g} ms"),
+        (str(len(evaluations)), "evaluations"),
+        (_duration(seconds), "of scoring, summed over processes"),
+    ]
     rows = [
         (name, stage.operators.replace("+", ", "), stage.blocks, stage.channels)
-        for name, stage in zip(STAGES, winner.genome.stages, strict=True)
+        for name, stage in zip(STAGES, winner.architecture.stages, strict=True)
     ]
-    table = pd.DataFrame(rows, columns=["stage", "operators, in turn", "blocks", "channels"])
-    return [
-        numbers,
-        Table(table, f"Evaluation {winner.number}; its embedding has {winner.genome.n_features} numbers."),
-    ]
+    table = pd.DataFrame(rows, columns=["stage", "alternating operators", "blocks", "channels"])
+    caption = f"Evaluation {winner.number}; its embedding has {winner.architecture.n_features} dimensions."
+    return [KeyNumbers(numbers), Table(table, caption)]
 
 
-def _origin(line: Sequence[Evaluation]) -> list[Block]:
-    """Each mutation on the way to the winner."""
+def _ancestry(line: Sequence[Evaluation]) -> list[Block]:
+    """A table of the mutations that led to the winner."""
     rows: list[dict[str, Any]] = []
     for before, after in zip([None, *line[:-1]], line, strict=True):
         change = "first population"
         if before is not None:
-            steps = changes(before.genome, after.genome)
+            steps = changes(before.architecture, after.architecture)
             change = "; ".join(f"{step.factor}: {step.before} to {step.after}" for step in steps) or "none"
-        gain = (
-            None if before is None else f"{_number(after.score) - _number(before.score):+.3f}".replace("-", "\u2212")
-        )
+        gain = None if before is None else _minus(f"{after.known_score - before.known_score:+.3f}")
         rows.append(
             {
                 "evaluation": after.number,
                 "change": change,
                 "latency (ms)": round(_ms(after), 3),
-                "score": _number(after.score),
-                "brought": gain,
+                "score": after.known_score,
+                "difference": gain,
             }
         )
-    table = pd.DataFrame(rows)
-    return [Table(table, "From a random network to the winner; a change of the score below 0 is an improvement.")]
+    return [Table(pd.DataFrame(rows), "From a random network to the winner; negative differences are improvements.")]
 
 
 def _best_table(evaluations: Sequence[Evaluation]) -> Table:
     rows = [
         {
             "evaluation": evaluation.number,
-            "score": _number(evaluation.score),
+            "score": evaluation.known_score,
             "ms": round(_ms(evaluation), 3),
-            "stages": " | ".join(map(shown, evaluation.genome.stages)),
-            "features": evaluation.genome.n_features,
+            "stages": " | ".join(map(describe_stage, evaluation.architecture.stages)),
+            "features": evaluation.architecture.n_features,
         }
         for evaluation in _ranked(evaluations)[:_BEST]
     ]
-    return Table(pd.DataFrame(rows), "Of each stage: blocks, operators in turn, channels.")
+    return Table(pd.DataFrame(rows), "Stages: blocks, alternating operators, channels.")
 
 
 def _agreement(evaluations: Sequence[Evaluation], full: Mapping[int, float]) -> list[Block]:
     rho = rank_correlation(evaluations, full)
     return [
-        KeyNumbers([(f"{rho:.2f}".replace("-", "\u2212"), f"Spearman's rank correlation over {len(full)} networks")]),
+        KeyNumbers([(_minus(f"{rho:.2f}"), f"Spearman's rank correlation over {len(full)} networks")]),
         Picture(
             agreement_figure(evaluations, full),
-            "Score in the search and after full training; the numbers are those of evaluations.",
+            "Score in the search and after full training, with the numbers of the evaluations.",
         ),
     ]
 
@@ -317,12 +275,12 @@ def _failures(failed: Sequence[Evaluation]) -> Table:
         {"networks": count, "first": first[reason], "reason": reason}
         for reason, count in counts.most_common(_REASONS)
     ]
-    return Table(pd.DataFrame(rows), f"{len(failed)} networks were left out; the log names them.")
+    return Table(pd.DataFrame(rows), f"{len(failed)} networks failed; the log lists them.")
 
 
 def _settings(settings: Mapping[str, Any]) -> Table:
     rows = [{"setting": name.removeprefix("about, "), "value": value} for name, value in _flat(settings)]
-    return Table(pd.DataFrame(rows), "What decides the search. The budget is in seconds.")
+    return Table(pd.DataFrame(rows), "The budget is in seconds.")
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
@@ -333,9 +291,8 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
             yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
-def _number(value: float | None) -> float:
-    assert value is not None
-    return value
+def _minus(number: str) -> str:
+    return number.replace("-", "\u2212")
 
 
 def _duration(seconds: float) -> str:

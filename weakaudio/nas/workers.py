@@ -1,4 +1,4 @@
-"""Networks are scored, here or in several processes, and their scores come in the order they were asked for."""
+"""Scoring of networks in this process or in several; results come in the order of the networks."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from typing import Any, NamedTuple
 
 from weakaudio.errors import ManifestError, StoreError, WeakAudioError, WriteError
 
-Score = Callable[[dict[str, Any]], float]
-"""How bad a network is, of the arguments that `ArchitectureConfig.to_config` gives: lower is better."""
+Scorer = Callable[[dict[str, Any]], float]
+"""Gives the score of a network, lower is better, from the arguments of `ArchitectureConfig.to_config`."""
 
 _LONGEST_ERROR = 300  # characters
 
 
 class Scored(NamedTuple):
-    """What became of an evaluation."""
+    """The outcome of scoring a network."""
 
     score: float | None
     error: str | None
+    """why there is no score"""
     seconds: float
-    """that it took"""
 
 
-Run = Callable[[list[dict[str, Any]]], Iterator[Scored]]
+ScoreAll = Callable[[list[dict[str, Any]]], Iterator[Scored]]
 
 
 @contextmanager
-def scoring(score: Score, workers: int) -> Iterator[Run]:
-    """Gives what scores several networks; with several workers, in so many processes, each with a copy of `score`.
+def scoring(scorer: Scorer, workers: int) -> Iterator[ScoreAll]:
+    """Give a function that scores several networks; with several workers, in processes with a copy of `scorer` each.
 
-    Processes share the threads that torch uses here, and end with the block, and when this process is killed.
+    The processes share the threads that torch uses here, and end with the block or with this process.
 
     Raises
     ------
@@ -48,14 +48,14 @@ def scoring(score: Score, workers: int) -> Iterator[Run]:
         A process died.
     """
     if workers == 1:
-        yield lambda configs: (evaluate(score, config) for config in configs)
+        yield lambda configs: (evaluate(scorer, config) for config in configs)
         return
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
-        initargs=(score, _threads() // workers),
+        initargs=(scorer, _threads() // workers),
     )
 
     def run(configs: list[dict[str, Any]]) -> Iterator[Scored]:
@@ -66,23 +66,29 @@ def scoring(score: Score, workers: int) -> Iterator[Run]:
         yield run
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - set(others):  # they would finish what they are at
+        for process in set(multiprocessing.active_children()) - set(others):  # would finish their present network
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise WeakAudioError(
-                "search: a process died, perhaps for want of memory; what is done is kept, go on with fewer workers"
+                "search: a process died, perhaps out of memory; evaluations so far are kept: use fewer workers"
             ) from error
         raise
     pool.shutdown()
 
 
-def evaluate(score: Score, config: dict[str, Any]) -> Scored:
-    """The score of a network, or why it has none."""
+def evaluate(scorer: Scorer, config: dict[str, Any]) -> Scored:
+    """Score a network, or record why it has no score.
+
+    Raises
+    ------
+    StoreError, ManifestError, WriteError
+        A file is missing or damaged, which is no fault of the network.
+    """
     start = time.perf_counter()
     value, error = None, None
     try:
-        value = float(score(config))
-    except (StoreError, ManifestError, WriteError):  # of files, not of this network
+        value = float(scorer(config))
+    except (StoreError, ManifestError, WriteError):
         raise
     except (WeakAudioError, RuntimeError) as caught:
         error = one_line(caught)
@@ -92,24 +98,24 @@ def evaluate(score: Score, config: dict[str, Any]) -> Scored:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, its kind if it says nothing; not all of it if that is long."""
+    """An error's message on one line, shortened if long; its type if it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 3] + "..."
 
 
-_score: list[Score] = []  # of this process, if it is a worker
+_scorer: list[Scorer] = []  # of this process, if it is a worker
 
 
 def _threads() -> int:
-    """That torch uses in this process; 0 if nothing needs torch."""
+    """Threads of torch in this process; 0 if torch is not loaded."""
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch else 0
 
 
-def _begin(score: Score, threads: int) -> None:
-    """Start a worker: Ctrl-C is its parent's business, and without a parent it ends."""
+def _begin(scorer: Scorer, threads: int) -> None:
+    """Set a worker up: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if "torch" in sys.modules:  # came with the score
+    if "torch" in sys.modules:  # imported with the scorer
         sys.modules["torch"].set_num_threads(max(threads, 1))
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -119,8 +125,8 @@ def _begin(score: Score, threads: int) -> None:
         os._exit(1)
 
     threading.Thread(target=end, daemon=True).start()
-    _score[:] = [score]
+    _scorer[:] = [scorer]
 
 
 def _evaluate_here(config: dict[str, Any]) -> Scored:
-    return evaluate(_score[0], config)
+    return evaluate(_scorer[0], config)
