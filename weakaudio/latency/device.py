@@ -107,29 +107,33 @@ def time_rounds(
     budget: float = 0.5,
     before: Job | None = None,
     clock: Clock = time.perf_counter,
+    rounds: tuple[int, int] | None = None,
 ) -> NDArray[np.float64]:
     """Seconds that jobs take, in rounds of one run of each, so that a machine that slows down slows all of them.
 
     Parameters
     ----------
     budget
-        Seconds in all; at least 7 rounds are made even if they take longer, and 40 at most.
+        Seconds in all; the fewest rounds are made even if they take longer.
     before
         Is run, untimed, before each run.
+    rounds
+        How many are made, at least and at most; None: 7 and 40. They are preceded by 3 untimed runs of each job, or
+        by the fewest rounds if these are fewer.
 
     Returns
     -------
     Array of shape (rounds, jobs).
     """
-    least, most = _ROUNDS
+    least, most = rounds or _ROUNDS
     for job in jobs:
-        for _ in range(_WARM_UP):
+        for _ in range(min(_WARM_UP, least)):
             job()
     end = clock() + budget
-    rounds: list[list[float]] = []
-    while len(rounds) < least or (len(rounds) < most and clock() < end):
-        rounds.append([_time(job, device, before, clock) for job in jobs])
-    return np.array(rounds)
+    taken: list[list[float]] = []
+    while len(taken) < least or (len(taken) < most and clock() < end):
+        taken.append([_time(job, device, before, clock) for job in jobs])
+    return np.array(taken)
 
 
 def _time(job: Job, device: torch.device, before: Job | None, clock: Clock) -> float:
