@@ -1,9 +1,11 @@
-"""The command line that all recipes share: options from a signature, help from its docstring, figures recorded."""
+"""The command line that all recipes share: options from a function's signature, its figures recorded."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,56 +14,79 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
-from docstring_parser import parse
+import yaml
 
 from recipes.results import ROOT, Row, origin, record
 from weakaudio.errors import WeakAudioError
 from weakaudio.transfer.folds import FoldScores
 
+Function = Callable[..., Iterable[Row] | Path | None]
+
 
 class Command:
     """A function as a command: `python -m` and the module that it is in.
 
-    Positional-only parameters are arguments, the others options: a `bool` is a flag, a `Sequence` takes several
-    values, a `Literal` is a choice. Rows that the function yields are recorded and printed one by one.
+    Parameters are annotated with their help. Positional-only ones are arguments, the others options: a `bool` is a
+    flag, a `Sequence` takes several values, a `Literal` is a choice, a `dict` is JSON; `--config` names a YAML file
+    of options. Rows that the function yields are recorded and printed one by one; a path is printed.
     """
 
-    def __init__(self, function: Callable[..., Iterable[Row] | None], recipe: str | None) -> None:
+    def __init__(self, function: Function, recipe: str | None) -> None:
         self.function, self.recipe = function, recipe
         module = Path(inspect.getfile(function)).resolve().relative_to(ROOT).with_suffix("")
         self.words = ["python", "-m", ".".join(module.parts)]
         self.parameters = inspect.signature(function).parameters
 
-    def parser(self) -> argparse.ArgumentParser:
-        """Parser of the command's arguments; those that are not given are left out of its result."""
-        described, hints = parse(self.function.__doc__ or ""), get_type_hints(self.function)
-        texts = {name: one.description for one in described.params for name in one.arg_name.split(", ")}
-        parser = argparse.ArgumentParser(shlex.join(self.words), description=described.short_description)
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """Arguments that are given, on the command line or else in a file."""
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--config", type=Path, help="YAML file of options")
+        file, words = first.parse_known_args(words)
+        if file.config:
+            options = yaml.safe_load(file.config.read_text(encoding="utf-8")).items()
+            texts = [(f"--{name}", value if isinstance(value, str) else json.dumps(value)) for name, value in options]
+            words = [*itertools.chain(*texts), *words]
+        about = (self.function.__doc__ or "").partition("\n")[0]
+        parser = argparse.ArgumentParser(shlex.join(self.words), description=about, parents=[first])
+        hints = get_type_hints(self.function, include_extras=True)
         for name, parameter in self.parameters.items():
-            kind, options = hints[name], {"help": (texts.get(name) or "").replace("%", "%%")}  # type: Any, dict[str, Any]
-            flag = name if parameter.kind is parameter.POSITIONAL_ONLY else f"--{name.replace('_', '-')}"
-            if flag != name:
-                options |= {"required": parameter.default is parameter.empty, "default": argparse.SUPPRESS}
+            kind, text = get_args(hints[name])
             if parameter.default not in (parameter.empty, None, False, ()):
-                options["help"] += f" (default: {parameter.default})"
+                text += f" (default: {parameter.default})"
+            kwargs: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
             if NoneType in get_args(kind):
                 kind = get_args(kind)[0]
             if get_origin(kind) is Sequence:
-                options |= {"nargs": "+", "action": "extend"}
+                kwargs |= {"nargs": "+", "action": "extend"}
                 kind = get_args(kind)[0]
             if get_origin(kind) is Literal:
-                options["choices"], kind = get_args(kind), str
-            parser.add_argument(flag, **options, **({"action": "store_true"} if kind is bool else {"type": kind}))
-        return parser
+                kwargs["choices"], kind = get_args(kind), str
+            if kind is bool:
+                kwargs["action"] = "store_true"
+            else:
+                kwargs["type"] = json.loads if get_origin(kind) is dict else kind
+            flags = list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                flags = [name]
+            elif parameter.default is parameter.empty:
+                kwargs["required"] = True
+            parser.add_argument(*flags, **kwargs)
+        given = vars(parser.parse_args(words))
+        del given["config"]
+        return given
 
     def __call__(self, args: Sequence[str] | None = None, root: Path = ROOT) -> int:
         """Run the command, recording below `root`; returns its exit code, 2 after a `WeakAudioError`."""
         words = list(sys.argv[1:] if args is None else args)
-        given = vars(self.parser().parse_args(words))
-        first = [given.pop(name) for name, one in self.parameters.items() if one.kind is one.POSITIONAL_ONLY]
+        given = self.parse(words)
+        positional = [name for name, one in self.parameters.items() if one.kind is one.POSITIONAL_ONLY]
         facts = {"command": shlex.join([*self.words, *words]), **(origin(root) if self.recipe else {})}
         try:
-            for row in self.function(*first, **given) or ():
+            found = self.function(*(given.pop(name) for name in positional), **given)
+            if isinstance(found, Path):
+                print(found)
+                return 0
+            for row in found or ():
                 spread = f" ± {row['spread']:.4g}" if row.get("spread") is not None else ""
                 print(f"{row['what']}: {row['system']}, {row['metric']}: {row['value']:.4g}{spread}", flush=True)
                 if self.recipe and not given.get("quick"):
@@ -72,8 +97,8 @@ class Command:
         return 0
 
 
-def command(recipe: str | None = None) -> Callable[[Callable[..., Iterable[Row] | None]], Command]:
-    """Make a function a `Command` whose rows are figures of `recipe`; with `--quick`, where it exists, none is kept."""
+def command(recipe: str | None = None) -> Callable[[Function], Command]:
+    """Make a function a `Command` whose rows are figures of `recipe`; none is recorded with `--quick`."""
     return lambda function: Command(function, recipe)
 
 

@@ -55,8 +55,8 @@ def record(recipe: str, rows: Sequence[Row], root: Path = ROOT) -> None:
     recipe
         Name of a folder in `recipes`.
     rows
-        Each with the fields of `REQUIRED`, and if known spread (in the unit of the value), n (seeds, folds or repeats)
-        and note. Commit, machine and date are those of now unless given.
+        Each with the fields of `REQUIRED`, and if known spread (unit of the value), n (seeds, folds or repeats) and
+        note. Commit, machine and date are those of now unless given.
     root
         Folder of the project.
 
@@ -103,7 +103,9 @@ def machine() -> str:
     import torch
 
     info = Path("/proc/cpuinfo")
-    fields = dict(re.findall(r"^(model name|flags)\s*: (.+)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
+    fields = (
+        dict(re.findall(r"^(model name|flags)\s*: (.+)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
+    )
     flags = fields.get("flags", "").split()
     parts = [fields.get("model name") or platform.processor() or platform.machine()]
     parts += dict.fromkeys(name for flag, name in _VECTOR.items() if flag in flags)
@@ -114,7 +116,7 @@ def machine() -> str:
 
 
 def table(recipe: str, what: str, root: Path = ROOT) -> str:
-    """Markdown of a table: a row per system, a column per metric, and below it how, where and when it was measured."""
+    """Markdown of a table: a row per system, a column per metric; below it how, where and when it was measured."""
     rows = [row for row in load(recipe, root) if row["what"] == what]
     if not rows:
         raise ValueError(f"recipes/{recipe}/results.json: no rows for the table {what!r}")
@@ -133,7 +135,11 @@ def table(recipe: str, what: str, root: Path = ROOT) -> str:
     below = [] if by_data else [lines[0][1]]
     below += dict.fromkeys(f"`{row['command']}`" for row in rows)
     below += dict.fromkeys(f"{row['machine']}; commit {row['commit']}; {row['date']}" for row in rows)
-    text += ["", f"<sub>{'; '.join(below)}</sub>", *(f"<br><sub>{n}: {note}</sub>" for n, note in enumerate(notes, 1))]
+    text += [
+        "",
+        f"<sub>{'; '.join(below)}</sub>",
+        *(f"<br><sub>{n}: {note}</sub>" for n, note in enumerate(notes, 1)),
+    ]
     return "\n".join(text) + "\n"
 
 
@@ -177,7 +183,9 @@ def main(args: Sequence[str] | None = None, root: Path = ROOT) -> int:
     texts = {path: render(path, root) for path in [root / "README.md", *readmes, *cards] if path.is_file()}
     changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
-        print(f"{path.relative_to(root)}: {'tables differ; run `python -m recipes.results`' if check else 'rewritten'}")
+        print(
+            f"{path.relative_to(root)}: {'tables differ; run `python -m recipes.results`' if check else 'rewritten'}"
+        )
         if not check:
             path.write_text(texts[path], encoding="utf-8")
     return int(check and bool(changed))

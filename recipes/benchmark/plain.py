@@ -124,8 +124,10 @@ def detect_plainly(model: Model, files: Sequence[Path], threshold: float, out: P
     pd.concat(tables).to_csv(out, index=False)
 
 
-def yamnet(weights: Path, threads: int) -> Callable[[NDArray[np.float32]], Iterator[tuple[float, NDArray[np.float32]]]]:
-    """YAMNet as its TFLite file is used: start in seconds and scores (521,) of each patch of a clip (N,) at 16 kHz."""
+def yamnet(
+    weights: Path, threads: int
+) -> Callable[[NDArray[np.float32]], Iterator[tuple[float, NDArray[np.float32]]]]:
+    """YAMNet as its TFLite file is used: start (s) and scores (521,) of each patch of a clip (N,) at 16 kHz."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(weights), num_threads=threads)

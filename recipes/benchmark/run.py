@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import itertools
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,10 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
-import h5py
 import librosa
 import numpy as np
-import pandas as pd
 import soundfile as sf
 import torch
 import torch.nn.functional as F
@@ -31,16 +29,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data_prep import folder
-from data_prep.soundscapes import clip_seconds
 from recipes.benchmark import plain
 from recipes.benchmark.compare import QUICK, Scale, compare, noise, waveforms
 from recipes.command import command
 from recipes.results import Row
-from weakaudio.audio.io import find_audio, from_int16, to_int16, write_wav
+from weakaudio.audio.io import find_audio, from_int16, write_wav
 from weakaudio.audio.logmel import LogMel, get_front_end
 from weakaudio.data.corpus import STORE, Corpus
 from weakaudio.data.dataset import Batch, ClipDataset, clip_loader
-from weakaudio.data.sampling import bucket
 from weakaudio.data.store import ClipStore
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detect_folder import detect_folder
@@ -52,8 +48,6 @@ from weakaudio.pretrained import load_model
 from weakaudio.training.losses import LOSSES
 
 TOLERANCE = 1e-4  # between the probabilities of two ways to run N_S
-BUDGETS = (80, 160)  # seconds of a padded batch
-_FILE_RATE, _STORE_RATE = 44100, 32000  # Hz
 _FILES, _THRESHOLD = 120, 0.5
 _MAIN = "from weakaudio.cli import main; main()"
 PROCESSES = {
@@ -72,7 +66,9 @@ def front_ends(scale: Scale) -> Iterator[Row]:
         audio = waveforms(scale, fe.sample_rate)
         with torch.inference_mode():
             jobs: dict[str, Job] = {
-                "librosa (reference)": lambda audio=audio, fe=fe: [plain.librosa_logmel(x, fe) for x in audio.numpy()],
+                "librosa (reference)": lambda audio=audio, fe=fe: [
+                    plain.librosa_logmel(x, fe) for x in audio.numpy()
+                ],
                 "LogMel": lambda audio=audio, logmel=logmel: logmel(audio),
             }  # type: ignore[dict-item]
             yield from compare(f"front end {preset}", scale, jobs)
@@ -189,27 +185,6 @@ def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Job:
     return step
 
 
-def packing(scale: Scale) -> Iterator[Row]:
-    """Files into a clip store, with resampling, against a plain loop. Files are in the page cache."""
-    with tempfile.TemporaryDirectory() as name:
-        base, times, number = Path(name), 4, itertools.count()
-        files = find_audio(write_sounds(base / "sounds", _FILE_RATE, scale, times))
-
-        def loop() -> None:
-            with h5py.File(base / f"plain{next(number)}.h5", "w") as file:
-                audio = file.create_dataset("audio", (len(files),), dtype=h5py.vlen_dtype(np.int16))
-                for n, path in enumerate(files):
-                    audio[n] = to_int16(librosa.load(path, sr=_STORE_RATE)[0])
-
-        jobs: dict[str, Job] = {
-            "librosa.load + h5py, file by file (reference)": loop,
-            "data_prep.folder": lambda: folder.prepare(  # into a new folder: a second run would find all clips there
-                str(base / "sounds"), str(base / f"{next(number)}"), _STORE_RATE
-            ),
-        }
-        yield from compare("packing", scale, jobs, times * scale.audio_seconds)
-
-
 def loading(scale: Scale) -> Iterator[Row]:
     """Epochs of batches from a clip store, against the same loader on WAV files, with 0 to 2 loader processes."""
     for name, sample_rate in {"16 kHz": 16000, "44.1 kHz": 44100}.items():
@@ -258,46 +233,15 @@ def loaders(root: Path, batch_seconds: float, workers: int) -> tuple[DataLoader[
     return one, other
 
 
-def padding(segments: Path | None = None) -> Iterator[Row]:
-    """Percentage of the samples of an epoch that is padding, with clips of similar length in a batch and in random
-    order; for generated lengths and for those of one of AudioSet's segment lists."""
-    rng = np.random.default_rng(0)
-    seconds = np.array([clip_seconds(rng) for _ in range(20_000)])
-    corpora = {f"{len(seconds):,} clips, 70 % of 10 s, others log-uniform from 2 to 30 s": seconds}
-    if segments:
-        table = pd.read_csv(segments, comment="#", header=None, usecols=[1, 2], skipinitialspace=True)
-        corpora[f"{len(table):,} segments of {segments.name}"] = (table[2] - table[1]).to_numpy(np.float64)
-    for data, lengths in corpora.items():
-        n_samples = np.round(lengths * 16000).astype(np.int64)
-        for system, draw in {"random batches (reference)": draw_batches, "bucket": bucket}.items():
-            for budget in BUDGETS:
-                batches = draw(n_samples, budget * 16000, np.random.default_rng(0))
-                padded = sum(len(batch) * int(n_samples[batch].max()) for batch in batches)
-                row = {"what": "padding", "system": system, "metric": f"padding, batches of {budget} s, %"}
-                yield {**row, "data": data, "value": 100 * (1 - int(n_samples.sum()) / padded)}
-
-
-def draw_batches(n_samples: NDArray[np.int64], batch_samples: int, rng: np.random.Generator) -> list[list[int]]:
-    """Clips in random order; a batch is closed when one more clip would make it, padded, exceed `batch_samples`."""
-    batches: list[list[int]] = []
-    longest = 0
-    for n in rng.permutation(len(n_samples)).tolist():
-        longest = max(longest, int(n_samples[n]))
-        if batches and longest * (len(batches[-1]) + 1) <= batch_samples:
-            batches[-1].append(n)
-        else:
-            batches.append([n])
-            longest = int(n_samples[n])
-    return batches
-
-
 def start(rounds: int) -> Iterator[Row]:
     """Seconds of a fresh process: importing the package, and the first answers of the command line."""
 
     def run(arguments: list[str]) -> Job:
         return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
-    seconds = time_rounds([run(arguments) for arguments in PROCESSES.values()], torch.device("cpu"), rounds=(rounds, rounds))
+    seconds = time_rounds(
+        [run(arguments) for arguments in PROCESSES.values()], torch.device("cpu"), rounds=(rounds, rounds)
+    )
     for system, median in zip(PROCESSES, np.median(seconds, axis=0).tolist(), strict=True):
         row = {"what": "start", "system": system, "metric": "s", "n": rounds, "data": "a fresh process"}
         yield {**row, "value": median}
@@ -336,33 +280,17 @@ def files_to_table(scale: Scale, data: Path, weights: Path | None) -> Iterator[R
 
 @command("benchmark")
 def main(
-    quick: bool = False,
-    data: Path | None = None,
-    yamnet: Path | None = None,
-    only_files: bool = False,
-    segments: Path | None = None,
+    quick: Annotated[bool, "everything once, tiny; records nothing"] = False,
+    data: Annotated[Path | None, "folder that holds esc50-16k/, for detection from files to a table"] = None,
+    yamnet: Annotated[Path | None, "yamnet.tflite, to be measured as well; needs ai-edge-litert"] = None,
+    only_files: Annotated[bool, "measure detection from files alone"] = False,
 ) -> Iterator[Row]:
-    """Measure speed against plain references in the same run.
-
-    Parameters
-    ----------
-    quick
-        everything once, tiny; records nothing
-    data
-        folder that holds esc50-16k/, for detection from files to a table
-    yamnet
-        yamnet.tflite, to be measured as well; needs ai-edge-litert
-    only_files
-        measure detection from files alone
-    segments
-        a segment list of AudioSet, for the padding on its lengths
-    """
+    """Measure speed against plain references in the same run."""
     scale = QUICK if quick else Scale()
     with use_threads(scale.threads):
         if not only_files:
-            for part in (front_ends, inference, training, packing, loading):
+            for part in (front_ends, inference, training, loading):
                 yield from part(scale)
-            yield from padding(segments)
             yield from start(scale.rounds)
         if data:
             yield from files_to_table(scale, data, yamnet)

@@ -1,4 +1,4 @@
-"""What depth and width are worth: a grid of short trainings, and how well a law predicts the corners it was not fitted to.
+"""What depth and width are worth: a grid of short trainings, and a law that predicts corners it was not fitted to.
 
     python -m recipes.latency.law --teacher MODEL --corpus CORPUS=0.8 AMBIENCES=0.2
 
@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
@@ -37,31 +38,15 @@ def rows(grid: pd.DataFrame, law: Law, held_out: pd.DataFrame, data: str) -> Ite
 
 @command("latency")
 def main(
-    teacher: str,
-    corpus: Sequence[str],
-    steps: int = 300,
-    depth: Sequence[float] = (1.0, 2.0, 3.0),
-    width: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
-    workers: int = 1,
-    out: Path = Path("runs/latency/law"),
+    teacher: Annotated[str, "name or path of a model"],
+    corpus: Annotated[Sequence[str], "FOLDER=WEIGHT of prepared corpora"],
+    steps: Annotated[int, "of each training"] = 300,
+    depth: Annotated[Sequence[float], "relative to the default network"] = (1.0, 2.0, 3.0),
+    width: Annotated[Sequence[float], "relative to the default network"] = (0.25, 0.5, 0.75, 1.0),
+    workers: Annotated[int, "processes that mix"] = 1,
+    out: Annotated[Path, "folder for the grid and the page"] = Path("runs/latency/law"),
 ) -> Iterator[Row]:
-    """Measure what depth and width are worth.
-
-    Parameters
-    ----------
-    teacher
-        name or path of a model
-    corpus
-        FOLDER=WEIGHT of prepared corpora
-    steps
-        of each training
-    depth, width
-        relative to the default network
-    workers
-        processes that mix
-    out
-        folder for the grid and the page
-    """
+    """Measure what depth and width are worth."""
     training = ShortTraining(teacher, read_corpora(list(corpus)), steps, workers=workers)
     training.check()
     points = list(itertools.product(depth, width))

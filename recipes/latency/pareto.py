@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def by_tagger(tagger: OnnxTagger, model: Model) -> published.Run:
 def systems(
     models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, scale: Scale
 ) -> Iterator[System]:
-    """All systems, the reference first; each of our models by the backend that is fastest for this batch, and in int8."""
+    """All systems, the reference first; our models by the backend that is fastest for this batch, and in int8."""
 
     def by_fastest(name: str, model: Model) -> System:
         found = fastest(model, scale.seconds, scale.clips)
@@ -94,14 +94,6 @@ def systems(
     yield by_fastest("N_S (44.1 kHz)", load_model("untrained-44k"))
     if yamnet is not None:
         yield System("YAMNet, TFLite", 16000, published.yamnet(yamnet, scale.threads))
-    others: dict[str, tuple[int, Callable[[], published.Run | None]]] = {
-        "AST base, transformers (16 kHz)": (16000, published.ast),
-        "MobileNetV3 large, torchvision": (32000, published.mobilenet_v3),
-    }
-    for name, (rate, make) in others.items():
-        run = make()
-        if run is not None:
-            yield System(name, rate, run)
 
 
 def speeds(what: str, found: Sequence[System], scale: Scale) -> Iterator[Row]:
@@ -139,36 +131,16 @@ def embed(tagger: OnnxTagger, model: Model, clips: Manifest) -> NDArray[np.float
 
 @command("latency")
 def main(
-    data: Path,
-    mn04: str,
-    model: Sequence[str] = (),
-    yamnet: Path | None = None,
-    threads: int = 2,
-    keep_memory: bool = False,
-    seconds: float = 10.0,
-    work: Path = Path("runs/latency/pareto"),
+    data: Annotated[Path, "folder that holds esc50-16k/ and collected/"],
+    mn04: Annotated[str, "EfficientAT's mn04, by name or path"],
+    model: Annotated[Sequence[str], "more models, by name or path"] = (),
+    yamnet: Annotated[Path | None, "the published yamnet.tflite; needs ai-edge-litert"] = None,
+    threads: Annotated[int, "of torch, ONNX Runtime and TFLite"] = 2,
+    keep_memory: Annotated[bool, "speeds only, of a process that keeps its memory"] = False,
+    seconds: Annotated[float, "length of a clip"] = 10.0,
+    work: Annotated[Path, "folder for the manifest and int8 files"] = Path("runs/latency/pareto"),
 ) -> Iterator[Row]:
-    """Measure speed and quality of networks.
-
-    Parameters
-    ----------
-    data
-        folder that holds esc50-16k/ and collected/
-    mn04
-        EfficientAT's mn04, by name or path
-    model
-        more models, by name or path
-    yamnet
-        the published yamnet.tflite; needs ai-edge-litert
-    threads
-        of torch, ONNX Runtime and TFLite
-    keep_memory
-        speeds only, of a process that keeps its memory
-    seconds
-        length of a clip
-    work
-        folder for the manifest and int8 files
-    """
+    """Measure speed and quality of networks."""
     what = "Pareto front"
     if keep_memory:
         memory.keep_memory()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
@@ -39,25 +40,14 @@ def figures(found: Validation, batch: int) -> dict[str, float]:
 
 @command("latency")
 def main(
-    table: Path, networks: int = 30, seconds: float = 10.0, threads: int = 2, int8: bool = False, every: int = 1
+    table: Annotated[Path, "latency table to write or to complete, .json"],
+    networks: Annotated[int, "number of networks that are measured as a whole"] = 30,
+    seconds: Annotated[float, "length of a clip"] = 10.0,
+    threads: Annotated[int, "of the processor"] = 2,
+    int8: Annotated[bool, "networks in int8 on ONNX Runtime"] = False,
+    every: Annotated[int, "frame stride: networks of every k-th frame"] = 1,
 ) -> Iterator[Row]:
-    """Measure the error of predicted latency.
-
-    Parameters
-    ----------
-    table
-        latency table to write or to complete, .json
-    networks
-        number of networks that are measured as a whole
-    seconds
-        length of a clip
-    threads
-        of the processor
-    int8
-        networks in int8 on ONNX Runtime
-    every
-        frame stride: networks of every k-th frame
-    """
+    """Measure the error of predicted latency."""
     front_end = FRONT_END if every == 1 else f"{FRONT_END}/{every}"
     prefix = ("int8, " if int8 else "") + (f"frame stride {every}, " if every > 1 else "")
     for batch in BATCHES:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from scipy.stats import spearmanr
@@ -78,41 +78,19 @@ def rows(table: pd.DataFrame, data: str) -> Iterator[Row]:
 
 @command("latency")
 def main(
-    teacher: str,
-    corpus: Sequence[str],
-    table: Path,
-    budget_ms: float,
-    networks: int = 12,
-    stage_steps: int = 100,
-    short_steps: int = 50,
-    long_steps: int = 200,
-    seed: int = 0,
-    workers: int = 2,
-    out: Path = Path("runs/latency/proxies"),
+    teacher: Annotated[str, "name or path of a model"],
+    corpus: Annotated[Sequence[str], "FOLDER=WEIGHT of prepared corpora"],
+    table: Annotated[Path, "latency table of `weakaudio search profile`"],
+    budget_ms: Annotated[float, "latency budget of a clip of 10 s, batch 8"],
+    networks: Annotated[int, "number of networks that are scored"] = 12,
+    stage_steps: Annotated[int, "of blockwise distillation per stage, of the short training, of the long one"] = 100,
+    short_steps: Annotated[int, "of blockwise distillation per stage, of the short training, of the long one"] = 50,
+    long_steps: Annotated[int, "of blockwise distillation per stage, of the short training, of the long one"] = 200,
+    seed: Annotated[int, "of the networks that are drawn"] = 0,
+    workers: Annotated[int, "processes that score networks"] = 2,
+    out: Annotated[Path, "folder for the scores"] = Path("runs/latency/proxies"),
 ) -> Iterator[Row]:
-    """Measure how well cheap scores predict training.
-
-    Parameters
-    ----------
-    teacher
-        name or path of a model
-    corpus
-        FOLDER=WEIGHT of prepared corpora
-    table
-        latency table of `weakaudio search profile`
-    budget_ms
-        latency budget of a clip of 10 s, batch 8
-    networks
-        number of networks that are scored
-    stage_steps, short_steps, long_steps
-        of blockwise distillation per stage, of the short training, of the long one
-    seed
-        of the networks that are drawn
-    workers
-        processes that score networks
-    out
-        folder for the scores
-    """
+    """Measure how well cheap scores predict training."""
     corpora = read_corpora(list(corpus))
     proxies: dict[str, Proxy] = {
         f"blockwise distillation, {stage_steps} steps per stage": BlockwiseDistillation(

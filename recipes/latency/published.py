@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,41 +74,8 @@ def yamnet(weights: Path, threads: int) -> Run:
     patches = plain.yamnet(weights, threads)
 
     def run(waveform: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([np.mean([x for _, x in patches(clip)], axis=0) for clip in waveform.numpy()]))
-
-    return run
-
-
-def ast() -> Run | None:
-    """AST of `transformers`, base size, with random weights, behind its own features; None without that package."""
-    if importlib.util.find_spec("transformers") is None:
-        return None
-    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-
-    features = ASTFeatureExtractor()
-    network = ASTForAudioClassification(ASTConfig(num_labels=plain.N_CLASSES)).eval()
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        given = features(list(waveform.numpy()), sampling_rate=16000, return_tensors="pt")
-        probs: Tensor = network(**given).logits.sigmoid()
-        return probs
-
-    return run
-
-
-def mobilenet_v3() -> Run | None:
-    """MobileNetV3 (large) of torchvision with random weights, behind our log-mel; None without that package."""
-    if importlib.util.find_spec("torchvision") is None:
-        return None
-    from torchvision.models import mobilenet_v3_large
-
-    logmel, network = LogMel("32k"), mobilenet_v3_large(num_classes=plain.N_CLASSES).eval()
-
-    @torch.inference_mode()
-    def run(waveform: Tensor) -> Tensor:
-        x = logmel(waveform)[0].transpose(1, 2)[:, None].expand(-1, 3, -1, -1)
-        probs: Tensor = network(x).sigmoid()
-        return probs
+        return torch.from_numpy(
+            np.stack([np.mean([x for _, x in patches(clip)], axis=0) for clip in waveform.numpy()])
+        )
 
     return run

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import soundfile as sf
@@ -113,18 +114,12 @@ def rows(name: str, evaluations: Sequence[Evaluation]) -> Iterator[Row]:
 
 
 @command("soundscapes")
-def main(data: Path, seeds: Sequence[int] = (1, 2), only: Sequence[str] = ()) -> Iterator[Row]:
-    """Compare poolings, networks and training techniques.
-
-    Parameters
-    ----------
-    data
-        as for recipes.soundscapes.run
-    seeds
-        a run of each variant for each
-    only
-        parts of variants' names; without it, all
-    """
+def main(
+    data: Annotated[Path, "as for recipes.soundscapes.run"],
+    seeds: Annotated[Sequence[int], "a run of each variant for each"] = (1, 2),
+    only: Annotated[Sequence[str], "parts of variants' names; without it, all"] = (),
+) -> Iterator[Row]:
+    """Compare poolings, networks and training techniques."""
     corpus, folder = prepare_small(data, RUNS), RUNS / "ablation"
     given = materials(data, folder, corpus)
     for name in (name for name in VARIANTS if not only or any(part in name for part in only)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -107,16 +107,11 @@ def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Seque
 
 
 @command("soundscapes")
-def main(data: Path, seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Row]:
-    """Compare N_S with SLAT.
-
-    Parameters
-    ----------
-    data
-        folder with esc50-16k/, urbansound8k/ and backgrounds/
-    seeds
-        a run of each system for each
-    """
+def main(
+    data: Annotated[Path, "folder with esc50-16k/, urbansound8k/ and backgrounds/"],
+    seeds: Annotated[Sequence[int], "a run of each system for each"] = (1, 2, 3),
+) -> Iterator[Row]:
+    """Compare N_S with SLAT."""
     return measure(RUNS, prepare(data, RUNS), seeds)
 
 

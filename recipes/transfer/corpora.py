@@ -1,4 +1,4 @@
-"""The corpora of the tables, and which networks have heard what of them before."""
+"""The corpora of the tables, and what networks were trained on of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import esc50, scenes_synthetic, urbansound8k
+from data_prep import scenes_synthetic, urbansound8k
+from recipes import esc50
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import Manifest, read_manifest
 
@@ -15,53 +16,44 @@ _WEAK = "weak-20"  # N_S, trained by recipes/soundscapes
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set with folds, and one class a clip."""
+    """A data set with folds and one class per clip."""
 
     name: str
     data: str
-    """as it stands under the table"""
-    prepare: Callable[[Path, Path], Path]
-    """of the folder of data and one to work in: the corpus' folder"""
+    """description under the table"""
+    read: Callable[[Path, Path], Manifest]
+    """prepares it from the folder of data in a folder to work in"""
     front_end: str
     """of the log-mel statistics"""
     untrained: tuple[str, ...]
     """networks with random weights, by name"""
-    new_fold: int | None = None
-    """that no network has heard, where others were heard"""
-    heard: dict[str, str] = field(default_factory=dict)
-    """what of it the network of a name has heard in training"""
-
-    def read(self, data: Path, work: Path) -> Manifest:
-        """The manifest, written anew."""
-        return read_manifest(self.prepare(data, work) / MANIFEST)
+    unseen_fold: int | None = None
+    """fold that no network was trained on, where others were"""
+    trained_on: dict[str, str] = field(default_factory=dict)
+    """what the network of a name was trained on"""
 
 
-def _esc(folder: str) -> Callable[[Path, Path], Path]:
-    def prepare(data: Path, work: Path) -> Path:
-        esc50.prepare(str(data / folder), str(work / folder))
-        return work / folder
-
-    return prepare
+def _esc(name: str) -> Callable[[Path, Path], Manifest]:
+    return lambda data, work: esc50.prepared(data / name, work / name)
 
 
-def _urban(data: Path, work: Path) -> Path:
-    folder = work / "urbansound8k"
-    urbansound8k.prepare(str(data / "urbansound8k"), str(folder))
-    return folder
+def _urban(data: Path, work: Path) -> Manifest:
+    urbansound8k.prepare(str(data / "urbansound8k"), str(work / "urbansound8k"))
+    return read_manifest(work / "urbansound8k" / MANIFEST)
 
 
-def _scenes(data: Path, work: Path) -> Path:
-    events, urban, scenes = _esc("esc50-16k")(data, work), work / "urban-foreground", work / "scenes"
+def _scenes(data: Path, work: Path) -> Manifest:
+    events, urban, scenes = work / "esc50-16k", work / "urban-foreground", work / "scenes"
+    esc50.prepared(data / "esc50-16k", events)
     urbansound8k.prepare(str(data / "urbansound8k"), str(urban), foreground_only=True)
-    scenes_synthetic.prepare(
-        str(scenes), esc50=str(events), urbansound8k=str(urban), backgrounds=str(data / "backgrounds")
-    )
-    return scenes
+    sources = {"esc50": events, "urbansound8k": urban, "backgrounds": data / "backgrounds"}
+    scenes_synthetic.prepare(str(scenes), **{name: str(path) for name, path in sources.items()})
+    return read_manifest(scenes / MANIFEST)
 
 
 _SEEN = (
-    "weak-20 was trained on soundscapes made of folds 1 to 3, with their labels, and its epoch chosen on fold 4: "
-    "only fold 5 is new to it"
+    "weak-20 was trained on soundscapes made of folds 1 to 3, with their labels, and the epoch was chosen on fold 4: "
+    "only fold 5 is unseen"
 )
 CORPORA = (
     Corpus("ESC-50", "ESC-50 at 16 kHz", _esc("esc50-16k"), "16k", ("untrained-16k",), 5, {_WEAK: _SEEN}),
@@ -81,7 +73,10 @@ CORPORA = (
         "16k",
         ("untrained-16k",),
         None,
-        {_WEAK: "weak-20 was trained on soundscapes made of fold 1, with its labels, and its epoch chosen by fold 2"},
+        {
+            _WEAK: "weak-20 was trained on soundscapes made of fold 1, with its labels, and the epoch was chosen on "
+            "fold 2"
+        },
     ),
     Corpus(
         "synthetic scenes",
@@ -91,8 +86,8 @@ CORPORA = (
         ("untrained-16k",),
         None,
         {
-            _WEAK: "weak-20 has heard most of the events and some of the ambiences, under names of events",
-            "weakaudio-base": "weakaudio-base has heard the ambiences, without names",
+            _WEAK: "weak-20 was trained on most of the events and some of the ambiences, with event labels",
+            "weakaudio-base": "weakaudio-base was trained on the ambiences, without labels",
         },
     ),
 )
