@@ -166,7 +166,7 @@ def _check_embeddings(path: Path, seed: Path, changes: tuple[str, ...]) -> Outco
     if path.suffix == ".npz" and "inside" not in changes:  # the archive has checksums
         whole = [
             read_embeddings(other) for other in seed.parent.glob("*.npz")
-        ]  # the other one may have been spliced in
+        ]  # or the other one, if spliced in
         _expect(any(_same(table, other) for other in whole), "not what was written")
     return "read"
 

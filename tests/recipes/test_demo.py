@@ -66,7 +66,7 @@ def test_a_failure_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     (tmp_path / "soundscapes").mkdir()
     (tmp_path / "soundscapes" / MANIFEST).write_text("path,labels\n")  # no classes, no store
     assert run.main(["--quick", f"--out={tmp_path}"]) == 2
-    assert "not a prepared corpus" in " ".join(capsys.readouterr().out.split())
+    assert "not a prepared corpus" in capsys.readouterr().err
 
 
 def test_both_systems_get_the_same_but_network_and_loss() -> None:

@@ -1,4 +1,4 @@
-"""A student that says the same, later, is found out."""
+"""The lag of a student behind its teacher is measured."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_recordings_in_which_the_teacher_hears_nothing_do_not_count() -> None:
 def test_where_nothing_is_heard_or_compared_there_is_an_error(seconds: float) -> None:
     middles = np.arange(0.0, seconds, 0.32)
     heard = np.full((len(middles), 2), 0.9 if seconds < 2 else 0.1, np.float32)
-    with pytest.raises(ProtocolError, match="the teacher hears nothing, or recordings are shorter than 2 s"):
+    with pytest.raises(ProtocolError, match="the teacher is never positive, or recordings are shorter than 2 s"):
         lag([Course(middles, heard)], [Course(middles, heard)])
 
 
