@@ -352,7 +352,7 @@ def test_models_of_this_repository_fit_a_terminal(run: Run, monkeypatch: pytest.
 def test_measure_times_what_is_at_hand_and_downloads_nothing(
     register: Register, server: WeightsServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakaudio.pretrained.measure._TRIALS", (1, 1))
+    monkeypatch.setattr("weakaudio.latency.device._ROUNDS", (1, 1))
     register(server.url)
     code, out, _ = run("models", "--measure")
     assert code == 0

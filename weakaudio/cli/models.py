@@ -52,20 +52,21 @@ def models(
 
 
 def _speeds(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Times real time and milliseconds for a clip of each model; and what is wrong with those that do not open."""
+    """Times real time and milliseconds per clip of each model, and the errors of those that do not open."""
+    from weakaudio.latency.fastest import time_path
     from weakaudio.pretrained import load_model
-    from weakaudio.pretrained.measure import measure
     from weakaudio.progress import progress
 
     speeds: dict[str, tuple[str, ...]] = {}
     failures = []
     for name in progress(names, len(names), "measuring"):
         try:
-            speed = measure(load_model(name))
+            model = load_model(name)
+            batch, single = time_path(model, batch=8), time_path(model)
         except WeakAudioError as error:
             failures.append(str(error))
         else:
-            speeds[name] = (f"{speed.times_real_time:.0f}", f"{1000 * speed.latency:.0f}")
+            speeds[name] = (f"{batch.times_real_time:.0f}", f"{1000 * single.whole:.0f}")
     return speeds, failures
 
 
