@@ -47,18 +47,9 @@ _TABLE = re.compile(
 def record(recipe: str, rows: Sequence[Row], root: Path = ROOT) -> None:
     """Write figures into a recipe's `results.json`.
 
-    Rows with the same (what, system, metric, data) are replaced, others are kept. Tables are sorted by name; the rows
-    of a table keep the order in which they were first recorded.
-
-    Parameters
-    ----------
-    recipe
-        Name of a folder in `recipes`.
-    rows
-        Each with the fields of `REQUIRED`, and if known spread (unit of the value), n (seeds, folds or repeats) and
-        note. Commit, machine and date are those of now unless given.
-    root
-        Folder of the project.
+    A row has the fields of `REQUIRED`, and if known spread (unit of the value), n (seeds, folds or repeats) and note;
+    commit, machine and date are those of now unless given. Rows with the same (what, system, metric, data) are
+    replaced. Tables are sorted by name, their rows stay in the order in which they were first recorded.
 
     Raises
     ------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -11,24 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from weakaudio.inference.report import COLOURS
+from weakaudio.inference.figures import COLOURS, INK, STYLE
 
 NAMED = 10  # classes at either end
 
 _NONE = 0.5  # where a class without training clips stands on a logarithmic axis
-_INK = "#222222"
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#8A8A8A",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
-    "font.size": 10,
-    "grid.color": "#E4E4E4",
-    "legend.frameon": False,
-    "text.color": _INK,
-}
 
 
 def per_class_figure(per_class: pd.DataFrame, training: pd.Series | None = None) -> Figure:
@@ -48,7 +33,7 @@ def per_class_figure(per_class: pd.DataFrame, training: pd.Series | None = None)
         f"worst {named}": (ranked.iloc[len(ranked) - named :], COLOURS[5], 3),
         "the others": (ranked.iloc[named : len(ranked) - named], "#A8A8A8", 2),
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure((11, 6), layout="constrained")
         points, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
         for name, (rows, colour, layer) in groups.items():
@@ -59,7 +44,7 @@ def per_class_figure(per_class: pd.DataFrame, training: pd.Series | None = None)
         if training is not None:
             _count_axis(points, training.clip(lower=_NONE))
         mean = ranked["ap"].mean()
-        points.axhline(mean, color=_INK, linewidth=1, linestyle="--", label=f"mean of {len(ranked)}: {mean:.3f}")
+        points.axhline(mean, color=INK, linewidth=1, linestyle="--", label=f"mean of {len(ranked)}: {mean:.3f}")
         points.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, handletextpad=0.3, columnspacing=1.2)
         best, worst, _ = groups.values()
         _bars(bars, [best, worst], gap=len(ranked) > 2 * named)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from recipes.benchmark.compare import QUICK, Scale, compare, noise, waveforms
 from recipes.command import command
 from recipes.results import Row
 from weakaudio.audio.io import find_audio, from_int16, write_wav
-from weakaudio.audio.logmel import LogMel, get_front_end
+from weakaudio.audio.logmel import FrontEnd, LogMel, get_front_end
 from weakaudio.data.corpus import STORE, Corpus
 from weakaudio.data.dataset import Batch, ClipDataset, clip_loader
 from weakaudio.data.store import ClipStore
@@ -66,12 +67,14 @@ def front_ends(scale: Scale) -> Iterator[Row]:
         audio = waveforms(scale, fe.sample_rate)
         with torch.inference_mode():
             jobs: dict[str, Job] = {
-                "librosa (reference)": lambda audio=audio, fe=fe: [
-                    plain.librosa_logmel(x, fe) for x in audio.numpy()
-                ],
-                "LogMel": lambda audio=audio, logmel=logmel: logmel(audio),
-            }  # type: ignore[dict-item]
+                "librosa (reference)": partial(_librosa, audio, fe),
+                "LogMel": partial(logmel, audio),
+            }
             yield from compare(f"front end {preset}", scale, jobs)
+
+
+def _librosa(audio: Tensor, fe: FrontEnd) -> list[NDArray[np.float32]]:
+    return [plain.librosa_logmel(clip, fe) for clip in audio.numpy()]
 
 
 def inference(scale: Scale) -> Iterator[Row]:
@@ -96,7 +99,7 @@ def inference(scale: Scale) -> Iterator[Row]:
             f"WeakCNN eager, batch of {scale.clips}": lambda: network(frames).clip_probs,
         }
         for size in [size for size in (1, 2, 4, 8) if size <= scale.clips]:
-            jobs[f"WeakCNN fused, chunks of {size}"] = lambda size=size: _in_chunks(fused, frames, size)  # type: ignore[misc]
+            jobs[f"WeakCNN fused, chunks of {size}"] = partial(_in_chunks, fused, frames, size)
         if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
             jobs["ONNX Runtime, plain network"] = _onnx(reference, frames, scale.threads)
         expected = reference(frames)
@@ -193,9 +196,9 @@ def loading(scale: Scale) -> Iterator[Row]:
             for processes, workers in {"no worker": 0, "1 worker": 1, "2 workers": 2}.items():
                 files, store = loaders(corpus, scale.audio_seconds, workers)
                 jobs: dict[str, Job] = {
-                    f"WAV files, {processes} (reference)": lambda files=files: deque(files, maxlen=0),
-                    f"clip store, {processes}": lambda store=store: deque(store, maxlen=0),
-                }  # type: ignore[dict-item]
+                    f"WAV files, {processes} (reference)": partial(deque, files, 0),
+                    f"clip store, {processes}": partial(deque, store, 0),
+                }
                 yield from compare(f"loading {name}", scale, jobs, 15 * scale.audio_seconds)
 
 

@@ -161,7 +161,7 @@ def main(
         about = f"clips of {seconds:g} s of noise, from waveform, {threads} threads; ESC-50 at 16 kHz"
         for name, one in models.items():
             checksum = f"{name}: SHA-256 of the model {model_checksum(one)[:12]}"  # a run's weights are not shipped
-            row = {"what": what, "metric": "ESC-50 (%)", "data": about}
+            row: Row = {"what": what, "metric": "ESC-50 (%)", "data": about}
             row["note"] = checksum if names[name] in model else None
             found = over_folds(esc50.score(EmbeddingTransformer(names[name]).fit_transform(manifest.paths), manifest))
             for line in (f"{name}, fastest backend", *((REFERENCE, OUR_FRONT_END) if name == MN04 else ())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,36 +85,20 @@ def figures(meaning: Meaning) -> dict[str, Figure]:
 def build(meaning: Meaning, origin: str) -> str:
     """The page as HTML; `origin` names command and model."""
     drawn = figures(meaning)
-    first = meaning.events[meaning.events["rank"] == 1].drop(columns="rank")
+    first = meaning.events[meaning.events["rank"] == 1].drop(columns="rank").rename(columns=_HEADERS)
     pairs = pd.Series([frozenset(pair) for pair in meaning.nearest[["class", "nearest"]].to_numpy()])
-    nearest = meaning.nearest[~pairs.duplicated()][:_MOST]
-    return report.page(
-        "What ESC-50 means to a model",
-        [
-            report.Section("In short", [_INTRODUCTION, _numbers(meaning)]),
-            report.Section("A map of the clips", [report.Picture(drawn["map"], _MAP)]),
-            report.Section(
-                "Which classes are similar",
-                [report.Picture(drawn["tree"], _TREE), report.Table(nearest, _NEAREST)],
-            ),
-            report.Section(
-                "Which events characterise a class",
-                [
-                    _events(meaning),
-                    report.Picture(drawn["events"], _BARS),
-                    report.Table(first.rename(columns=_HEADERS), _FIRST),
-                ],
-            ),
-            report.Section(
-                "Which classes are confused",
-                [
-                    report.Picture(drawn["confusion"], _CONFUSION),
-                    report.Table(meaning.confused[:_MOST].rename(columns=_HEADERS), _PAIRS),
-                ],
-            ),
-            report.Section("How it was made", [f"weakaudio {__version__}; {origin}."]),
-        ],
-    )
+    nearest = report.Table(meaning.nearest[~pairs.duplicated()][:_MOST], _NEAREST)
+    confused = report.Table(meaning.confused[:_MOST].rename(columns=_HEADERS), _PAIRS)
+    events = [_events(meaning), report.Picture(drawn["events"], _BARS), report.Table(first, _FIRST)]
+    sections: dict[str, list[Any]] = {
+        "In short": [_INTRODUCTION, _numbers(meaning)],
+        "A map of the clips": [report.Picture(drawn["map"], _MAP)],
+        "Which classes are similar": [report.Picture(drawn["tree"], _TREE), nearest],
+        "Which events characterise a class": events,
+        "Which classes are confused": [report.Picture(drawn["confusion"], _CONFUSION), confused],
+        "How it was made": [f"weakaudio {__version__}; {origin}."],
+    }
+    return report.page("What ESC-50 means to a model", [report.Section(*one) for one in sections.items()])
 
 
 def _numbers(meaning: Meaning) -> report.Figures:

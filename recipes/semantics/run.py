@@ -71,9 +71,8 @@ def run_model(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32],
 def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0) -> Meaning:
     """All numbers of the page."""
     X, probs = run_model(model, clips.paths)
-    table = clips.table.assign(
-        labels=[[name.replace("_", " ") for name in labels] for labels in clips.table["labels"]]
-    )
+    table = clips.table.copy()
+    table["labels"] = table["labels"].map(lambda labels: [name.replace("_", " ") for name in labels])
     y = [labels[0] for labels in table["labels"]]
     scores = esc50.score(X, Manifest(table, clips.root))
     similarities = semantics.class_similarities(semantics.class_embeddings(X, y))

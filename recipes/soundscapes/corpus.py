@@ -43,7 +43,8 @@ def prepare_small(data: Path, folder: Path, sizes: dict[str, int] = SMALL) -> Pa
 
 def _mix(data: Path, corpus: Path, sizes: dict[str, int], events: Callable[[], Path]) -> Path:
     if not (corpus / MANIFEST).is_file():  # written last
-        soundscapes.prepare(str(events()), str(corpus), str(data / "backgrounds"), **sizes)
+        train, val, test = (sizes[split] for split in ("train", "val", "test"))
+        soundscapes.prepare(str(events()), str(corpus), str(data / "backgrounds"), train, val, test)
     return corpus
 
 

@@ -85,13 +85,13 @@ def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Seque
     chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "value": first.clip.prevalence}
     yield {**chance, "data": about(first)}
     for system, evaluations in found.items():
-        clips, psds = [e.clip for e in evaluations], [e.psds for e in evaluations if e.psds]
         segment, event = [e.segment for e in evaluations if e.segment], [e.event for e in evaluations if e.event]
+        psds = [e.psds for e in evaluations if e.psds]
         values: dict[tuple[str, str], list[float]] = {
-            ("clips", "mAP"): [clip.mean_ap for clip in clips],
-            ("clips", "mAUC"): [clip.mean_auc for clip in clips],
-            ("clips", "d'"): [clip.d_prime for clip in clips],
-            ("clips", "lwlrap"): [clip.lwlrap for clip in clips],
+            ("clips", "mAP"): [e.clip.mean_ap for e in evaluations],
+            ("clips", "mAUC"): [e.clip.mean_auc for e in evaluations],
+            ("clips", "d'"): [e.clip.d_prime for e in evaluations],
+            ("clips", "lwlrap"): [e.clip.lwlrap for e in evaluations],
             ("localisation", "segment F1, macro"): [f1.macro for f1 in segment],
             ("localisation", "segment F1, micro"): [f1.micro for f1 in segment],
             ("localisation", "event F1, macro"): [f1.macro for f1 in event],

@@ -164,9 +164,7 @@ def _check_embeddings(path: Path, seed: Path, changes: tuple[str, ...]) -> Outco
         times = np.stack([table.start, table.end]).astype(float)
         _expect(bool(np.isfinite(times).all()), "times that are not finite")
     if path.suffix == ".npz" and "inside" not in changes:  # the archive has checksums
-        whole = [
-            read_embeddings(other) for other in seed.parent.glob("*.npz")
-        ]  # or the other one, if spliced in
+        whole = [read_embeddings(other) for other in seed.parent.glob("*.npz")]  # or the other one, if spliced in
         _expect(any(_same(table, other) for other in whole), "not what was written")
     return "read"
 
