@@ -3,7 +3,7 @@
     python -m recipes.benchmark.run            measure and record (minutes; on an idle machine)
     python -m recipes.benchmark.run --quick    everything once at a tiny size; records nothing
 
-How fast one model is on this machine is what `weakaudio benchmark` says.
+`weakaudio benchmark` measures single models on this machine.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from weakaudio.inference.embedding_file import read_embeddings
 from weakaudio.progress import progress
 
 _RATE = 48000
-_PIECE = 10.0  # seconds
+_BLOCK = 10.0  # seconds
 _RATIO_HOURS = 1.0  # of audio that is there as one recording and as short files
 # A small process in between, as the memory of the process that starts another counts for that one, too.
 _MEASURED = """
@@ -66,13 +66,13 @@ def measure_long(data: Path, work: Path, hours: float, n_turns: int = 3) -> Iter
     (folder / "short").mkdir(parents=True)
     sounds, rng = [read_audio(path, _RATE)[0] for path in find_audio(data / "backgrounds")], np.random.default_rng(0)
     with sf.SoundFile(folder / "hour.wav", "w", _RATE, 2, "PCM_16", format="RF64") as hour:
-        for n, piece in enumerate(_pieces(sounds, rng, round(_RATIO_HOURS * 3600 / _PIECE))):
-            hour.write(piece)
-            sf.write(folder / "short" / f"{n:05d}.wav", piece, _RATE, "PCM_16")
-    total = round(hours * 3600 / _PIECE)
+        for n, block in enumerate(_blocks(sounds, rng, round(_RATIO_HOURS * 3600 / _BLOCK))):
+            hour.write(block)
+            sf.write(folder / "short" / f"{n:05d}.wav", block, _RATE, "PCM_16")
+    total = round(hours * 3600 / _BLOCK)
     with sf.SoundFile(folder / "long.wav", "w", _RATE, 2, "PCM_16", format="RF64") as file:
-        for piece in progress(_pieces(sounds, rng, total), total, f"writing {hours:g} h"):
-            file.write(piece)
+        for block in progress(_blocks(sounds, rng, total), total, f"writing {hours:g} h"):
+            file.write(block)
     about = f"{_RATE / 1000:g} kHz, stereo, 16 bit, mixed ambiences; detect to CSV"
     runs = [
         (f"{_RATIO_HOURS:g} h as one file", "hour.wav", _RATIO_HOURS, n_turns),
@@ -90,9 +90,9 @@ def measure_long(data: Path, work: Path, hours: float, n_turns: int = 3) -> Iter
         (folder / name).unlink()
 
 
-def _pieces(sounds: list[NDArray[Any]], rng: np.random.Generator, count: int) -> Iterator[NDArray[Any]]:
+def _blocks(sounds: list[NDArray[Any]], rng: np.random.Generator, count: int) -> Iterator[NDArray[Any]]:
     """Stereo audio (N, 2): another pair of ambiences every ten seconds."""
-    n = round(_PIECE * _RATE)
+    n = round(_BLOCK * _RATE)
     for _ in range(count):
         sides = []
         for _ in range(2):

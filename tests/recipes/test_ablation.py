@@ -19,7 +19,7 @@ from weakaudio.networks.layers import ConvNorm
 from weakaudio.pretrained import load_model, read_header
 from weakaudio.training.evaluation import evaluate
 
-TINY = ["--model.network_config.width=0.0625", *TINIEST[1:]]  # the width alone: variants set the pooling beside it
+TINY = ["--model.network_config.width=0.0625", *TINIEST[1:]]  # the width alone: variants set the pooling as well
 
 
 @pytest.fixture(scope="module")

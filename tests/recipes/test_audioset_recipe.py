@@ -150,9 +150,9 @@ def test_the_figure_shows_every_class_and_names_the_best_and_the_worst(count: in
     rng = np.random.default_rng(0)
     names = [f"class {n}" for n in range(count)]
     table = pd.DataFrame({"class": names, "ap": rng.permutation(count) / count})
-    unheard = pd.DataFrame({"class": ["unheard"], "ap": [np.nan]})
-    training = pd.Series(rng.integers(0, 10**6, count + 1), index=[*names, "unheard"]) if known else None
-    every, ends = per_class_figure(pd.concat([unheard, table]), training).axes
+    absent = pd.DataFrame({"class": ["untrained"], "ap": [np.nan]})
+    training = pd.Series(rng.integers(0, 10**6, count + 1), index=[*names, "untrained"]) if known else None
+    every, ends = per_class_figure(pd.concat([absent, table]), training).axes
     points = np.concatenate([dots.get_offsets() for dots in every.collections])
     assert sorted(points[:, 1]) == sorted(table["ap"])
     ranked = table.sort_values("ap", ascending=False)["class"].tolist()

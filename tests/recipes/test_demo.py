@@ -1,4 +1,4 @@
-"""The demo runs at a tiny size, ends with its page, uses again what is finished, and says so when it fails."""
+"""The demo runs at a tiny size, writes its page, uses finished parts again, and reports errors."""
 
 from __future__ import annotations
 

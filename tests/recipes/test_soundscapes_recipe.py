@@ -105,13 +105,13 @@ def test_the_splits_of_the_corpus_share_no_recording_and_no_class_is_missing(sou
     assert set(events.loc[jackhammers, "labels"].map(tuple)) == {("drilling",)}
 
     splits = found.manifest.table[["path", "split"]]
-    heard = found.events().merge(splits, on="path").merge(events, left_on="source", right_on="file")
-    assert len(heard) == len(found.events())
-    assert (heard["label"] == heard["labels"].str[0]).all()
-    assert heard.groupby("source_y")["split"].nunique().max() == 1
-    assert set(heard.loc[heard["home"] == "fold1", "split"]) == {"train"}
-    assert set(heard.loc[heard["home"] == "fold2", "split"]) == {"val", "test"}
-    assert heard.groupby("label")["split"].nunique().tolist() == [3] * 5
+    used = found.events().merge(splits, on="path").merge(events, left_on="source", right_on="file")
+    assert len(used) == len(found.events())
+    assert (used["label"] == used["labels"].str[0]).all()
+    assert used.groupby("source_y")["split"].nunique().max() == 1
+    assert set(used.loc[used["home"] == "fold1", "split"]) == {"train"}
+    assert set(used.loc[used["home"] == "fold2", "split"]) == {"val", "test"}
+    assert used.groupby("label")["split"].nunique().tolist() == [3] * 5
 
 
 def test_rows_of_two_seeds_can_be_recorded_and_nothing_is_trained_twice(
