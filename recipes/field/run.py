@@ -49,13 +49,13 @@ class Finished(NamedTuple):
     code: int
 
 
-def run_weakaudio(*arguments: object, expected: int = 0) -> Finished:
+def run_weakaudio(*arguments: object, expected: Sequence[int] = (0,)) -> Finished:
     """Run the command line in its own process."""
     start = time.perf_counter()
     words = [sys.executable, "-c", _MEASURED, *_WEAKAUDIO, *map(str, arguments)]
     done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
     finished = Finished(time.perf_counter() - start, int(done.stdout) / 1024, done.returncode)
-    assert finished.code == expected, finished
+    assert finished.code in expected, finished
     return finished
 
 
@@ -111,10 +111,9 @@ def measure_broken(data: Path, work: Path, n_broken: int = 40, n_kills: int = 10
     for path in find_audio(data / "esc50-16k"):
         (clips / path.name).symlink_to(path.resolve())
     n_clips = len(list(clips.iterdir()))
+    start = run_weakaudio("embed", min(clips.iterdir()), "-o", folder / "one" / "e.h5").seconds
     planted = plant(clips, n_broken)
-
-    start = run_weakaudio("embed", next(clips.glob("*.ogg")), "-o", folder / "one" / "e.h5").seconds
-    whole = run_weakaudio("embed", clips, "-o", folder / "whole" / "e.h5", expected=3)
+    whole = run_weakaudio("embed", clips, "-o", folder / "whole" / "e.h5", expected=(3,))
     step = max(whole.seconds - start, 0) / (n_kills + 2)  # so that the work is not done before the last kill
     rng, killed = np.random.default_rng(0), 0
     arguments = ["embed", str(clips), "-o", str(folder / "killed" / "e.h5")]
@@ -127,7 +126,7 @@ def measure_broken(data: Path, work: Path, n_broken: int = 40, n_kills: int = 10
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-    run_weakaudio(*arguments, expected=3)
+    run_weakaudio(*arguments, expected=(0, 3))
 
     runs = [folder / name for name in ("whole", "killed")]
     same = len({(run / "failures.csv").read_bytes() for run in runs}) == 1
