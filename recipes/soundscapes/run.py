@@ -82,8 +82,8 @@ def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequenc
 def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Sequence[float]]) -> Iterator[Row]:
     """Means over seeds; `training` has the seconds per epoch, with validation."""
     first = next(iter(found.values()))[0]
-    chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "value": first.clip.prevalence}
-    yield {**chance, "data": about(first)}
+    chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "data": about(first)}
+    yield {**chance, **over_seeds([first.clip.prevalence])}
     for system, evaluations in found.items():
         segment, event = [e.segment for e in evaluations if e.segment], [e.event for e in evaluations if e.event]
         psds = [e.psds for e in evaluations if e.psds]
