@@ -1,11 +1,11 @@
-"""Measured figures: recipes record them in `results.json`, the tables of the READMEs are written from there.
+"""Measured figures: recipes record them in `results.json`, the tables of READMEs and model cards come from there.
 
     python -m recipes.results            rewrite the tables
-    python -m recipes.results --check    exit 1 and name the files whose tables disagree
+    python -m recipes.results --check    exit 1 and name the files whose tables differ
 
-A table stands in README.md, recipes/*/README.md or a model card, pretrained/*.md, between
-`<!-- results: RECIPE / WHAT -->` and `<!-- /results -->`. A figure is stale once the code under it
-(`recipes.code`) differs from what it was measured with.
+A table stands between `<!-- results: RECIPE / WHAT -->` and `<!-- /results -->`, the table of models (from
+`pretrained/registry.toml`) between `<!-- models -->` and `<!-- /models -->`. A figure is a fact with a date: it says
+on which machine and at which commit it was measured, and stays as it is until it is measured again.
 """
 
 from __future__ import annotations
@@ -22,153 +22,164 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from recipes.code import code_digest
+from weakaudio.files import atomic_write
 
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
+REQUIRED = ("what", "system", "metric", "value", "data", "command")
+FIELDS = (*REQUIRED[:4], "spread", "n", *REQUIRED[4:], "commit", "machine", "date", "note")
 
-_GIVEN = ("what", "system", "metric", "value", "data", "command")  # every row must name these
-_FIELDS = (*_GIVEN[:4], "spread", "n", *_GIVEN[4:], "commit", "machine", "date", "note", "code")
-_TABLE = re.compile(r"(<!-- results: (?P<recipe>\S+) / (?P<what>.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
-_OPEN, _CLOSE = "<!-- results: RECIPE / WHAT -->", "<!-- /results -->"
+_VECTOR = {  # flags of /proc/cpuinfo
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx_vnni": "VNNI",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "bf16",
+}
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+_TABLE = re.compile(
+    r"(<!-- (?:results: (?P<recipe>\S+) / (?P<what>.+?)|models) -->\n).*?(<!-- /(?:results|models) -->)", re.DOTALL
+)
 
 
-def record(recipe: str, rows: Sequence[Row], root: Path = ROOT) -> Path:
+def record(recipe: str, rows: Sequence[Row], root: Path = ROOT) -> None:
     """Write figures into a recipe's `results.json`.
 
-    Rows with the same (what, system, metric, data) are replaced, others are kept. Within a `what`, the order
-    is that of first recording.
-
-    Parameters
-    ----------
-    recipe
-        Name of a folder in `recipes`.
-    rows
-        Each with what, system, metric, value, data and command, and if known spread (same unit as value),
-        n (seeds, folds or repeats) and note. Commit, machine and date are filled in unless they are given.
-    root
-        Folder of the project.
-
-    Returns
-    -------
-    The path of the file, which is written beside and then renamed.
+    A row has the fields of `REQUIRED`, and if known spread (unit of the value), n (seeds, folds or repeats) and note;
+    commit, machine and date are those of now unless given. Rows with the same (what, system, metric, data) are
+    replaced. Tables are sorted by name, their rows stay in the order in which they were first recorded.
 
     Raises
     ------
     ValueError
         A field is missing or unknown, or a value is not a finite number.
     """
-    facts = {
-        "spread": None,
-        "n": 1,
-        "note": None,
-        "commit": commit(root),
-        "machine": machine(),
-        "date": date.today().isoformat(),
-    }
-    known = {_key(row): row for row in load(recipe, root)}
     for row in rows:
-        _validate(recipe, row)
-    codes = {what: code_digest(recipe, what, root) for what in {row["what"] for row in rows}}
-    for row in rows:
-        known[_key(row)] = {**facts, **row, "code": codes[row["what"]]}
-    ordered = sorted(known.values(), key=lambda row: str(row["what"]))  # stable: keeps the order of recording
-    tidy = [{name: row[name] for name in _FIELDS} for row in ordered]
-    path = _results_path(recipe, root)
-    _write(path, json.dumps(tidy, indent=1, ensure_ascii=False) + "\n")
-    return path
+        _validate(row)
+    facts = {**dict.fromkeys(FIELDS), "n": 1, **origin(root)}
+    known = {_key(row): row for row in [*load(recipe, root), *({**facts, **row} for row in rows)]}
+    ordered = sorted(known.values(), key=lambda row: str(row["what"]))
+    with atomic_write(_results(recipe, root)) as part:
+        part.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(recipe: str, root: Path = ROOT) -> list[Row]:
-    """The rows of a recipe's `results.json`; none if there is no such file."""
-    path = _results_path(recipe, root)
+    """Rows of a recipe's `results.json`; none without that file."""
+    path = _results(recipe, root)
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return rows
 
 
+def origin(root: Path = ROOT) -> Row:
+    """Commit, machine and date of a measurement that is made now."""
+    return {"commit": commit(root), "machine": machine(), "date": date.today().isoformat()}
+
+
 def commit(root: Path = ROOT) -> str:
-    """Short hash of git's HEAD, with "+" if tracked Python files differ from it; "unknown" outside of git."""
+    """Short hash of HEAD, with "+" where tracked Python files differ from it; "unknown" outside of git."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = _git(root, "rev-parse", "--short", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("diff", "--name-only", "HEAD", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+" if changed else "")
 
 
 def machine() -> str:
-    """Processor, number of cores and, if there is one, GPU."""
+    """Processor, its vector instructions and limits on them, cores, GPU if any, versions of Python and torch."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-        name = models[0] if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {cores} cores{gpu}"
+    info = Path("/proc/cpuinfo")
+    fields = (
+        dict(re.findall(r"^(model name|flags)\s*: (.+)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
+    )
+    flags = fields.get("flags", "").split()
+    parts = [fields.get("model name") or platform.processor() or platform.machine()]
+    parts += dict.fromkeys(name for flag, name in _VECTOR.items() if flag in flags)
+    parts += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    parts.append(f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores")
+    parts += [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([*parts, f"Python {platform.python_version()}", f"torch {torch.__version__}"])
 
 
 def table(recipe: str, what: str, root: Path = ROOT) -> str:
-    """Markdown of one table: a row for each system, a column for each metric, and the figures' origin."""
+    """Markdown of a table: a row per system, a column per metric; below it how, where and when it was measured."""
     rows = [row for row in load(recipe, root) if row["what"] == what]
     if not rows:
-        return "No figures recorded yet.\n"
-    today = code_digest(recipe, what, root)
+        raise ValueError(f"recipes/{recipe}/results.json: no rows for the table {what!r}")
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     lines = list(dict.fromkeys((row["system"], row["data"]) for row in rows))
     by_data = len({data for _, data in lines}) > 1
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
-    cells = {(row["system"], row["data"], row["metric"]): _cell(row, notes, today) for row in rows}
-
-    head = ["system", *(["data"] if by_data else []), *metrics]
-    text = [_line(head), _line(["---"] * (len(head) - len(metrics)) + ["---:"] * len(metrics))]
+    cells = {(row["system"], row["data"], row["metric"]): _cell(row, notes) for row in rows}
+    text = [
+        _line(["system", *(["data"] if by_data else []), *metrics]),
+        _line([*(["---"] * (1 + by_data)), *(["---:"] * len(metrics))]),
+    ]
     for system, data in lines:
         values = [cells.get((system, data, metric), "") for metric in metrics]
         text.append(_line([system, *([data] if by_data else []), *values]))
-    text += ["", f"<sub>{_provenance(rows, by_data)}</sub>"]
-    text += [f"<br><sub>{n}: {note}</sub>" for n, note in enumerate(notes, 1)]
+    below = [] if by_data else [lines[0][1]]
+    below += dict.fromkeys(f"`{row['command']}`" for row in rows)
+    below += dict.fromkeys(f"{row['machine']}; commit {row['commit']}; {row['date']}" for row in rows)
+    text += [
+        "",
+        f"<sub>{'; '.join(below)}</sub>",
+        *(f"<br><sub>{n}: {note}</sub>" for n, note in enumerate(notes, 1)),
+    ]
     return "\n".join(text) + "\n"
 
 
+def models_table() -> str:
+    """Markdown of the table of models: a row for each that is known by name."""
+    from weakaudio.pretrained.overview import COLUMNS, NOTE, facts, origin
+
+    from weakaudio.pretrained.catalogue import catalogue
+
+    entries = list(catalogue().values())
+    lines = [[*COLUMNS, "comes"], ["---", *["---:"] * 5, "---", "---"]]
+    lines += [[f"`{entry.name}`", *facts(entry)[1:], origin(entry)] for entry in entries]
+    sources = dict.fromkeys(f"{m.data} {m.metric}: {m.source}" for entry in entries for m in entry.metrics)
+    return "\n".join(map(_line, lines)) + f"\n\n<sub>{NOTE} Sources: {'; '.join(sources)}.</sub>\n"
+
+
 def render(path: Path, root: Path = ROOT) -> str:
-    """The text of a README with its tables as `results.json` has them.
+    """Text of a Markdown file with its tables as they should be.
 
     Raises
     ------
     ValueError
-        A table is opened and not closed, or names a recipe that is not in `CODE`.
+        A table is opened and not closed, or nothing is recorded for it.
     """
     text = path.read_text(encoding="utf-8")
-    if text.count("<!-- results: ") != len(_TABLE.findall(text)):
-        raise ValueError(f"{path}: a table must open with `{_OPEN}` and close with `{_CLOSE}`")
-    return _TABLE.sub(lambda found: found[1] + table(found["recipe"], found["what"], root) + found[4], text)
+    if text.count("<!-- results: ") + text.count("<!-- models -->") != len(_TABLE.findall(text)):
+        raise ValueError(f"{path}: a table is opened and not closed")
 
+    def filled(found: re.Match[str]) -> str:
+        body = table(found["recipe"], found["what"], root) if found["recipe"] else models_table()
+        return f"{found[1]}{body}{found[4]}"
 
-def disagreeing(root: Path = ROOT) -> list[Path]:
-    """READMEs whose tables are not what `results.json` and today's code say."""
-    return [path for path in _readmes(root) if render(path, root) != path.read_text(encoding="utf-8")]
-
-
-def rewrite(root: Path = ROOT) -> list[Path]:
-    """Bring all tables up to date; returns the READMEs that changed."""
-    changed = disagreeing(root)
-    for path in changed:
-        _write(path, render(path, root))
-    return changed
+    return _TABLE.sub(filled, text)
 
 
 def main(args: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser("python -m recipes.results", description="Tables of figures in READMEs.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table disagrees")
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser("python -m recipes.results", description="Write the tables of figures.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table differs")
     check = parser.parse_args(args).check
-    changed = disagreeing(root) if check else rewrite(root)
+    cards, readmes = sorted(root.glob("pretrained/*.md")), sorted(root.glob("recipes/*/README.md"))
+    texts = {path: render(path, root) for path in [root / "README.md", *readmes, *cards] if path.is_file()}
+    changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
-        name = path.relative_to(root)
-        print(f"{name}: tables disagree; run `python -m recipes.results`" if check else f"{name}: rewritten")
+        print(
+            f"{path.relative_to(root)}: {'tables differ; run `python -m recipes.results`' if check else 'rewritten'}"
+        )
+        if not check:
+            path.write_text(texts[path], encoding="utf-8")
     return int(check and bool(changed))
 
 
@@ -176,68 +187,31 @@ def _key(row: Row) -> tuple[str, str, str, str]:
     return row["what"], row["system"], row["metric"], row["data"]
 
 
-def _validate(recipe: str, row: Row) -> None:
-    missing = [name for name in _GIVEN if name not in row]
-    unknown = sorted(row.keys() - set(_FIELDS[:-1]))
+def _validate(row: Row) -> None:
+    missing, unknown = [name for name in REQUIRED if name not in row], sorted(row.keys() - set(FIELDS))
     if missing or unknown:
-        raise ValueError(f"{recipe}: row {row}: missing {missing}, unknown {unknown}")
+        raise ValueError(f"row {row}: missing {missing}, unknown {unknown}")
     numbers = [row["value"], row.get("spread") or 0.0]
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-        raise ValueError(f"{recipe}: {_key(row)}: value and spread must be finite numbers, got {numbers}")
+        raise ValueError(f"row {row}: value and spread must be finite numbers")
 
 
-def _git(root: Path, *args: str) -> str:
-    return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _cell(row: Row, notes: list[str], today: str) -> str:
-    digits = _digits(row["value"])
-    text = f"{row['value']:,.{digits}f}"
-    if row["spread"] is not None:
-        text += f" ± {row['spread']:,.{digits}f}"
-    if row["n"] > 1:
-        text += f" (n={row['n']})"
-    if row["note"]:
-        text += f" <sup>{notes.index(row['note']) + 1}</sup>"
-    return text + (" (stale)" if row["code"] != today else "")
-
-
-def _digits(value: float) -> int:
-    """Decimals that leave three significant digits, or all digits of a whole number."""
-    if value == 0 or float(value).is_integer():
-        return 0
-    return max(0, 2 - math.floor(math.log10(abs(value))))
+def _cell(row: Row, notes: list[str]) -> str:
+    """Value with three significant digits, or all digits of an int; spread, repeats and note."""
+    value = row["value"]
+    digits = 0 if value == 0 or isinstance(value, int) else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{digits}f}"
+    text += "" if row["spread"] is None else f" ± {row['spread']:,.{digits}f}"
+    text += f" (n={row['n']})" if row["n"] > 1 else ""
+    return text + (f" <sup>{notes.index(row['note']) + 1}</sup>" if row["note"] else "")
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _provenance(rows: list[Row], by_data: bool) -> str:
-    def merged(name: str) -> list[str]:
-        return list(dict.fromkeys(row[name] for row in rows))
-
-    parts = [] if by_data else merged("data")
-    parts += [f"`{command}`" for command in merged("command")]
-    parts += merged("machine")
-    parts += [f"commit {', '.join(merged('commit'))}", ", ".join(merged("date"))]
-    return "; ".join(parts)
-
-
-def _readmes(root: Path) -> list[Path]:
-    recipes, cards = sorted((root / "recipes").glob("*/README.md")), sorted((root / "pretrained").glob("*.md"))
-    paths = [root / "README.md", *recipes, *cards]
-    return [path for path in paths if path.is_file()]
-
-
-def _results_path(recipe: str, root: Path) -> Path:
+def _results(recipe: str, root: Path) -> Path:
     return root / "recipes" / recipe / "results.json"
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

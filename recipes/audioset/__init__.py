@@ -1,1 +1,1 @@
-"""N_S and SLAT on AudioSet: train, and measure class by class."""
+"""Train N_S and SLAT on AudioSet, and evaluate them class by class."""

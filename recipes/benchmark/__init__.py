@@ -1,1 +1,1 @@
-"""How fast the library is, against plain references in the same run."""
+"""Speed against plain references in the same run."""

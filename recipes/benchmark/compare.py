@@ -1,112 +1,86 @@
-"""Timing against a reference in the same run, turn by turn, so that a machine's moods meet both."""
+"""Timing against a reference in the same run, in rounds of one turn each, so that a slow minute slows all alike."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from weakaudio.deploy.timing import Job, time_rounds
 from weakaudio_data_prep.synthetic import background
 
-Job = Callable[[], object]
+from recipes.results import Row
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a benchmark is."""
+    """Size of a benchmark."""
 
     clips: int = 8
     seconds: float = 10.0
-    """of each clip"""
-    repeats: int = 7
-    """rounds"""
+    """of a clip"""
+    rounds: int = 7
     width: float = 1.0
     """of N_S"""
     threads: int = 2
-    """of torch and ONNX Runtime"""
+    """of torch, ONNX Runtime and TFLite"""
 
     @property
     def audio_seconds(self) -> float:
-        """Of all clips together."""
+        """of all clips together"""
         return self.clips * self.seconds
 
-    @property
-    def data(self) -> str:
-        """In words, for the table."""
-        return f"clips of {self.seconds:g} s of noise, batch {self.clips}, {self.threads} threads"
 
-
-QUICK = Scale(clips=2, seconds=1.5, repeats=1, width=1 / 8, threads=1)
-
-
-@dataclass
-class Comparison:
-    """A reference and what is measured against it."""
-
-    what: str
-    audio_seconds: float
-    """that one run of any of the jobs takes in"""
-    reference: str
-    data: str
-    reference_times: list[float] = field(default_factory=list)
-    """seconds of wall clock of each run"""
-    speeds: dict[str, float] = field(default_factory=dict)
-    """seconds of audio per second of wall clock, the median over runs, by system"""
-    ratios: dict[str, list[float]] = field(default_factory=dict)
-    """reference's time over system's time in each round, by system"""
-
-    @property
-    def reference_speed(self) -> float:
-        return self.audio_seconds / float(np.median(self.reference_times))
+QUICK = Scale(clips=2, seconds=1.5, rounds=1, width=1 / 8, threads=1)
 
 
 def compare(
     what: str,
     scale: Scale,
-    reference: tuple[str, Job],
-    systems: dict[str, Job],
+    jobs: Mapping[str, Job],
     audio_seconds: float | None = None,
-) -> Comparison:
-    """Run every job once to warm up, then rounds of reference, system, reference, next system, and so on.
+    data: str | None = None,
+    speed: str = "audio s/s",
+    ratio: str = "times the reference",
+    latency: bool = False,
+    notes: Mapping[str, str | None] | None = None,
+    before: Job | None = None,
+) -> Iterator[Row]:
+    """Time jobs that do the same work; the first one is the reference.
 
     Parameters
     ----------
-    what
-        Name of the table.
-    reference, systems
-        Names and jobs; each job takes in the same audio.
     audio_seconds
-        Audio that one run takes in; None means all clips of the scale.
+        Audio that one run of any job takes in; None: all clips of the scale.
+    data
+        Description for the table; None: clips of noise.
+    speed, ratio
+        Names of the metrics: seconds of audio per second (median over rounds), and the reference's time divided by
+        the system's (median over the ratios of each round, half their interquartile range).
+    latency
+        State milliseconds per run in place of a speed.
+    before
+        As for `time_rounds`.
     """
-    name, job = reference
-    result = Comparison(what, audio_seconds or scale.audio_seconds, name, scale.data)
-    for warm_up in (job, *systems.values()):
-        warm_up()
-    times: dict[str, list[float]] = {system: [] for system in systems}
-    for _ in range(scale.repeats):
-        for system, ours in systems.items():
-            theirs = _seconds(job)
-            times[system].append(_seconds(ours))
-            result.reference_times.append(theirs)
-            result.ratios.setdefault(system, []).append(theirs / times[system][-1])
-    result.speeds = {s: result.audio_seconds / float(np.median(seconds)) for s, seconds in times.items()}
-    return result
+    noise = f"clips of {scale.seconds:g} s of noise, batch {scale.clips}, {scale.threads} threads"
+    rounds = (scale.rounds, scale.rounds)
+    seconds = time_rounds(list(jobs.values()), torch.device("cpu"), before=before, rounds=rounds)
+    for n, (system, median) in enumerate(zip(jobs, np.median(seconds, axis=0).tolist(), strict=True)):
+        row = {"what": what, "system": system, "data": data or noise, "note": (notes or {}).get(system)}
+        value = 1000 * median if latency else (audio_seconds or scale.audio_seconds) / median
+        yield {**row, "metric": speed, "value": value}
+        if n:
+            low, middle, high = np.percentile(seconds[:, 0] / seconds[:, n], [25, 50, 75]).tolist()
+            yield {**row, "metric": ratio, "value": middle, "spread": (high - low) / 2, "n": len(seconds)}
 
 
 def waveforms(scale: Scale, sample_rate: int) -> torch.Tensor:
-    """(clips, N) float32 coloured noise at `sample_rate` Hz, the same every time."""
+    """Coloured noise (clips, N) float32 at `sample_rate` Hz, the same every time."""
     return torch.from_numpy(np.stack([noise(n, scale, sample_rate) for n in range(scale.clips)]))
 
 
 def noise(n: int, scale: Scale, sample_rate: int) -> NDArray[np.float32]:
-    """(N,) float32: clip n of `waveforms`."""
+    """Clip n of `waveforms`, (N,) float32."""
     return background(np.random.default_rng(n), round(scale.seconds * sample_rate), sample_rate)
-
-
-def _seconds(job: Job) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start

@@ -1,1 +1,1 @@
-"""`make demo`: the whole job on sounds whose truth is known."""
+"""The complete workflow on sounds whose truth is known: `make demo`."""

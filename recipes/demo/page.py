@@ -1,4 +1,4 @@
-"""What the demo found, as a page."""
+"""The results of the demo as a page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from weakaudio.evaluation.localisation import SEGMENT_SECONDS
 
 from weakaudio import Corpus, Model, __version__
 from weakaudio.evaluation.corpus import Evaluation
-from weakaudio.evaluation.events import SEGMENT_SECONDS
-from weakaudio.reports import class_figures, figures
 from weakaudio.reports import html as report
 from weakaudio.transfer.cross_validation import FoldScores
 
@@ -26,13 +25,13 @@ class Result:
 
     model: Model
     log: pd.DataFrame
-    """of its training, one row an epoch"""
+    """of its training, a row per epoch"""
     evaluation: Evaluation
     """on the test split"""
 
 
 def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
-    """One row a system, and one for scores that know nothing."""
+    """A row per system, and one for chance."""
     rows = []
     for system, result in results.items():
         clip, segment = result.evaluation.clip, result.evaluation.segment
@@ -41,12 +40,12 @@ def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
                 "system": system,
                 "clip mAP": clip.mean_ap,
                 "clip mAUC": clip.mean_auc,
-                "segment F1": segment.micro.f1 if segment else float("nan"),
+                "segment F1": segment.micro if segment else float("nan"),
                 "training (s)": round(float(result.log["seconds"].sum())),
             }
         )
     prevalence = next(iter(results.values())).evaluation.clip.prevalence
-    rows.append({"system": "knows nothing", "clip mAP": prevalence, "clip mAUC": 0.5})
+    rows.append({"system": "chance (class prevalence)", "clip mAP": prevalence, "clip mAUC": 0.5})
     return pd.DataFrame(rows).astype({"training (s)": "Int64"})
 
 
@@ -58,20 +57,20 @@ def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, comm
     corpus
         The soundscapes.
     results
-        By system; the first is the one that is looked at closely.
+        By system; clips are shown with the scores of the first.
     folds
         Scores of the five-fold transfer.
     command
-        That made all this.
+        The command that was run.
     """
     first = next(iter(results))
     table = report.Table(results_table(results), _TABLE)
-    curves = figures.training_curves({system: result.log for system, result in results.items()})
+    curves = report.training_curves({system: result.log for system, result in results.items()})
     return report.page(
         "weakaudio: the demo",
         [
             report.Section("Results", [_INTRODUCTION, _numbers(results, folds), table]),
-            report.Section(f"What {first} heard", [_HEARD, *_clips(corpus, results[first].model)]),
+            report.Section(f"What {first} detects", [_CLIPS_SHOWN, *_clips(corpus, results[first].model)]),
             report.Section("Class by class", [report.Picture(_bars(results), _BARS)]),
             report.Section("Training", [report.Picture(curves, _CURVES)]),
             report.Section("Transfer to other recordings", [_TRANSFER, *_transfer(folds)]),
@@ -80,20 +79,20 @@ def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, comm
     )
 
 
-def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.KeyNumbers:
+def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.Figures:
     clips = {system: result.evaluation.clip for system, result in results.items()}
     chance = 1 / len(folds.classes)
-    return report.KeyNumbers(
+    return report.Figures(
         [
             *((f"{clip.mean_ap:.2f}", f"clip mAP of {system}") for system, clip in clips.items()),
-            (f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of scores that know nothing"),
+            (f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of chance (class prevalence)"),
             (f"{folds.mean:.1%}", f"accuracy in transfer, where chance is {chance:.0%}"),
         ]
     )
 
 
 def _clips(corpus: Corpus, model: Model) -> list[report.Picture]:
-    """The first long clips of the test split: none is picked for its looks."""
+    """The first long clips of the test split, not selected otherwise."""
     rate, store = model.sample_rate, corpus.store
     long = [n for n in corpus.select({"split": "test"}) if store.n_samples[n] >= _SECONDS * rate]
     return [
@@ -111,7 +110,7 @@ def _clip_figure(corpus: Corpus, model: Model, n: int) -> Figure:
     with torch.inference_mode():
         logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
         output = model.network(logmel, n_frames)
-    return figures.clip_figure(
+    return report.clip_figure(
         logmel[0].numpy(),
         model.front_end,
         model.segment_times(len(audio)),
@@ -126,14 +125,14 @@ def _bars(results: Mapping[str, Result]) -> Figure:
     columns = {system: table["ap"] for system, table in tables.items()}
     first = next(iter(results))
     columns["prevalence"] = tables[first]["positives"] / results[first].evaluation.clip.n_clips
-    return figures.per_class_bars(pd.DataFrame(columns))
+    return report.per_class_bars(pd.DataFrame(columns))
 
 
 def _transfer(folds: FoldScores) -> list[report.Table | report.Picture]:
     names = [str(fold) for fold in folds.accuracies]
     rows = pd.DataFrame({"fold left out": names, "accuracy on it": list(folds.accuracies.values())})
     spread = f"Mean {folds.mean:.3f}, sample standard deviation {folds.std:.3f}."
-    matrix = class_figures.confusion_matrix(folds.confusion, [str(name) for name in folds.classes])
+    matrix = report.confusion_matrix(folds.confusion, [str(name) for name in folds.classes])
     return [report.Table(rows, spread), report.Picture(matrix, _CONFUSION)]
 
 
@@ -142,33 +141,33 @@ def _origin(corpus: Corpus, command: str) -> str:
     parts = [f"{len(own)} for {split} ({own.sum() / 60:.0f} min)" for split, own in seconds]
     return (
         f"weakaudio {__version__}, torch {torch.__version__}; {command}. Soundscapes: {', '.join(parts)}. No sound "
-        "of one split is in another. Configurations, logs, checkpoints and models lie beside this page."
+        "of one split is in another. Configurations, logs, checkpoints and models are in the folder of this page."
     )
 
 
 _INTRODUCTION = (
-    "Soundscapes were mixed from synthetic sounds, so that it is known which sound begins and ends when. Two "
-    "systems of the same layers were trained to name the sounds of a clip, and were told only which of them the "
-    "clip holds, not when. N_S compares its scores, pooled over the clip, with these weak labels; SLAT, the "
-    "baseline, is trained as if each sound lasted throughout the clip."
+    "Soundscapes were mixed from synthetic sounds, so the onset and offset of each sound are known. Two systems of "
+    "the same layers were trained on weak labels: which sounds a clip contains, not when. N_S compares its scores, "
+    "pooled over the clip, with these labels; SLAT, the baseline, is trained as if each sound lasted throughout the "
+    "clip."
 )
 _TABLE = (
-    "On held-out soundscapes. mAP and mAUC: of clip scores against weak labels, means over classes. Segment F1: of "
-    f"segments of {SEGMENT_SECONDS:g} s against the true onsets and offsets, all classes together, at thresholds "
-    "chosen on the validation clips. Training: wall clock, with validation."
+    "On held-out soundscapes. mAP and mAUC: clip scores against weak labels, means over classes. Segment F1: "
+    f"segments of {SEGMENT_SECONDS:g} s against the true onsets and offsets, micro average, at thresholds chosen on "
+    "the validation clips. Training: wall-clock time, with validation."
 )
-_HEARD = (
-    "The first clips of the test split that are long enough, with the sounds in them and the classes of the highest "
-    "scores. Bars are what is there, curves what the network says; it has never been told a time."
+_CLIPS_SHOWN = (
+    "The first clips of the test split that are long enough, with their true sounds and the classes of the highest "
+    "scores. Bars are the truth, curves the network's scores; no onset or offset was used in training."
 )
-_BARS = "Average precision of each class on held-out soundscapes; the mark is what scores that know nothing reach."
+_BARS = "Average precision of each class on held-out soundscapes; the mark is chance (class prevalence)."
 _CURVES = (
-    "Loss on training clips and mAP on validation clips. The two losses are not of the same quantity: compare their "
-    "course, not their height. The epoch of the best mAP is the one that is kept."
+    "Loss on training clips and mAP on validation clips. The two systems have different losses: compare the shapes "
+    "of the curves, not their levels. The epoch with the best mAP is kept."
 )
 _TRANSFER = (
-    "A folder of WAV files that took no part in training was turned into embeddings by N_S, and a linear SVM learned "
-    "the classes from four of five folds, to be tested on the fifth: the protocol of ESC-50. Synthetic "
-    "sounds are easily told apart; recipes/transfer has figures on recordings."
+    "A folder of WAV files that took no part in training was embedded by N_S, and a linear SVM was trained on four "
+    "of five folds and tested on the fifth: the protocol of ESC-50. Synthetic sounds are easy to separate; "
+    "recipes/transfer has figures on recordings."
 )
 _CONFUSION = "True and predicted classes over all five folds."

@@ -1,19 +1,19 @@
-"""The whole job on sounds whose truth is known, without a download.
+"""The complete workflow on sounds whose truth is known, without a download.
 
     python -m recipes.demo.run            everything into runs/demo; minutes on two cores
     python -m recipes.demo.run --quick    everything at a tiny size: shows that it runs, measures nothing
 
-What is finished in the folder is used again, and a run that was stopped goes on where it was. To start anew,
-delete the folder or name another with --out.
+What is finished in the folder is used again, and a stopped run resumes. To start from scratch, delete the folder or
+name another with --out.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from weakaudio_data_prep import soundscapes, synthetic
 
+from recipes.command import command
 from recipes.demo.page import Result, build, results_table
-from weakaudio import Corpus, Embedder, WeakAudioError, cross_validate, load_model
+from weakaudio import Corpus, Embedder, cross_validate, load_model
 from weakaudio.batch.embed import embed_folder
 from weakaudio.data.corpus import MANIFEST
 from weakaudio.data.manifest import read_manifest
@@ -38,13 +39,12 @@ SYSTEMS = {"N_S": "weak", "SLAT": "slat"}  # name on the page: name of its folde
 REPORT = "report.html"
 
 _HERE = Path(__file__).parent
-_COMMAND = "python -m recipes.demo.run"
 _OTHER_SOUNDS = 1000  # added to the seed: the sounds of the transfer are not those of the soundscapes
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the demo is."""
+    """Size of the demo."""
 
     sounds: int = 40
     """of each class"""
@@ -62,14 +62,14 @@ QUICK = Size(sounds=10, train=10, val=6, test=8, overrides=("--trainer.max_epoch
 def mix_soundscapes(out: Path, size: Size, seed: int) -> Corpus:
     """Synthetic sounds, and soundscapes of them: folds 1 to 3 to train with, 4 to validate, 5 to test."""
     sounds, corpus = out / "sounds", out / "soundscapes"
-    if not (corpus / MANIFEST).is_file():  # written when all else is
+    if not (corpus / MANIFEST).is_file():  # written last
         synthetic.prepare(str(sounds), size.sounds, seed=seed)
         soundscapes.prepare(str(sounds), str(corpus), train=size.train, val=size.val, test=size.test, seed=seed)
     return Corpus(corpus)
 
 
 def train_and_evaluate(name: str, out: Path, corpus: Corpus, size: Size, seed: int) -> Result:
-    """Train on weak labels as the YAML file says, then measure on soundscapes of unseen sounds."""
+    """Train on weak labels with a YAML file, then evaluate on soundscapes of unseen sounds."""
     folder = out / name
     if not (folder / MODEL).is_file():
         config = f"--config={_HERE / f'demo_{name}.yaml'}"
@@ -100,44 +100,36 @@ def transfer(out: Path, embeddings: NDArray[np.float32]) -> FoldScores:
 
 
 def show(console: Console, results: Mapping[str, Result], folds: FoldScores) -> None:
-    """The results in the terminal."""
+    """Print the results."""
     found = results_table(results)
     table = Table(*found.columns)
     for row in found.itertuples(index=False):
-        cells = ["" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
-        table.add_row(*cells)
+        table.add_row(*("" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
     console.print(table)
     console.print(f"transfer of N_S's embeddings, linear SVM: {folds}")
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(_COMMAND, description="The whole job on sounds whose truth is known.")
-    parser.add_argument("--quick", action="store_true", help="everything once, tiny; measures nothing")
-    parser.add_argument("--out", type=Path, help="folder (runs/demo, runs/demo-seedN or runs/demo-quick)")
-    parser.add_argument("--seed", type=int, default=1, help="of sounds, soundscapes and training (1)")
-    options = parser.parse_args(args)
-    name = "demo-quick" if options.quick else "demo" if options.seed == 1 else f"demo-seed{options.seed}"
-    out: Path = options.out or Path("runs") / name
-    size, seed = QUICK if options.quick else Size(), options.seed
-    console = Console()
-    try:
-        console.rule("1 of 4: synthesise sounds, mix soundscapes")
-        corpus = mix_soundscapes(out, size, seed)
-        results = {}
-        for n, (system, name) in enumerate(SYSTEMS.items(), 2):
-            console.rule(f"{n} of 4: train and evaluate {system}")
-            results[system] = train_and_evaluate(name, out, corpus, size, seed)
-        console.rule("4 of 4: embed a folder of WAV files, transfer over five folds")
-        folds = transfer(out, embed(out, size, seed))
-    except WeakAudioError as error:
-        console.print(f"demo: {error}", style="red", markup=False)
-        return 2
-    command = " ".join([_COMMAND, *(["--quick"] if options.quick else []), f"--seed {seed}"])
-    write_page(build(corpus, results, folds, command), out / REPORT)
+@command()
+def main(
+    quick: Annotated[bool, "everything once, tiny; measures nothing"] = False,
+    out: Annotated[Path | None, "folder (runs/demo, runs/demo-seedN or runs/demo-quick)"] = None,
+    seed: Annotated[int, "of sounds, soundscapes and training"] = 1,
+) -> None:
+    """Run the complete workflow on sounds whose truth is known."""
+    name = "demo-quick" if quick else "demo" if seed == 1 else f"demo-seed{seed}"
+    folder, size, console = out or Path("runs") / name, QUICK if quick else Size(), Console()
+    console.rule("1 of 4: synthesise sounds, mix soundscapes")
+    corpus = mix_soundscapes(folder, size, seed)
+    results = {}
+    for n, (system, name) in enumerate(SYSTEMS.items(), 2):
+        console.rule(f"{n} of 4: train and evaluate {system}")
+        results[system] = train_and_evaluate(name, folder, corpus, size, seed)
+    console.rule("4 of 4: embed a folder of WAV files, transfer over five folds")
+    folds = transfer(folder, embed(folder, size, seed))
+    words = f"python -m recipes.demo.run{' --quick' if quick else ''} --seed {seed}"
+    write_page(build(corpus, results, folds, words), folder / REPORT)
     show(console, results, folds)
-    console.print(f"report: {out / REPORT}")
-    return 0
+    console.print(f"report: {folder / REPORT}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The networks this project ships: taught by EfficientAT's mn04 on openly licensed recordings without labels."""
+"""The networks this project ships: distilled from EfficientAT's mn04 on openly licensed recordings without labels."""

@@ -1,4 +1,4 @@
-"""How much later a student says what its teacher says."""
+"""How much later than its teacher a student is."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from weakaudio.audio.io import read_audio
 from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedder import Embedder
 
-_RECORDINGS, _CLIPS = 20, 12  # recordings of so many clips, one after the other
+_RECORDINGS, _CLIPS = 20, 12  # recordings, each of so many clips in a row
 _STEP, _REACH = 0.02, 1.0  # seconds: shifts that are tried
 _SHIFTS = np.arange(-round(_REACH / _STEP), round(_REACH / _STEP) + 1) * _STEP
-_HEARD = 0.2  # probability from which on a class counts
-_DRAWS = 200  # of recordings, to see how far the lag is to be trusted
+_POSITIVE = 0.2  # probability from which a class counts
+_DRAWS = 200  # bootstrap samples of recordings
 
 
 class Lag(NamedTuple):
     """By how much a student is later than its teacher."""
 
     seconds: float
-    """1 or -1 where it is that much or more, or where the student says the same whatever the teacher says"""
+    """1 or -1 where it is that much or more, or where the student's output does not depend on the teacher's"""
     spread: float
-    """standard deviation between draws of as many recordings, seconds"""
+    """standard deviation over bootstrap samples of recordings, seconds"""
     recordings: int
-    """in which the teacher hears anything"""
+    """in which the teacher is positive for any class"""
 
 
 class Course(NamedTuple):
-    """What a model says over time of a recording."""
+    """Output of a model over a recording."""
 
     middles: NDArray[np.float64]
     """(S,) of the segments, seconds"""
@@ -41,8 +41,8 @@ class Course(NamedTuple):
 
 
 def courses(model: str, files: Sequence[Path]) -> list[Course]:
-    """Of some recordings, the same ones for each model, of a minute each if clips are of 5 s: where one clip ends and
-    another begins, what is heard changes."""
+    """Outputs for recordings of a minute each (clips of 5 s in a row), the same for each model; classes change where
+    one clip ends and another begins."""
     embedder = Embedder.from_pretrained(model, layer="f2")
     order = np.random.default_rng(0).permutation(len(files))[: _RECORDINGS * _CLIPS]
     found = []
@@ -54,18 +54,18 @@ def courses(model: str, files: Sequence[Path]) -> list[Course]:
 
 
 def lag(student: Sequence[Course], teacher: Sequence[Course]) -> Lag:
-    """Seconds by which a student's probabilities must come earlier to differ least from the teacher's: by the sum of
-    squares over time, over classes that the teacher hears, and over recordings.
+    """Shift of the student's probabilities that minimises the squared difference to the teacher's, summed over time,
+    over classes for which the teacher is positive, and over recordings.
 
     Raises
     ------
     ProtocolError
-        The teacher hears nothing, or recordings are too short to shift anything.
+        The teacher is never positive, or recordings are too short to shift anything.
     """
     found = [_differences(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)]
     sums = np.array([one for one in found if one is not None])
     if not len(sums):
-        raise ProtocolError(f"lag: the teacher hears nothing, or recordings are shorter than {2 * _REACH:g} s")
+        raise ProtocolError(f"lag: the teacher is never positive, or recordings are shorter than {2 * _REACH:g} s")
     rng = np.random.default_rng(0)
     drawn = [_least(sums[rng.integers(len(sums), size=len(sums))].sum(0)) for _ in range(_DRAWS)]
     return Lag(_least(sums.sum(0)), float(np.std(drawn)), len(sums))
@@ -76,14 +76,14 @@ def _differences(student: Course, teacher: Course) -> NDArray[np.float64] | None
     first = max(student.middles[0], teacher.middles[0])
     last = min(student.middles[-1], teacher.middles[-1])
     grid = np.arange(first + _REACH, last - _REACH, _STEP)
-    heard = np.flatnonzero(teacher.probs.max(0) >= _HEARD)
-    if not len(grid) or not len(heard):
+    positive = np.flatnonzero(teacher.probs.max(0) >= _POSITIVE)
+    if not len(grid) or not len(positive):
         return None
     total = np.zeros(len(_SHIFTS))
-    for c in heard:
+    for c in positive:
         wanted = np.interp(grid, teacher.middles, teacher.probs[:, c])
-        said = np.interp(grid[:, None] + _SHIFTS, student.middles, student.probs[:, c])
-        total += np.square(said - wanted[:, None]).sum(0)
+        found = np.interp(grid[:, None] + _SHIFTS, student.middles, student.probs[:, c])
+        total += np.square(found - wanted[:, None]).sum(0)
     return total
 
 

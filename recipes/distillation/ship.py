@@ -8,39 +8,34 @@ Writes `pretrained/NAME.safetensors` with its weights in float16. `pretrained/re
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from recipes.command import command
 from recipes.results import ROOT
-from weakaudio.errors import WeakAudioError
 from weakaudio.pretrained import load_model, save_model
-
-_LICENCE = "MIT"
 
 
 def ship(path: str | Path, name: str, root: Path = ROOT) -> Path:
     """Write a student as `pretrained/NAME.safetensors`; returns the path."""
     model = load_model(path)
-    model.metadata |= {"name": name, "licence": _LICENCE, "card": f"pretrained/{name}.md"}
+    model.notes |= {"name": name, "licence": "MIT", "card": f"pretrained/{name}.md"}
     out = root / "pretrained" / f"{name}.safetensors"
     save_model(model, out, half=True)
     return out
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser("python -m recipes.distillation.ship", description="Ship a trained student.")
-    parser.add_argument("model", help="model file of a run")
-    parser.add_argument("name", help="by which it will be known")
-    given = parser.parse_args(args)
-    out = ship(given.model, given.name)
+@command()
+def main(
+    model: Annotated[str, "model file of a run"],
+    name: Annotated[str, "by which it will be known"],
+    /,
+) -> None:
+    """Ship a trained student."""
+    out = ship(model, name)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except WeakAudioError as error:
-        sys.exit(f"ship: {error}")
+    sys.exit(main())

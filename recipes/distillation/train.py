@@ -1,9 +1,9 @@
-"""Teach a network what another one hears, on mixtures of unlabelled recordings.
+"""Distil a network from another one, on mixtures of unlabelled recordings.
 
     python -m recipes.distillation.train --config recipes/distillation/base.yaml --out runs/base
 
-A run that is found in the folder goes on from its last epoch. With more `epochs` it is prolonged; the `cooldown`,
-over which the learning rate falls to 0, is the end of it.
+A run that is found in the folder resumes after its last epoch. With more `epochs` it is prolonged; it ends with the
+`cooldown`, over which the learning rate falls to 0.
 """
 
 from __future__ import annotations
@@ -12,123 +12,65 @@ import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import torch
-from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgressBar
 
+from recipes.command import command
 from weakaudio import __version__
 from weakaudio.data.mixtures import Mixtures, mixture_loader
-from weakaudio.errors import ProtocolError, WeakAudioError
+from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
-from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import load_model, model_checksum, save_model
-from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
+from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
 from weakaudio.training.distillation import Distiller
 
 MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
+_MAY_CHANGE = ("out", "epochs", "cooldown", "workers", "accelerator")  # between the commands of one run
 
 
 def train(
-    out: str,
-    teacher: str,
-    corpora: dict[str, float],
-    network: str,
-    network_config: dict[str, Any],
-    epochs: int,
-    cooldown: int = 0,
-    seconds: float = 4.0,
-    batch_size: int = 32,
-    epoch_steps: int = 400,
-    learning_rate: float = 2e-3,
-    warmup: int = 500,
-    decay: float = 0.999,
-    precision: str = "auto",
-    every: int = 1,
-    start: str | None = None,
-    seed: int = 0,
-    workers: int = 1,
-    accelerator: str = "auto",
+    out: Annotated[str, "folder of the run: `model.safetensors` (averaged weights), `metrics.csv`, `last.ckpt`"],
+    teacher: Annotated[str, "name or path of a model"],
+    corpora: Annotated[
+        dict[str, float], "corpora of `weakaudio prepare unlabelled`, and how often each is drawn from"
+    ],
+    network: Annotated[str, "of the student"],
+    network_config: Annotated[dict[str, Any], "of the student"],
+    epochs: Annotated[int, "of the complete training; after each the model is validated and written"],
+    cooldown: Annotated[int, "epochs at the end, over which the learning rate falls to 0"] = 0,
+    seconds: Annotated[float, "length of a mixture"] = 4.0,
+    batch_size: Annotated[int, "mixtures per step"] = 32,
+    epoch_steps: Annotated[int, "steps per epoch: what a crash costs at most"] = 400,
+    learning_rate: Annotated[float, "peak of the learning rate of AdamW"] = 0.002,
+    warmup: Annotated[int, "steps at the beginning, over which the learning rate rises"] = 500,
+    decay: Annotated[float, "of the exponential moving average of the weights"] = 0.999,
+    precision: Annotated[str, "as for Lightning's Trainer"] = "bf16-mixed",
+    every: Annotated[int, "frame stride: the student gets every k-th frame of the teacher's log-mel"] = 1,
+    start: Annotated[str | None, "name or path of a model to initialise the student from"] = None,
+    seed: Annotated[int, "of weights and mixtures"] = 0,
+    workers: Annotated[int, "processes that mix"] = 1,
+    accelerator: Annotated[str, "as for Lightning's Trainer"] = "auto",
 ) -> Path:
     """Train; returns the path of the model, which is also written after each epoch.
-
-    Parameters
-    ----------
-    out
-        Folder of the run: `model.safetensors` (averaged weights), `metrics.csv`, `last.ckpt`, `config.json`.
-    teacher
-        Name or path of a model.
-    corpora
-        Folders of corpora of `weakaudio prepare unlabelled`, and how often each is drawn from.
-    network, network_config
-        Of the student.
-    epochs
-        Of the whole training; after each the model is validated and written, and a run can go on.
-    epoch_steps
-        Steps of an epoch: what a crash costs at most.
-    warmup
-        Steps at the beginning, over which the learning rate rises.
-    cooldown
-        Epochs at the end, over which it falls to 0.
-    seconds, batch_size
-        Length of a mixture, and how many a step has.
-    learning_rate
-        Of AdamW, at its highest.
-    decay
-        Of the exponential moving average of the weights.
-    precision, accelerator
-        As Lightning's Trainer has them; precision "auto" is bf16-mixed where bfloat16 is native, else 32-true.
-    every
-        The student hears every k-th frame of the teacher's log-mel.
-    start
-        Name or path of a model with whose weights the student begins.
-    seed
-        Of weights and mixtures.
-    workers
-        Processes that mix.
 
     Raises
     ------
     WeakAudioError
-        The folder holds a run that was begun otherwise, or `Distiller` or `Mixtures` refuses.
+        The folder holds a run with other settings, or `Distiller` or `Mixtures` refuses.
     """
-    precision = find_precision(precision, accelerator)
-    asked = {
-        "teacher": teacher,
-        "corpora": corpora,
-        "network": network,
-        "network_config": network_config,
-        "seconds": seconds,
-        "batch_size": batch_size,
-        "epoch_steps": epoch_steps,
-        "learning_rate": learning_rate,
-        "warmup": warmup,
-        "decay": decay,
-        "precision": precision,
-        "every": every,
-        "start": start,
-        "seed": seed,
-    }
+    asked = {name: value for name, value in locals().items() if name not in _MAY_CHANGE}
     lightning.seed_everything(seed, verbose=False)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_run(folder / CONFIG, asked)
     steps = epochs * epoch_steps
-    distiller = Distiller(
-        teacher,
-        network,
-        network_config,
-        steps,
-        learning_rate,
-        warmup,
-        cooldown * epoch_steps,
-        frame_stride=every,
-        init_from=start,
-    )
-    heard = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
-    kept = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
+    schedule = (steps, learning_rate, warmup, cooldown * epoch_steps)
+    distiller = Distiller(teacher, network, network_config, *schedule, every=every, start=start)
+    training = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
+    validation = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
     last = ModelCheckpoint(folder, filename="last", **EVERY_EPOCH)
     trainer = lightning.Trainer(
         accelerator=accelerator,
@@ -145,32 +87,32 @@ def train(
     )
     found = folder / "last.ckpt"
     averaging, log = Averaging("ema", decay).callbacks(), EpochLog(folder / METRICS)
-    # In this order: the checkpoint holds the rows of the log, and what is exported is the newest checkpoint.
+    # In this order: the checkpoint holds the rows of the log, and the newest checkpoint is exported.
     export = _Export(found, folder / MODEL, asked)
     trainer.callbacks.extend([*averaging, log, last, export])  # type: ignore[attr-defined]
-    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    trainer.strategy.checkpoint_io = WholeFiles()
     lock = FolderLock(folder)
     try:
         trainer.fit(
             distiller,
-            mixture_loader(heard, batch_size, epoch_steps, workers),
-            mixture_loader(kept, batch_size, workers=0),
+            mixture_loader(training, batch_size, epoch_steps, workers),
+            mixture_loader(validation, batch_size, workers=0),
             ckpt_path=str(found) if found.is_file() else None,
         )
-        export.write(distiller)  # a run that was killed before it did has nothing left to train
+        export.write(distiller)  # of a run that was killed before its last export
     finally:
         lock.release()
     return folder / MODEL
 
 
 def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
-    """A run goes on only as it was begun; what it is asked for is kept beside it."""
+    """Refuse a folder with a run of other settings; those of a new run are written there."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
     for name, value in json.loads(json.dumps(asked)).items():
         if known.get(name) != value:
             raise ProtocolError(
-                f"{path.parent}: holds a run with {name} {known.get(name)}, now it is {value}; go on as it was "
-                "begun, or give another folder"
+                f"{path.parent}: the run in this folder was made with {name} {known.get(name)}, not {value}; give "
+                "the same settings, or another folder"
             )
     path.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
@@ -178,7 +120,7 @@ def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
 class _Export(Checkpoint):
     """Writes the student of the newest checkpoint, whose weights are averaged, as a model file.
 
-    A `Checkpoint`, as Lightning calls those after all others, in their order.
+    A `Checkpoint`, because Lightning calls those after all other callbacks, in their order.
     """
 
     def __init__(self, checkpoint: Path, path: Path, asked: dict[str, Any]) -> None:
@@ -194,7 +136,7 @@ class _Export(Checkpoint):
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
         model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
-        model.metadata = {
+        model.notes = {
             "weakaudio": __version__,
             "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
             "teacher_checksum": model_checksum(distiller.teacher),
@@ -205,16 +147,15 @@ class _Export(Checkpoint):
         save_model(model, self.path)
 
     def _start(self) -> dict[str, Any]:
-        """What the student began with, and how that had been trained."""
+        """The model that the student was initialised from, and its training."""
         if not self.asked["start"]:
             return {}
         start = load_model(self.asked["start"])
-        history = {name: start.metadata[name] for name in ("name", "training", "start") if name in start.metadata}
+        history = {name: start.notes[name] for name in ("name", "training", "start") if name in start.notes}
         return {"start": {**history, "checksum": model_checksum(start)}}
 
 
+main = command()(train)
+
 if __name__ == "__main__":
-    try:
-        print(auto_cli(train, as_positional=False))
-    except WeakAudioError as error:
-        sys.exit(f"train: {error}")
+    sys.exit(main())

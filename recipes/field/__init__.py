@@ -1,1 +1,1 @@
-"""Day-long recordings, and folders with broken files: what a run over them needs and survives."""
+"""Field work: day-long recordings, and folders with broken files."""

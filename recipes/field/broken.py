@@ -8,38 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from numpy.typing import NDArray
 
 Maker = Callable[[np.random.Generator], bytes]
 
-_RATE = 16000
 
-
-def _encoded(format: str, subtype: str, audio: NDArray[np.float64]) -> bytes:
-    file = io.BytesIO()
-    sf.write(file, audio, _RATE, format=format, subtype=subtype)
-    return file.getvalue()
-
-
-def _noise(rng: np.random.Generator, seconds: float = 2.0) -> NDArray[np.float64]:
-    return 0.1 * rng.standard_normal(round(seconds * _RATE))
-
-
-def _part(format: str, subtype: str, kept: float) -> Maker:
-    """The first part of a file, as after a transfer that broke off."""
+def _audio(
+    format: str = "WAV", subtype: str = "PCM_16", seconds: float = 2.0, kept: float = 1.0, sample: float | None = None
+) -> Maker:
+    """Noise; the first part (below 1) or number of bytes of the file, or with one sample replaced."""
 
     def make(rng: np.random.Generator) -> bytes:
-        whole = _encoded(format, subtype, _noise(rng))
-        return whole[: int(kept * len(whole))]
-
-    return make
-
-
-def _bad_sample(value: float) -> Maker:
-    def make(rng: np.random.Generator) -> bytes:
-        audio = _noise(rng)
-        audio[1000] = value
-        return _encoded("WAV", "FLOAT", audio)
+        audio = 0.1 * rng.standard_normal(round(seconds * 16000))
+        if sample is not None:
+            audio[1000] = sample
+        file = io.BytesIO()
+        sf.write(file, audio, 16000, format=format, subtype=subtype)
+        content = file.getvalue()
+        return content[: int(kept * len(content) if kept <= 1 else kept)]
 
     return make
 
@@ -48,7 +33,7 @@ def _other(start: bytes) -> Maker:
     return lambda rng: start + rng.bytes(2000)
 
 
-# Ending, what a reason must say, and the content.
+# Ending, what a reason must contain, and the content.
 KINDS: dict[str, tuple[str, str, Maker]] = {
     "empty": (".wav", "empty file", lambda rng: b""),
     "text": (".wav", "not audio", lambda rng: b"the battery was low\n" * 9),
@@ -56,16 +41,16 @@ KINDS: dict[str, tuple[str, str, Maker]] = {
     "picture": (".mp3", "not audio", _other(b"\x89PNG\r\n\x1a\n")),
     "archive": (".ogg", "not audio", _other(b"PK\x03\x04")),
     "page": (".wav", "not audio", lambda rng: b"<!doctype html><title>404</title>"),
-    "header alone": (".wav", "truncated", lambda rng: _encoded("WAV", "PCM_16", _noise(rng))[:44]),
-    "half of a header": (".wav", "not audio", lambda rng: _encoded("WAV", "PCM_16", _noise(rng))[:20]),
-    "cut WAV": (".wav", "truncated", _part("WAV", "PCM_16", 0.6)),
-    "cut FLAC": (".flac", "truncated", _part("FLAC", "PCM_16", 0.6)),
-    "cut OGG": (".ogg", "truncated", _part("OGG", "VORBIS", 0.6)),
-    "cut AIFF": (".aiff", "truncated", _part("AIFF", "PCM_16", 0.6)),
-    "NaN": (".wav", "NaN", _bad_sample(np.nan)),
-    "infinity": (".wav", "NaN or infinite", _bad_sample(np.inf)),
-    "no samples": (".wav", "no samples", lambda rng: _encoded("WAV", "PCM_16", np.zeros(0))),
-    "cut FLAC header": (".flac", "not audio", lambda rng: _encoded("FLAC", "PCM_16", _noise(rng))[:30]),
+    "header alone": (".wav", "truncated", _audio(kept=44)),
+    "half of a header": (".wav", "not audio", _audio(kept=20)),
+    "cut WAV": (".wav", "truncated", _audio(kept=0.6)),
+    "cut FLAC": (".flac", "truncated", _audio("FLAC", kept=0.6)),
+    "cut OGG": (".ogg", "truncated", _audio("OGG", "VORBIS", kept=0.6)),
+    "cut AIFF": (".aiff", "truncated", _audio("AIFF", kept=0.6)),
+    "NaN": (".wav", "NaN", _audio(subtype="FLOAT", sample=np.nan)),
+    "infinity": (".wav", "NaN or infinite", _audio(subtype="FLOAT", sample=np.inf)),
+    "no samples": (".wav", "no samples", _audio(seconds=0)),
+    "cut FLAC header": (".flac", "not audio", _audio("FLAC", kept=30)),
 }
 
 
@@ -74,13 +59,13 @@ def plant(folder: Path, count: int, seed: int = 0) -> dict[str, str]:
 
     Returns
     -------
-    Their names, and what the reason of each must say.
+    Their names, and what the reason of each must contain.
     """
     rng = np.random.default_rng(seed)
     planted = {}
     for n in range(count):
-        kind, (ending, said, make) = list(KINDS.items())[n % len(KINDS)]
+        kind, (ending, reason, make) = list(KINDS.items())[n % len(KINDS)]
         name = f"broken {n:02d} {kind}{ending}"
         (folder / name).write_bytes(make(rng))
-        planted[name] = said
+        planted[name] = reason
     return planted

@@ -1,4 +1,4 @@
-"""A day's work in the field, measured: a recording of many hours, and a folder with broken files whose run is killed.
+"""A long recording, and a folder with broken files whose run is killed: what the command line needs and survives.
 
 python -m recipes.field.run --data ../shared/data              both
 python -m recipes.field.run --data ../shared/data --hours 1    a shorter recording (a WAV of 10 hours is 7 GB)
@@ -6,8 +6,6 @@ python -m recipes.field.run --data ../shared/data --hours 1    a shorter recordi
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,50 +13,50 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import soundfile as sf
-from rich.console import Console
+from numpy.typing import NDArray
 
+from recipes.command import command
 from recipes.field.broken import KINDS, plant
-from recipes.results import ROOT, Row, record
+from recipes.results import Row
 from weakaudio.audio.io import find_audio, read_audio
 from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.progress import progress
 
 _RATE = 48000
-_PIECE = 10.0  # seconds
+_BLOCK = 10.0  # seconds
 _RATIO_HOURS = 1.0  # of audio that is there as one recording and as short files
-# A small process between, as the memory of the process that starts another counts for that one, too.
+# A small process in between, as the memory of the process that starts another counts for that one, too.
 _MEASURED = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-_MAIN = "from weakaudio.cli import main; main()"
+_WEAKAUDIO = [sys.executable, "-c", "from weakaudio.cli import main; main()"]
 
 
 class Finished(NamedTuple):
-    """What a process took."""
+    """A finished process."""
 
     seconds: float
     megabytes: float
-    """of memory, at most (maximum resident set size)"""
+    """peak memory (maximum resident set size)"""
     code: int
 
 
-def run_weakaudio(*arguments: object) -> Finished:
-    """Run the command line in a process of its own."""
-    begun = time.perf_counter()
-    command = [sys.executable, "-c", _MAIN, *map(str, arguments)]
-    done = subprocess.run([sys.executable, "-c", _MEASURED, *command], stdout=subprocess.PIPE, check=False)
-    return Finished(time.perf_counter() - begun, int(done.stdout) / 1024, done.returncode)
-
-
-# ---- a long recording --------------------------------------------------------------------------------------
+def run_weakaudio(*arguments: object, expected: Sequence[int] = (0,)) -> Finished:
+    """Run the command line in its own process."""
+    start = time.perf_counter()
+    words = [sys.executable, "-c", _MEASURED, *_WEAKAUDIO, *map(str, arguments)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
+    finished = Finished(time.perf_counter() - start, int(done.stdout) / 1024, done.returncode)
+    assert finished.code in expected, finished
+    return finished
 
 
 def measure_long(data: Path, work: Path, hours: float, n_turns: int = 3) -> Iterator[Row]:
@@ -66,53 +64,35 @@ def measure_long(data: Path, work: Path, hours: float, n_turns: int = 3) -> Iter
     folder = work / "long"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "short").mkdir(parents=True)
-    sounds = [read_audio(path, _RATE)[0] for path in find_audio(data / "backgrounds")]
-    rng = np.random.default_rng(0)
-    pieces = round(_RATIO_HOURS * 3600 / _PIECE)
+    sounds, rng = [read_audio(path, _RATE)[0] for path in find_audio(data / "backgrounds")], np.random.default_rng(0)
     with sf.SoundFile(folder / "hour.wav", "w", _RATE, 2, "PCM_16", format="RF64") as hour:
-        for n, piece in enumerate(_pieces(sounds, rng, pieces)):
-            hour.write(piece)
-            sf.write(folder / "short" / f"{n:05d}.wav", piece, _RATE, "PCM_16")
-    seconds = _RATIO_HOURS * 3600
-    facts = {
-        "what": "long recording",
-        "data": f"{_RATE / 1000:g} kHz, stereo, 16 bit, mixed ambiences; detect to CSV",
-    }
-    for name, source in {"one file": "hour.wav", "files of 10 s": "short"}.items():
-        taken = []
-        for turn in range(n_turns):
-            done = run_weakaudio("detect", folder / source, "-o", folder / f"{source}-{turn}.csv")
-            assert done.code == 0
-            taken.append(done)
-        system = f"{_RATIO_HOURS:g} h as {name}"
-        speeds = [seconds / one.seconds for one in taken]
-        yield {
-            **facts,
-            "system": system,
-            "metric": "times real time",
-            "value": float(np.median(speeds)),
-            "n": n_turns,
-        }
-        yield {**facts, "system": system, "metric": "peak memory (MB)", "value": max(one.megabytes for one in taken)}
+        for n, block in enumerate(_blocks(sounds, rng, round(_RATIO_HOURS * 3600 / _BLOCK))):
+            hour.write(block)
+            sf.write(folder / "short" / f"{n:05d}.wav", block, _RATE, "PCM_16")
+    total = round(hours * 3600 / _BLOCK)
+    with sf.SoundFile(folder / "long.wav", "w", _RATE, 2, "PCM_16", format="RF64") as file:
+        for block in progress(_blocks(sounds, rng, total), total, f"writing {hours:g} h"):
+            file.write(block)
+    about = f"{_RATE / 1000:g} kHz, stereo, 16 bit, mixed ambiences; detect to CSV"
+    runs = [
+        (f"{_RATIO_HOURS:g} h as one file", "hour.wav", _RATIO_HOURS, n_turns),
+        (f"{_RATIO_HOURS:g} h as files of 10 s", "short", _RATIO_HOURS, n_turns),
+        (f"{hours:g} h as one file", "long.wav", hours, 1),
+    ]
+    for system, source, length, turns in runs:
+        taken = [run_weakaudio("detect", folder / source, "-o", folder / f"{source}-{n}.csv") for n in range(turns)]
+        row = {"what": "long recording", "system": system, "data": about, "n": turns}
+        speed = float(np.median([3600 * length / one.seconds for one in taken]))
+        yield {**row, "metric": "times real time", "value": speed}
+        yield {**row, "metric": "peak memory (MB)", "value": max(one.megabytes for one in taken), "n": 1}
     shutil.rmtree(folder / "short")
-
-    path = folder / "long.wav"
-    with sf.SoundFile(path, "w", _RATE, 2, "PCM_16", format="RF64") as file:
-        total = round(hours * 3600 / _PIECE)
-        for piece in progress(_pieces(sounds, rng, total), total, f"writing {hours:g} h"):
-            file.write(piece)
-    done = run_weakaudio("detect", path, "-o", folder / "long.csv")
-    assert done.code == 0
-    system = f"{hours:g} h as one file"
-    yield {**facts, "system": system, "metric": "times real time", "value": hours * 3600 / done.seconds}
-    yield {**facts, "system": system, "metric": "peak memory (MB)", "value": done.megabytes}
-    path.unlink()
-    (folder / "hour.wav").unlink()
+    for name in ("hour.wav", "long.wav"):
+        (folder / name).unlink()
 
 
-def _pieces(sounds: list[np.ndarray], rng: np.random.Generator, count: int) -> Iterator[np.ndarray]:
-    """(N, 2) stereo: another pair of ambiences every ten seconds."""
-    n = round(_PIECE * _RATE)
+def _blocks(sounds: list[NDArray[Any]], rng: np.random.Generator, count: int) -> Iterator[NDArray[Any]]:
+    """Stereo audio (N, 2): another pair of ambiences every ten seconds."""
+    n = round(_BLOCK * _RATE)
     for _ in range(count):
         sides = []
         for _ in range(2):
@@ -120,9 +100,6 @@ def _pieces(sounds: list[np.ndarray], rng: np.random.Generator, count: int) -> I
             first = int(rng.integers(max(len(sound) - n, 0) + 1))
             sides.append(np.resize(sound[first : first + n], n) * 10 ** rng.uniform(-1, 0))
         yield np.stack(sides, 1)
-
-
-# ---- broken files and kills --------------------------------------------------------------------------------
 
 
 def measure_broken(data: Path, work: Path, n_broken: int = 40, n_kills: int = 10) -> Iterator[Row]:
@@ -134,66 +111,50 @@ def measure_broken(data: Path, work: Path, n_broken: int = 40, n_kills: int = 10
     for path in find_audio(data / "esc50-16k"):
         (clips / path.name).symlink_to(path.resolve())
     n_clips = len(list(clips.iterdir()))
+    start = run_weakaudio("embed", min(clips.iterdir()), "-o", folder / "one" / "e.h5").seconds
     planted = plant(clips, n_broken)
-
-    start = run_weakaudio("embed", next(clips.glob("*.ogg")), "-o", folder / "one" / "e.h5").seconds
-    whole = run_weakaudio("embed", clips, "-o", folder / "whole" / "e.h5")
-    assert whole.code == 3, whole
+    whole = run_weakaudio("embed", clips, "-o", folder / "whole" / "e.h5", expected=(3,))
     step = max(whole.seconds - start, 0) / (n_kills + 2)  # so that the work is not done before the last kill
-    rng = np.random.default_rng(0)
-    killed = 0
+    rng, killed = np.random.default_rng(0), 0
+    arguments = ["embed", str(clips), "-o", str(folder / "killed" / "e.h5")]
     while killed < n_kills:
-        arguments = ["embed", str(clips), "-o", str(folder / "killed" / "e.h5")]
-        process = subprocess.Popen([sys.executable, "-c", _MAIN, *arguments], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*_WEAKAUDIO, *arguments], stdout=subprocess.DEVNULL)
         try:
             process.wait(start + step * rng.uniform(0, 2))
-            break  # it came to its end before all kills
+            break  # it ended before all kills
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-    run_weakaudio("embed", clips, "-o", folder / "killed" / "e.h5")
+    run_weakaudio(*arguments, expected=(0, 3))
 
     runs = [folder / name for name in ("whole", "killed")]
     same = len({(run / "failures.csv").read_bytes() for run in runs}) == 1
-    tables = [read_embeddings(run / "e.h5") for run in runs]
-    same_rows = tables[0].paths == tables[1].paths and np.array_equal(tables[0].embeddings, tables[1].embeddings)
+    one, other = (read_embeddings(run / "e.h5") for run in runs)
+    same &= one.paths == other.paths and np.array_equal(one.embeddings, other.embeddings)
     listed = pd.read_csv(folder / "whole" / "failures.csv")
     reasons = dict(zip(listed["path"], listed["reason"], strict=True))
-    right = sum(said in reasons.get(name, "") for name, said in planted.items())
-    facts = {
-        "what": "broken files",
-        "system": "weakaudio embed",
-        "data": f"ESC-50, {n_clips} clips, and {n_broken} broken files of {len(KINDS)} kinds",
-    }
-    yield {**facts, "metric": "rows", "value": len(tables[0].paths)}
-    yield {**facts, "metric": "failures listed", "value": len(reasons)}
-    yield {**facts, "metric": "with their true reason", "value": right}
-    yield {**facts, "metric": "kills (SIGKILL)", "value": killed}
-    yield {**facts, "metric": "same rows and failures after the kills", "value": float(same and same_rows)}
+    row = {"what": "broken files", "system": "weakaudio embed"}
+    row["data"] = f"ESC-50, {n_clips} clips, and {n_broken} broken files of {len(KINDS)} kinds"
+    right = sum(expected in reasons.get(name, "") for name, expected in planted.items())
+    found = {"rows": len(one.paths), "failures listed": len(reasons), "with the right reason": right}
+    found |= {"kills (SIGKILL)": killed, "same rows and failures after the kills": int(same)}
+    yield from ({**row, "metric": metric, "value": value} for metric, value in found.items())
 
 
-def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
-    """The command; figures are recorded below `root`."""
-    parser = argparse.ArgumentParser("python -m recipes.field.run", description=__doc__)
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds backgrounds/ and esc50-16k/")
-    parser.add_argument("--hours", type=float, default=10.0, help="of the long recording")
-    parser.add_argument("--part", choices=["long", "broken"], action="append", help="only this one")
-    parser.add_argument("--work", type=Path, default=Path("runs/field"))
-    given = parser.parse_args(args)
-    command = shlex.join(["python", "-m", "recipes.field.run", *(sys.argv[1:] if args is None else args)])
-    parts = given.part or ["broken", "long"]
-    if "broken" in parts:
-        _keep(measure_broken(given.data, given.work), command, root)
-    if "long" in parts:
-        _keep(measure_long(given.data, given.work, given.hours), command, root)
-
-
-def _keep(rows: Iterator[Row], command: str, root: Path) -> None:
-    for row in rows:
-        record("field", [{**row, "command": command}], root)
-        Console().print(f"{row['what']}, {row['system']}, {row['metric']}: {row['value']:.4g}")
+@command("field")
+def main(
+    data: Annotated[Path, "folder that holds backgrounds/ and esc50-16k/"],
+    hours: Annotated[float, "length of the long recording"] = 10.0,
+    part: Annotated[Sequence[Literal["long", "broken"]], "only this one"] = ("broken", "long"),
+    work: Annotated[Path, "folder for recordings and results"] = Path("runs/field"),
+) -> Iterator[Row]:
+    """Measure the command line on a long recording and on broken files."""
+    if "broken" in part:
+        yield from measure_broken(data, work)
+    if "long" in part:
+        yield from measure_long(data, work, hours)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

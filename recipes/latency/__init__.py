@@ -1,1 +1,1 @@
-"""From measuring the device to the network that suits it (arXiv 2511.18890)."""
+"""Latency on a device, and the search for a network that suits it (arXiv 2511.18890)."""

@@ -1,72 +1,61 @@
-"""What depth and width are worth: a grid of short trainings, and how well a law foretells the corners it did not see.
+"""What depth and width are worth: a grid of short trainings, and a law that predicts corners it was not fitted to.
 
     python -m recipes.latency.law --teacher MODEL --corpus CORPUS=0.8 AMBIENCES=0.2
 
-The same as `weakaudio search law`, without a budget; a run that was killed goes on where it was.
+As `weakaudio search law`, without a budget; a killed run resumes.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from rich.console import Console
+from weakaudio.nas.scaling_grid import measure_grid
+from weakaudio.nas.short_training import ShortTraining
 
-from recipes.results import ROOT, Row, record
-from weakaudio.errors import WeakAudioError
-from weakaudio.nas.proxies import ShortTraining, read_corpora
-from weakaudio.nas.scaling_law import Law, fit_law, held_out_error, measure_grid
-from weakaudio.nas.scaling_report import law_page
-from weakaudio.reports.html import write_page
-
-DEPTHS, WIDTHS = (1.0, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0)  # that rounding leaves as they are
+from recipes.command import command
+from recipes.results import Row
+from weakaudio.nas.proxies import read_corpora
+from weakaudio.nas.scaling_law import Law, fit_law, held_out_error
+from weakaudio.nas.scaling_report import write_law_page
 
 
 def rows(grid: pd.DataFrame, law: Law, held_out: pd.DataFrame, data: str) -> Iterator[Row]:
-    """Rows for `recipes.results`, but for the command."""
-    facts = {"what": "depth and width", "data": data}
+    """Loss, size and predicted loss of each point of the grid, and the error of a law that was fitted without it."""
+    row = {"what": "depth and width", "data": data}
     for depth, width, loss, parameters, _ in grid.itertuples(index=False):
-        row = {**facts, "system": f"depth {depth:g}, width {width:g}"}
-        yield {**row, "metric": "loss", "value": loss}
-        yield {**row, "metric": "parameters (M)", "value": parameters / 1e6}
-        yield {**row, "metric": "loss by the law", "value": float(law.predict(depth, width))}
+        row["system"] = f"depth {depth:g}, width {width:g}"
+        found = {"loss": loss, "parameters (M)": parameters / 1e6, "predicted loss": float(law.predict(depth, width))}
+        yield from ({**row, "metric": metric, "value": value} for metric, value in found.items())
     for depth, width, _, _, error in held_out.itertuples(index=False):
-        row = {**facts, "system": f"depth {depth:g}, width {width:g}"}
-        yield {**row, "metric": "error of a law that did not see it (%)", "value": 100 * error}
+        row["system"] = f"depth {depth:g}, width {width:g}"
+        yield {**row, "metric": "held-out prediction error (%)", "value": 100 * error}
 
 
-def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
-    """The command; figures are recorded below `root`."""
-    parser = argparse.ArgumentParser("python -m recipes.latency.law", description="What depth and width are worth.")
-    parser.add_argument("--teacher", required=True, help="name or path of a model")
-    parser.add_argument("--corpus", nargs="+", required=True, help="FOLDER=WEIGHT of prepared corpora")
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
-    parser.add_argument("--depth", type=float, nargs="+", default=list(DEPTHS), help="times the default network's")
-    parser.add_argument("--width", type=float, nargs="+", default=list(WIDTHS), help="times the default network's")
-    parser.add_argument("--workers", type=int, default=1, help="processes that mix")
-    parser.add_argument("--out", type=Path, default=Path("runs/latency/law"), help="folder for the grid and the page")
-    given = parser.parse_args(args)
-    command = shlex.join(["python", "-m", "recipes.latency.law", *(sys.argv[1:] if args is None else args)])
-    training = ShortTraining(given.teacher, read_corpora(given.corpus), given.steps, workers=given.workers)
+@command("latency")
+def main(
+    teacher: Annotated[str, "name or path of a model"],
+    corpus: Annotated[Sequence[str], "FOLDER=WEIGHT of prepared corpora"],
+    steps: Annotated[int, "of each training"] = 300,
+    depth: Annotated[Sequence[float], "relative to the default network"] = (1.0, 2.0, 3.0),
+    width: Annotated[Sequence[float], "relative to the default network"] = (0.25, 0.5, 0.75, 1.0),
+    workers: Annotated[int, "processes that mix"] = 1,
+    out: Annotated[Path, "folder for the grid and the page"] = Path("runs/latency/law"),
+) -> Iterator[Row]:
+    """Measure what depth and width are worth."""
+    training = ShortTraining(teacher, read_corpora(list(corpus)), steps, workers=workers)
     training.check()
-    points = list(itertools.product(given.depth, given.width))
-    grid = measure_grid(points, training, given.out / "grid.csv", training.settings)
+    points = list(itertools.product(depth, width))
+    grid = measure_grid(points, training, out / "grid.csv", training.settings)
     measured = grid["depth"], grid["width"], grid["loss"]
     law, held_out = fit_law(*measured), held_out_error(*measured)
-    write_page(law_page(grid, law, held_out), given.out / "law.html")
-    data = f"{given.steps} steps of {training.batch_size} mixtures of {training.seconds:g} s"
-    record("latency", [{**row, "command": command} for row in rows(grid, law, held_out, data)], root)
-    worst = held_out["error"].abs().max()
-    Console().print(f"{law}\nthe greatest error on corners that the law did not see: {worst:.1%} of the loss")
+    write_law_page(out / "law.html", grid, law, held_out)
+    yield from rows(grid, law, held_out, f"{steps} steps of {training.batch_size} mixtures of {training.seconds:g} s")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except WeakAudioError as error:
-        sys.exit(f"law: {error}")
+    sys.exit(main())

@@ -1,1 +1,1 @@
-"""What the classes of ESC-50 mean to a model."""
+"""The meaning of the classes of ESC-50 to a model."""

@@ -7,40 +7,33 @@ Writes report.html, each figure as PNG and SVG, and each table as CSV.
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from weakaudio_data_prep.esc50 import prepare
 
+from recipes import esc50
+from recipes.command import command
 from recipes.semantics.page import Meaning, build, figures
-from weakaudio import WeakAudioError, load_model
+from weakaudio import load_model
 from weakaudio.audio.io import read_audio
-from weakaudio.data.corpus import MANIFEST
-from weakaudio.data.manifest import Manifest, read_manifest
+from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
+from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
-from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import model_checksum
 from weakaudio.progress import progress
-from weakaudio.reports.figures import save_figure
-from weakaudio.reports.html import write_page
+from weakaudio.reports.html import save_figure, write_page
 from weakaudio.transfer import semantics
-from weakaudio.transfer.classifiers import build_classifier
-from weakaudio.transfer.cross_validation import cross_validate
 
 CORPUS, REPORT = "esc50-16k", "report.html"
 GROUPS = ("animals", "nature, water", "human", "domestic", "urban")  # classes 0 to 9, 10 to 19, ...
-
-_COMMAND = "python -m recipes.semantics.run"
 
 
 def super_categories(folder: Path) -> dict[str, str]:
@@ -49,28 +42,27 @@ def super_categories(folder: Path) -> dict[str, str]:
     Raises
     ------
     DataPrepError
-        The folder does not say the classes' numbers.
+        The folder lacks the classes' numbers.
     """
     listings = [path for path in (folder / "esc50.csv", folder / "meta" / "esc50.csv") if path.is_file()]
     rows = pd.read_csv(listings[0]) if listings else pd.DataFrame()
     if "target" not in rows or not rows["target"].isin(range(50)).all():
         raise DataPrepError(f"{folder}: no esc50.csv with a column 'target' of 0 to 49, the classes' numbers")
-    return {
-        _spoken(name): GROUPS[number // 10] for name, number in zip(rows["category"], rows["target"], strict=True)
-    }
+    pairs = zip(rows["category"].str.replace("_", " "), rows["target"], strict=True)
+    return {name: GROUPS[number // 10] for name, number in pairs}
 
 
 @torch.inference_mode()
-def hear(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def run_model(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings (n, D), the mean over segments, and clip probabilities (n, E) of recordings, in one pass.
 
     Raises
     ------
     AudioError
-        A recording that cannot be read.
+        A recording cannot be read.
     """
     embeddings, probs = [], []
-    for path in progress(paths, len(paths), f"listening to {len(paths)} clips"):
+    for path in progress(paths, len(paths), f"embedding {len(paths)} clips"):
         output = model(torch.from_numpy(read_audio(path, model.sample_rate)[0])[None])
         embeddings.append(output.embeddings[0, output.mask[0]].float().mean(0).numpy())
         probs.append(output.clip_probs[0].numpy())
@@ -79,11 +71,11 @@ def hear(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32], NDAr
 
 def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0) -> Meaning:
     """All numbers of the page."""
-    X, probs = hear(model, clips.paths)
-    table = clips.table
-    y = [_spoken(labels[0]) for labels in table["labels"]]
-    classifier = build_classifier("linear-svm")
-    scores = cross_validate(classifier, X, y, table["fold"], table["source"], allow_shared_sources=True)
+    X, probs = run_model(model, clips.paths)
+    table = clips.table.copy()
+    table["labels"] = table["labels"].map(lambda labels: [name.replace("_", " ") for name in labels])
+    y = [labels[0] for labels in table["labels"]]
+    scores = esc50.score(X, Manifest(table, clips.root))
     similarities = semantics.class_similarities(semantics.class_embeddings(X, y))
     places = semantics.clip_map(X, seed)
     return Meaning(
@@ -99,12 +91,8 @@ def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0
     )
 
 
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def write(meaning: Meaning, out: Path, origin: str) -> None:
-    """The page, its figures and its tables."""
+    """Write the page, its figures and its tables."""
     for name, table in meaning.tables().items():
         write_table(table, out / f"{name}.csv")
     for name, figure in figures(meaning).items():
@@ -113,26 +101,18 @@ def write(meaning: Meaning, out: Path, origin: str) -> None:
     write_page(build(meaning, origin), out / REPORT)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(_COMMAND, description="What the classes of ESC-50 mean to a model.")
-    parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {CORPUS}/")
-    parser.add_argument("--model", required=True, help="path or name of a model")
-    parser.add_argument("--out", type=Path, default=Path("runs/semantics"), help="folder (runs/semantics)")
-    given = parser.parse_args(args)
-    console = Console()
-    try:
-        model = load_model(given.model)
-        prepare(str(given.data / CORPUS), str(given.out / CORPUS))
-        clips = read_manifest(given.out / CORPUS / MANIFEST)
-        meaning = measure(clips, super_categories(given.data / CORPUS), fused_copy(model, torch.device("cpu")))
-    except WeakAudioError as error:
-        console.print(f"semantics: {error}", style="red", markup=False)
-        return 2
-    command = shlex.join([*_COMMAND.split(), *(sys.argv[1:] if args is None else args)])
-    write(meaning, given.out, f"{command}; SHA-256 of the model's weights: {model_checksum(model)}")
-    console.print(f"report: {given.out / REPORT}")
-    return 0
+@command()
+def main(
+    data: Annotated[Path, "folder that holds esc50-16k/"],
+    model: Annotated[str, "path or name of a model"],
+    out: Annotated[Path, "folder for the page, figures and tables"] = Path("runs/semantics"),
+) -> None:
+    """Show what the classes of ESC-50 mean to a model."""
+    loaded = load_model(model)
+    clips = esc50.prepared(data / CORPUS, out / CORPUS)
+    meaning = measure(clips, super_categories(data / CORPUS), fused_copy(loaded, torch.device("cpu")))
+    write(meaning, out, f"python -m recipes.semantics.run; {model}, SHA-256 of its weights: {model_checksum(loaded)}")
+    print(f"report: {out / REPORT}")
 
 
 if __name__ == "__main__":

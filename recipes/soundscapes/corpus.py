@@ -1,4 +1,4 @@
-"""The corpus of the comparison: events of ESC-50 and UrbanSound8K over recorded ambiences."""
+"""The corpora of the comparison: events of ESC-50 and UrbanSound8K over recorded ambiences."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ESC10 = {"chainsaw", "clock_tick", "crackling_fire", "crying_baby", "dog"}
 ESC10 |= {"helicopter", "rain", "rooster", "sea_waves", "sneezing"}
 
 # UrbanSound8K's classes under the names of ESC-50 where both have them. A jackhammer is a drill: of the two folds
-# at hand, one has a single recording of it.
+# available, one has a single recording of it.
 _SAME = {"dog_bark": "dog", "engine_idling": "engine", "jackhammer": "drilling"}
 
 
 def prepare(data: Path, folder: Path, sizes: dict[str, int] = LARGE) -> Path:
-    """The folder of the corpus, below `folder`, mixed unless it is there already.
+    """Folder of the corpus, below `folder`, mixed unless it exists.
 
     Parameters
     ----------
@@ -42,42 +42,44 @@ def prepare_small(data: Path, folder: Path, sizes: dict[str, int] = SMALL) -> Pa
 
 
 def _mix(data: Path, corpus: Path, sizes: dict[str, int], events: Callable[[], Path]) -> Path:
-    if not (corpus / MANIFEST).is_file():  # written when all else is
+    if not (corpus / MANIFEST).is_file():  # written last
         train, val, test = (sizes[split] for split in ("train", "val", "test"))
         soundscapes.prepare(str(events()), str(corpus), str(data / "backgrounds"), train, val, test)
     return corpus
 
 
 def _ten_classes(data: Path, folder: Path) -> Path:
-    """The manifest of ESC-50's clips of the classes of ESC-10."""
+    """Manifest of ESC-50's clips of the classes of ESC-10."""
     esc, events = folder / "esc50", folder / "events-small"
     esc50.prepare(str(data / "esc50-16k"), str(esc))
     manifest = read_manifest(esc / MANIFEST)
     table = manifest.table.assign(path=[os.path.relpath(path, events) for path in manifest.paths])
-    events.mkdir(parents=True, exist_ok=True)
-    chosen = table[[labels[0] in ESC10 for labels in table["labels"]]].reset_index(drop=True)
-    write_manifest(Manifest(chosen, events), events / MANIFEST)
-    return events
+    return _write(table[[labels[0] in ESC10 for labels in table["labels"]]], events)
 
 
 def _events(data: Path, folder: Path) -> Path:
-    """The manifest of all event clips: folds 1 to 3 train, 4 validates, 5 tests."""
+    """Manifest of all event clips: folds 1 to 3 train, 4 validates, 5 tests."""
     esc, urban, events = folder / "esc50", folder / "urbansound8k", folder / "events"
     esc50.prepare(str(data / "esc50-16k"), str(esc))
     urbansound8k.prepare(str(data / "urbansound8k"), str(urban), without=str(esc), foreground_only=True)
     tables = []
-    for manifest, table in ((m, m.table) for m in (read_manifest(esc / MANIFEST), read_manifest(urban / MANIFEST))):
+    for manifest in (read_manifest(esc / MANIFEST), read_manifest(urban / MANIFEST)):
+        table = manifest.table
         paths = [os.path.relpath(path, events) for path in manifest.paths]
         labels = [[_SAME.get(name, name) for name in labels] for labels in table["labels"]]
         folds = table["fold"] if manifest.root == esc else _share_out(table)
         tables.append(pd.DataFrame({"path": paths, "labels": labels, "fold": folds, "source": table["source"]}))
-    events.mkdir(parents=True, exist_ok=True)
-    write_manifest(Manifest(pd.concat(tables, ignore_index=True), events), events / MANIFEST)
-    return events
+    return _write(pd.concat(tables), events)
+
+
+def _write(table: pd.DataFrame, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(Manifest(table.reset_index(drop=True), folder), folder / MANIFEST)
+    return folder
 
 
 def _share_out(urban: pd.DataFrame) -> pd.Series:
-    """Fold 1 trains. The recordings of each class in fold 2 are dealt out in turn to validation and test."""
+    """Fold 1 trains; the recordings of each class in fold 2 go in turn to validation and test."""
     folds = pd.Series(1, index=urban.index)
     second = urban[urban["fold"].astype(int) == 2]
     for _, rows in second.groupby(second["labels"].map(tuple)):

@@ -2,26 +2,30 @@
 
     python -m recipes.soundscapes.run --data ../shared/data --seeds 1 2 3
 
-From the project's folder. What is done is not done again, and a run that was killed goes on where it was.
+From the project's folder. Finished runs are used again, and a killed one resumes.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from recipes.results import Row, record
+from recipes.command import command, over_seeds
+from recipes.results import Row
 from recipes.soundscapes.corpus import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import Evaluation, evaluate
 from weakaudio.pretrained import load_model
 from weakaudio.training.fit import METRICS, MODEL, train
+
+RUNS = Path("runs/soundscapes")
+_HERE = Path(__file__).parent
 
 
 class System(NamedTuple):
@@ -31,11 +35,6 @@ class System(NamedTuple):
     """name of the YAML file"""
     epochs: int
 
-    @property
-    def folder(self) -> str:
-        """of its first run"""
-        return f"{self.config}-{self.epochs}"
-
 
 # SLAT's epochs take more than twice as long: N_S is measured after as much time, and after as many epochs.
 SYSTEMS = {
@@ -43,88 +42,78 @@ SYSTEMS = {
     "N_S (weak labels), 10 epochs": System("weak", 10),
     "SLAT, 10 epochs": System("slat", 10),
 }
-RUNS = Path("runs/soundscapes")
-
-_HERE = Path(__file__).parent
-_COMMAND = "python -m recipes.soundscapes.run --data ../shared/data --seeds 1 2 3"
 
 
-def train_once(system: System, seed: int, folder: Path, corpus: Path, overrides: Sequence[str] = ()) -> Path:
-    """The folder of one run, trained unless its model is there already.
+def train_once(out: Path, config: str, corpus: Path, seed: int, options: Sequence[str]) -> Path:
+    """Path of the model of a run in folder `out`, trained by a YAML file of this recipe unless it exists.
 
-    A seed enters twice: initial weights, and order of the clips.
+    The seed enters twice: initial weights, and order of the clips.
     """
-    out = folder / (system.folder if seed == 1 else f"{system.folder}-seed{seed}")
     if not (out / MODEL).is_file():
-        config = f"--config={_HERE / system.config}.yaml"
-        options = [f"--seed_everything={seed}", f"--data.seed={seed - 1}", f"--trainer.max_epochs={system.epochs}"]
-        train([config, *options, f"--data.root={corpus}", f"--out={out}", *overrides])
-    return out
+        seeds = [f"--seed_everything={seed}", f"--data.seed={seed - 1}"]
+        train([f"--config={_HERE / config}.yaml", *seeds, f"--data.root={corpus}", f"--out={out}", *options])
+    return out / MODEL
 
 
-def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> list[Row]:
-    """Rows for `recipes.results` of all systems, each trained with each seed."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    runs = {
-        name: [train_once(system, seed, folder, corpus, overrides) for seed in seeds]
-        for name, system in SYSTEMS.items()
-    }
-    test = Corpus(corpus)
+def about(evaluation: Evaluation) -> str:
+    """Description of the test clips for a table."""
+    clip = evaluation.clip
+    return f"{clip.n_clips} test clips, {evaluation.audio_seconds / 3600:.2f} h, {clip.n_classes} classes"
+
+
+def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> Iterator[Row]:
+    """Train each system with each seed, and evaluate it; tables by class are written into the folders of the runs."""
     found: dict[str, list[Evaluation]] = {}
-    for system, outs in runs.items():
-        found[system] = [evaluate(load_model(out / MODEL), test, device=device) for out in outs]
-        for out, evaluation in zip(outs, found[system], strict=True):
+    training: dict[str, list[float]] = {}
+    for name, system in SYSTEMS.items():
+        for seed in seeds:
+            out = folder / f"{system.config}-{system.epochs}{'' if seed == 1 else f'-seed{seed}'}"
+            options = [f"--trainer.max_epochs={system.epochs}", *overrides]
+            model = load_model(train_once(out, system.config, corpus, seed, options))
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            evaluation = evaluate(model, Corpus(corpus), device=device)
             evaluation.save(out / "evaluation")
-    return rows(found, {system: [_seconds(out) for out in outs] for system, outs in runs.items()})
+            found.setdefault(name, []).append(evaluation)
+            # The median: other work on the machine may slow some epochs down.
+            training.setdefault(name, []).append(float(pd.read_csv(out / METRICS)["seconds"].median()))
+    yield from rows(found, training)
 
 
-def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Means over seeds, with the standard deviation where there are several."""
-    some = next(iter(found.values()))[0]
-    data = f"{some.clip.n_clips} test clips, {some.audio_seconds / 3600:.2f} h, {some.clip.n_classes} classes"
-    table: list[Row] = []
-
-    def add(what: str, system: str, metric: str, values: Sequence[float]) -> None:
-        if not np.isfinite(values).all():  # d' of a perfect score
-            return
-        facts = {"what": what, "system": system, "metric": metric, "data": data, "command": _COMMAND}
-        spread = {"spread": float(np.std(values, ddof=1))} if len(values) > 1 else {}
-        table.append({**facts, "value": float(np.mean(values)), "n": len(values), **spread})
-
-    add("clips", "prevalence (knows nothing)", "mAP", [some.clip.prevalence])
+def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Sequence[float]]) -> Iterator[Row]:
+    """Means over seeds; `training` has the seconds per epoch, with validation."""
+    first = next(iter(found.values()))[0]
+    chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "data": about(first)}
+    yield {**chance, **over_seeds([first.clip.prevalence])}
     for system, evaluations in found.items():
-        add("clips", system, "mAP", [e.clip.mean_ap for e in evaluations])
-        add("clips", system, "mAUC", [e.clip.mean_auc for e in evaluations])
-        add("clips", system, "d'", [e.clip.d_prime for e in evaluations])
-        add("clips", system, "lwlrap", [e.clip.lwlrap for e in evaluations])
-        for kind in ("segment", "event"):
-            f1 = [getattr(e, kind) for e in evaluations]
-            add("localisation", system, f"{kind} F1, macro", [score.macro.f1 for score in f1])
-            add("localisation", system, f"{kind} F1, micro", [score.micro.f1 for score in f1])
-        scores = [e.psds for e in evaluations if e.psds]
-        add("localisation", system, "PSDS 1", [score.scenario1 for score in scores])
-        add("localisation", system, "PSDS 2", [score.scenario2 for score in scores])
-        add("time", system, "training, s an epoch", training[system])
-        add("time", system, "inference, s", [e.seconds for e in evaluations])
-    return table
+        segment, event = [e.segment for e in evaluations if e.segment], [e.event for e in evaluations if e.event]
+        psds = [e.psds for e in evaluations if e.psds]
+        values: dict[tuple[str, str], list[float]] = {
+            ("clips", "mAP"): [e.clip.mean_ap for e in evaluations],
+            ("clips", "mAUC"): [e.clip.mean_auc for e in evaluations],
+            ("clips", "d'"): [e.clip.d_prime for e in evaluations],
+            ("clips", "lwlrap"): [e.clip.lwlrap for e in evaluations],
+            ("localisation", "segment F1, macro"): [f1.macro for f1 in segment],
+            ("localisation", "segment F1, micro"): [f1.micro for f1 in segment],
+            ("localisation", "event F1, macro"): [f1.macro for f1 in event],
+            ("localisation", "event F1, micro"): [f1.micro for f1 in event],
+            ("localisation", "PSDS 1"): [score.scenario1 for score in psds],
+            ("localisation", "PSDS 2"): [score.scenario2 for score in psds],
+            ("time", "training, s an epoch"): list(training[system]),
+            ("time", "inference, s"): [e.seconds for e in evaluations],
+        }
+        for (what, metric), one in values.items():
+            if one and np.isfinite(one).all():  # d' of a perfect score is infinite
+                yield {"what": what, "system": system, "metric": metric, "data": about(first), **over_seeds(one)}
 
 
-def _seconds(run: Path) -> float:
-    """Of an epoch with its validation: the median, as other work on the machine may hold some epochs up."""
-    return float(pd.read_csv(run / METRICS)["seconds"].median())
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser("python -m recipes.soundscapes.run", description="N_S against SLAT.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with esc50-16k/, urbansound8k/ and backgrounds/"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run of each system for each")
-    options = parser.parse_args(args)
-    corpus = prepare(options.data, RUNS)
-    record("soundscapes", measure(RUNS, corpus, options.seeds))
+@command("soundscapes")
+def main(
+    data: Annotated[Path, "folder with esc50-16k/, urbansound8k/ and backgrounds/"],
+    seeds: Annotated[Sequence[int], "a run of each system for each"] = (1, 2, 3),
+) -> Iterator[Row]:
+    """Compare N_S with SLAT."""
+    return measure(RUNS, prepare(data, RUNS), seeds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Embeddings become classifiers of other people's classes: frozen, adapted and transductive."""
+"""Transfer of embeddings to other classes: frozen, fine-tuned and transductive."""

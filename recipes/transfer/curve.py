@@ -7,60 +7,42 @@ The folds are those that `adapt` makes by recording, not the official ones.
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from weakaudio_data_prep.esc50 import prepare
-
-from recipes.results import ROOT, Row, record
+from recipes import esc50
+from recipes.command import command, over_folds, run_name
+from recipes.results import Row
 from weakaudio.data.corpus import MANIFEST
-from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.transfer.own_classes import AdaptSummary, adapt_folder
-
-WHAT = "learning curve of adapt"
+from weakaudio.transfer.own_classes import adapt_folder
 
 
-def rows(name: str, data: str, summary: AdaptSummary, seconds: float) -> Iterator[Row]:
-    """Rows for `recipes.results`, but for the command."""
-    row = {"what": WHAT, "metric": f"{name}: accuracy (%)", "data": data}
+@command("transfer")
+def main(
+    data: Annotated[Path, "folder that holds esc50-16k/"],
+    model: Annotated[str, "name or path of the model to start from"] = DEFAULT_MODEL,
+    corpus: Annotated[str, "folder below --data, in a layout of ESC-50 or ESC-10"] = "esc50-16k",
+    work: Annotated[Path, "folder for the manifest and the fine-tuned model"] = Path("runs/transfer"),
+) -> Iterator[Row]:
+    """Measure the learning curve of `weakaudio adapt`."""
+    esc50.prepared(data / corpus, work / corpus)
+    start = time.perf_counter()
+    summary = adapt_folder(work / corpus / MANIFEST, work / "adapted" / "mine.safetensors", model)
+    seconds, name = time.perf_counter() - start, run_name(model)
+    about = f"{summary.n_clips} clips of {summary.n_classes} classes, {corpus}"
+    row = {"what": "learning curve of adapt", "metric": f"{name}: accuracy (%)", "data": about}
     for labels, accuracy, std, n in summary.quality.curve.itertuples(index=False):
-        yield {**row, "system": f"{labels} labels a class", "value": 100 * accuracy, "spread": 100 * std, "n": n}
+        yield {**row, "system": f"{labels} labels per class", "value": 100 * accuracy, "spread": 100 * std, "n": n}
     scores = summary.quality.scores
     n_folds = len(scores.accuracies)
-    whole = {"value": 100 * scores.mean, "spread": 100 * scores.std, "n": n_folds}
-    yield {**row, "system": f"all but those of one of {n_folds} folds", **whole}
-    took = {"metric": f"{name}: seconds, whole command", "value": seconds}
-    yield {**row, "system": f"all but those of one of {n_folds} folds", **took}
-
-
-def main(args: Sequence[str] | None = None, root: Path = ROOT) -> None:
-    """The command; figures are recorded below `root`."""
-    parser = argparse.ArgumentParser("python -m recipes.transfer.curve", description="Learning curve of adapt.")
-    parser.add_argument("--data", required=True, help="folder that holds esc50-16k/")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="name or path of the model to begin with")
-    parser.add_argument("--corpus", default="esc50-16k", help="folder below --data, in a layout of ESC-50 or ESC-10")
-    parser.add_argument("--work", default="runs/transfer", help="folder for the manifest and the adapted model")
-    given = parser.parse_args(args)
-    command = shlex.join(["python", "-m", "recipes.transfer.curve", *(sys.argv[1:] if args is None else args)])
-    folder = Path(given.work) / given.corpus
-    prepare(str(Path(given.data) / given.corpus), str(folder))
-    start = time.perf_counter()
-    summary = adapt_folder(folder / MANIFEST, Path(given.work) / "adapted" / "mine.safetensors", given.model)
-    seconds = time.perf_counter() - start
-    data = f"{summary.n_clips} clips of {summary.n_classes} classes, {given.corpus}"
-    measured = [{**row, "command": command} for row in rows(Path(given.model).stem, data, summary, seconds)]
-    record("transfer", measured, root)
-    Console().print(str(summary))
+    row["system"] = f"all ({n_folds - 1} of {n_folds} folds)"
+    yield {**row, **over_folds(scores)}
+    yield {**row, "metric": f"{name}: seconds, command", "value": seconds}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except WeakAudioError as error:
-        sys.exit(f"curve: {error}")
+    sys.exit(main())

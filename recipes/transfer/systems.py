@@ -1,15 +1,17 @@
-"""What stands in a line of the tables: references, frozen networks, and networks adapted fold by fold."""
+"""The lines of the tables: references, frozen networks, and networks fine-tuned fold by fold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
+from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 
+from recipes.command import run_name
 from recipes.transfer.corpora import Corpus
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
@@ -19,11 +21,9 @@ from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import cross_validate_manifest
-from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
-from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate
-from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.cross_validation import FoldScores, Protocol, cross_validate
 from weakaudio.transfer.fine_tune import FineTuneConfig
-from weakaudio.transfer.transductive import self_train, spread_labels
+from weakaudio.transfer.transductive import spread_labels, train_self
 
 Found = Iterator[tuple[str, FoldScores]]
 
@@ -42,7 +42,7 @@ def spread(X: NDArray[Any], y: NDArray[Any], unseen: NDArray[Any]) -> NDArray[An
 
 JUDGES: dict[str, Callable[[Any, Any, Any], NDArray[Any]]] = {
     "label spreading": spread,
-    "self-training": self_train,
+    "self-training": train_self,
 }
 _EDGE = 1e-7  # probabilities nearer to 0 or 1 have no finite logit
 
@@ -59,7 +59,7 @@ def references(corpus: Corpus, manifest: Manifest) -> Found:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, and the clips of a corpus as it hears them."""
+    """A network, and the clips of a corpus at its rate."""
 
     name: str
     """in the table"""
@@ -70,48 +70,46 @@ class Subject:
 
     @classmethod
     def open(cls, model: str, manifest: Manifest) -> Subject:
-        """Of a model by its name or path; a run is known by its folder."""
-        path, opened = Path(model), load_model(model)
-        name = path.parent.name if path.name == "model.safetensors" else path.stem
-        table = manifest.table
+        """Load a model by its name or path, and read the clips."""
+        opened, table = load_model(model), manifest.table
         sources = list(table["source"]) if "source" in table else None
         facts = {"y": [labels[0] for labels in table["labels"]], "folds": table["fold"], "sources": sources}
         clips = [read_audio(path, opened.sample_rate)[0] for path in manifest.paths]
-        return cls(name, opened, clips, {**facts, "allow_shared_sources": True})
+        return cls(run_name(model), opened, clips, {**facts, "allow_shared_sources": True})
 
 
 def frozen(subject: Subject) -> Found:
-    """Embeddings of the network as it is, under a linear SVM; then transductive judges of them."""
+    """Embeddings of the network as it is, under a linear SVM and under transductive classifiers."""
     found = Embedder(subject.model, "f1+f2", "mean+max").embed_clips(subject.clips)
     wide, n = np.stack([one.clip for one in found]), subject.model.network.n_features
     mean, top = np.hsplit(wide, 2)
-    logits = np.log(np.clip(mean[:, n:], _EDGE, 1 - _EDGE) / np.clip(1 - mean[:, n:], _EDGE, 1 - _EDGE))
+    probs = np.clip(mean[:, n:], _EDGE, 1 - _EDGE)
     features = {
         "F1 mean": mean[:, :n],
         "F1 max": top[:, :n],
         "F2 mean": mean[:, n:],
         "F2 max": top[:, n:],
-        "F1 mean and logits": np.hstack([mean[:, :n], logits]),
+        "F1 mean and logits": np.hstack([mean[:, :n], np.log(probs / (1 - probs))]),
     }
     for name, X in features.items():
         yield f"{subject.name}, {name}", cross_validate(build_classifier("linear-svm"), X, **subject.facts)
-    protocol = FoldProtocol(**subject.facts)
+    protocol = Protocol(**subject.facts)
     for judge, predict in JUDGES.items():
         predicted = {fold.name: predict(mean[fold.train, :n], fold.y, mean[fold.test, :n]) for fold in protocol}
         yield f"{subject.name}, F1 mean, {judge} (transductive)", protocol.score(predicted)
 
 
-def adapted(subject: Subject, presets: Sequence[str], practice: FineTuneConfig) -> Found:
-    """The network adapted on the other folds: its embedding under a linear SVM, as the paper, and its own head.
+def fine_tuned(subject: Subject, presets: Sequence[str], practice: FineTuneConfig) -> Found:
+    """The network fine-tuned on the other folds: its embedding under a linear SVM, as in the paper, and its own head.
 
-    Of preset II, which trains all layers, transductive uses of the fold's audio as well.
+    With preset II, which trains all layers, also transductive uses of the fold's audio.
     """
     for preset in presets:
-        uses = list(ADAPTATIONS) if preset == "II" else ["nothing"]
-        scores = cross_validate_fine_tuned(
-            subject.model, subject.clips, preset=preset, config=practice, adaptations=uses, **subject.facts
+        uses = list(HEARD) if preset == "II" else ["nothing"]
+        scores = cross_validate_adapted(
+            subject.model, subject.clips, preset=preset, practice=practice, heard=uses, **subject.facts
         )
         for use in uses:
-            how = f"{subject.name}, adapted ({preset})" + ("" if use == "nothing" else f", {use} (transductive)")
+            how = f"{subject.name}, fine-tuned ({preset})" + ("" if use == "nothing" else f", {use} (transductive)")
             yield f"{how}, F1 max", scores[use, "embedding"]
             yield f"{how}, own head", scores[use, "head"]

@@ -1,4 +1,4 @@
-"""The demo runs at a tiny size, ends with its page, uses again what is finished, and says so when it fails."""
+"""The demo runs at a tiny size, writes its page, uses finished parts again, and reports errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_failure_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     (tmp_path / "soundscapes").mkdir()
     (tmp_path / "soundscapes" / MANIFEST).write_text("path,labels\n")  # no classes, no store
     assert run.main(["--quick", f"--out={tmp_path}"]) == 2
-    assert "not a prepared corpus" in " ".join(capsys.readouterr().out.split())
+    assert "not a prepared corpus" in capsys.readouterr().err
 
 
 def test_both_systems_get_the_same_but_network_and_loss() -> None:

@@ -1,4 +1,4 @@
-"""A student that says the same, later, is found out."""
+"""The lag of a student behind its teacher is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weakaudio.inference.embedder import Embedding
 
 
 def course(rng: np.random.Generator, hop: float, late: float, blur: float) -> Course:
-    """Of a minute in which sounds of three classes begin and end; a fourth is never heard."""
+    """A minute in which sounds of three classes begin and end; a fourth is never positive."""
     middles = np.arange(0.0, 60.0, hop)
     starts = rng.uniform(0, 55, (3, 8))
     at = middles[:, None, None] - late
@@ -27,8 +27,8 @@ def course(rng: np.random.Generator, hop: float, late: float, blur: float) -> Co
 
 @pytest.mark.parametrize("late", [-0.31, -0.16, 0.0, 0.07, 0.4])
 @pytest.mark.parametrize("hop", [0.32, 0.64])
-def test_it_is_found_by_how_much(late: float, hop: float) -> None:
-    """Also by segments twice as long, and of a student that is less sure of where things begin."""
+def test_the_lag_is_measured(late: float, hop: float) -> None:
+    """Also with segments twice as long, and with a student whose onsets are less sharp."""
     students = [course(np.random.default_rng(seed), hop, late, 0.4) for seed in range(8)]
     teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
     found = lag(students, teachers)
@@ -37,7 +37,7 @@ def test_it_is_found_by_how_much(late: float, hop: float) -> None:
     assert found.recordings == 8
 
 
-def test_how_far_it_is_to_be_trusted_is_how_recordings_differ() -> None:
+def test_the_spread_is_that_over_recordings() -> None:
     """Half of the recordings 0.2 s late: half of that, more or less by which of them are drawn."""
     students = [course(np.random.default_rng(seed), 0.32, 0.2 * (seed % 2), 0.25) for seed in range(8)]
     teachers = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(8)]
@@ -47,44 +47,44 @@ def test_how_far_it_is_to_be_trusted_is_how_recordings_differ() -> None:
 
 
 @pytest.mark.parametrize("said", [0.0, 0.3])
-def test_a_student_that_says_the_same_all_the_time_has_the_greatest_shift(said: float) -> None:
+def test_a_constant_student_has_the_greatest_shift(said: float) -> None:
     teacher = course(np.random.default_rng(0), 0.32, 0.0, 0.25)
     found = lag([Course(teacher.middles, np.full_like(teacher.probs, said))], [teacher])
     assert abs(found.seconds) == pytest.approx(1.0)
 
 
-def test_a_student_that_is_later_than_is_tried_has_the_greatest_shift() -> None:
+def test_a_lag_beyond_the_range_is_the_greatest_shift() -> None:
     rngs = [np.random.default_rng(0) for _ in range(2)]
     found = lag([course(rngs[0], 0.32, 2.0, 0.25)], [course(rngs[1], 0.32, 0.0, 0.25)])
     assert tuple(found) == pytest.approx((1.0, 0.0, 1))
 
 
-def test_recordings_in_which_the_teacher_hears_nothing_do_not_count() -> None:
-    heard = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(3)]
-    silent = Course(heard[0].middles, np.full_like(heard[0].probs, 0.1))
-    found = lag([*heard, silent], [*heard, silent])
-    assert found == lag(heard, heard)
+def test_recordings_without_positives_of_the_teacher_do_not_count() -> None:
+    positive = [course(np.random.default_rng(seed), 0.32, 0.0, 0.25) for seed in range(3)]
+    silent = Course(positive[0].middles, np.full_like(positive[0].probs, 0.1))
+    found = lag([*positive, silent], [*positive, silent])
+    assert found == lag(positive, positive)
     assert tuple(found) == pytest.approx((0.0, 0.0, 3), abs=1e-4)
 
 
 @pytest.mark.parametrize("seconds", [1.5, 60.0])
-def test_where_nothing_is_heard_or_compared_there_is_an_error(seconds: float) -> None:
+def test_without_positives_or_overlap_there_is_an_error(seconds: float) -> None:
     middles = np.arange(0.0, seconds, 0.32)
-    heard = np.full((len(middles), 2), 0.9 if seconds < 2 else 0.1, np.float32)
-    with pytest.raises(ProtocolError, match="the teacher hears nothing, or recordings are shorter than 2 s"):
-        lag([Course(middles, heard)], [Course(middles, heard)])
+    positive = np.full((len(middles), 2), 0.9 if seconds < 2 else 0.1, np.float32)
+    with pytest.raises(ProtocolError, match="the teacher is never positive, or recordings are shorter than 2 s"):
+        lag([Course(middles, positive)], [Course(middles, positive)])
 
 
-def test_clips_are_joined_and_segments_have_their_middles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each model hears the same recordings, at its own rate."""
+def test_clips_are_joined_and_segments_have_centre_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model gets the same recordings, at its own rate."""
     files = [tmp_path / f"{n}.wav" for n in range(30)]
     for n, path in enumerate(files):
         sf.write(path, np.full(800, n / 100), 8000)
-    heard: list[np.ndarray] = []
+    positive: list[np.ndarray] = []
 
     class Stand(SimpleNamespace):
         def embed_array(self, audio: np.ndarray, sample_rate: int) -> Embedding:
-            heard.append(audio)
+            positive.append(audio)
             assert sample_rate == self.sample_rate
             return Embedding(np.ones((2, 3), np.float32), np.array([[0.0, 1.0], [0.5, 2.0]]), np.ones(3, np.float32))
 
@@ -94,9 +94,9 @@ def test_clips_are_joined_and_segments_have_their_middles(tmp_path: Path, monkey
 
     monkeypatch.setattr(lag_module.Embedder, "from_pretrained", stand)
     first, again, other = (lag_module.courses(rate, files) for rate in ("8000", "8000", "16000"))
-    assert [len(audio) for audio in heard] == 2 * [9600, 9600, 4800] + [19200, 19200, 9600]
-    assert all(np.array_equal(one, two) for one, two in zip(heard[:3], heard[3:6], strict=True))
-    clips = np.concatenate(heard[:3]).reshape(-1, 800)
+    assert [len(audio) for audio in positive] == 2 * [9600, 9600, 4800] + [19200, 19200, 9600]
+    assert all(np.array_equal(one, two) for one, two in zip(positive[:3], positive[3:6], strict=True))
+    clips = np.concatenate(positive[:3]).reshape(-1, 800)
     assert sorted(np.round(100 * clips.mean(1)).astype(int)) == list(range(30))
     for course in (*first, *again, *other):
         assert course.middles.tolist() == [0.5, 1.25]

@@ -1,4 +1,4 @@
-"""The recipe on tiny networks and a few sounds: what it writes, and that a run goes on as if it had not stopped."""
+"""The recipe on tiny networks and a few sounds: what it writes, and that a run resumes as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, randomise: Callable[[Net
     }
 
 
-def test_a_run_leaves_a_model_and_a_table_and_goes_on_as_if_it_had_not_stopped(
+def test_a_run_leaves_a_model_and_a_table_and_resumes_as_if_it_had_not_stopped(
     arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = train(str(tmp_path / "whole"), epochs=3, cooldown=1, **arguments)
@@ -64,11 +64,11 @@ def test_a_run_leaves_a_model_and_a_table_and_goes_on_as_if_it_had_not_stopped(
     assert whole.read_bytes() == parts.read_bytes()
     model = load_model(whole)
     assert model.labels == ["dog", "rain", "saw"]
-    assert "9 steps" in model.metadata["training"]
+    assert "9 steps" in model.notes["training"]
     assert torch.isfinite(model(torch.zeros(1, 5000)).clip_probs).all()
 
 
-def test_a_run_killed_before_it_wrote_its_model_writes_it_when_it_goes_on(
+def test_a_run_killed_before_it_wrote_its_model_writes_it_when_resumed(
     arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     path = train(str(tmp_path), epochs=1, **arguments)
@@ -77,33 +77,33 @@ def test_a_run_killed_before_it_wrote_its_model_writes_it_when_it_goes_on(
     assert train(str(tmp_path), epochs=1, **arguments).read_bytes() == whole
 
 
-def test_a_run_goes_on_only_as_it_was_begun(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_same_settings(arguments: dict[str, Any], tmp_path: Path) -> None:
     train(str(tmp_path), epochs=1, **arguments)
-    with pytest.raises(ProtocolError, match="seed 0, now it is 5"):
+    with pytest.raises(ProtocolError, match="seed 0, not 5"):
         train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
-    with pytest.raises(ProtocolError, match="batch_size 2, now it is 4"):
+    with pytest.raises(ProtocolError, match="batch_size 2, not 4"):
         train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
 
 
-def test_a_student_is_shipped_at_half_size_and_says_what_it_heard(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_a_student_is_shipped_at_half_size_with_its_metadata(arguments: dict[str, Any], tmp_path: Path) -> None:
     path = train(str(tmp_path / "run"), epochs=1, **arguments)
     shipped = ship(path, "weakaudio-tiny", tmp_path)
     assert shipped == tmp_path / "pretrained" / "weakaudio-tiny.safetensors"
     model, trained = load_model(shipped), load_model(path)
-    assert model.metadata["name"] == "weakaudio-tiny"
-    assert model.metadata["licence"] == "MIT"
-    assert list(model.metadata["corpora"].values()) == [1.0]
-    assert model.metadata["seed"] == 0
+    assert model.notes["name"] == "weakaudio-tiny"
+    assert model.notes["licence"] == "MIT"
+    assert list(model.notes["corpora"].values()) == [1.0]
+    assert model.notes["seed"] == 0
     audio = 0.1 * torch.randn(1, 32000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(audio).clip_probs, trained(audio).clip_probs, rtol=0, atol=2e-3)
 
 
-def test_a_student_that_began_with_another_says_with_which(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_a_student_names_the_model_it_was_initialised_from(arguments: dict[str, Any], tmp_path: Path) -> None:
     first = train(str(tmp_path / "first"), epochs=1, **arguments)
     second = train(str(tmp_path / "second"), epochs=1, every=2, start=str(first), **{**arguments, "seed": 3})
-    metadata, before = load_model(second).metadata, load_model(first)
-    assert metadata["start"] == {"training": before.metadata["training"], "checksum": model_checksum(before)}
+    notes, before = load_model(second).notes, load_model(first)
+    assert notes["start"] == {"training": before.notes["training"], "checksum": model_checksum(before)}
     third = train(str(tmp_path / "third"), epochs=1, start=str(second), **{**arguments, "seed": 3})
-    assert load_model(third).metadata["start"]["start"] == metadata["start"]
-    with pytest.raises(ProtocolError, match="holds a run with every 2, now it is 1"):
+    assert load_model(third).notes["start"]["start"] == notes["start"]
+    with pytest.raises(ProtocolError, match="was made with every 2, not 1"):
         train(str(tmp_path / "second"), epochs=1, start=str(first), **{**arguments, "seed": 3})

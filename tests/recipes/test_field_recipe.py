@@ -15,7 +15,7 @@ from weakaudio.audio.io import read_audio
 from weakaudio.errors import AudioError
 
 
-def test_every_kind_of_broken_file_is_refused_for_its_true_reason(tmp_path: Path) -> None:
+def test_every_kind_of_broken_file_is_refused_for_the_right_reason(tmp_path: Path) -> None:
     planted = plant(tmp_path, 2 * len(KINDS))
     assert len(planted) == 2 * len(KINDS)
     for name, said in planted.items():
@@ -37,7 +37,7 @@ def test_a_tiny_run_records_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     found = {(row["system"], row["metric"]): row["value"] for row in rows}
     assert found["weakaudio embed", "rows"] == 6
-    assert found["weakaudio embed", "with their true reason"] == 3
+    assert found["weakaudio embed", "with the right reason"] == 3
     assert found["weakaudio embed", "same rows and failures after the kills"] == 1
     assert json.dumps(rows)
     assert {metric for _, metric in found} >= {"times real time", "peak memory (MB)"}

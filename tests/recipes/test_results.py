@@ -1,81 +1,80 @@
-"""The tables of the READMEs agree with the figures recorded, and figures know the code that made them."""
+"""The tables of the READMEs agree with the recorded figures, and figures keep their origin."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from recipes import code, results
-
-SOURCE = '"""Docstring."""\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n    return 2 * x  # comment\n'
+from recipes import results
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with one source file under the recipe `benchmark` and a README with one table."""
-    (tmp_path / "weakaudio" / "audio").mkdir(parents=True)
-    (tmp_path / "weakaudio" / "audio" / "double.py").write_text(SOURCE)
+    """A project with a recipe and a README with one table."""
     (tmp_path / "recipes" / "benchmark").mkdir(parents=True)
-    (tmp_path / "recipes" / "benchmark" / "config.yaml").write_text("a: 1\n")
     (tmp_path / "README.md").write_text("# A\n<!-- results: benchmark / speed -->\n<!-- /results -->\nB\n")
     return tmp_path
 
 
 def row(**changes: object) -> results.Row:
-    return {
+    facts = {
         "what": "speed",
         "system": "ours",
         "metric": "s/s",
         "value": 123.456,
         "data": "noise",
         "command": "run it",
-        **changes,
     }
+    return {**facts, **changes}
 
 
-def test_tables_of_this_repository_agree() -> None:
-    assert results.main(["--check"]) == 0
+def test_tables_of_this_repository_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["--check"]) == 0, capsys.readouterr().out
+    for path in results.ROOT.glob("recipes/*/results.json"):
+        for one in results.load(path.parent.name):
+            assert list(one) == list(results.FIELDS)
 
 
-def test_recorded_rows_come_back_with_their_origin(project: Path) -> None:
-    results.record("benchmark", [row(), row(system="theirs", spread=0.5, n=5, note="slow")], project)
-    ours, theirs = results.load("benchmark", project)
-    assert (ours["system"], ours["value"], ours["n"], ours["spread"]) == ("ours", 123.456, 1, None)
+def test_rows_are_recorded_with_their_origin_and_replace_their_like(project: Path) -> None:
+    results.record(
+        "benchmark", [row(), row(system="theirs", spread=0.5, n=5, note="slow"), row(data="speech")], project
+    )
+    ours, theirs, speech = results.load("benchmark", project)
+    assert (ours["value"], ours["spread"], ours["n"], ours["commit"]) == (
+        123.456,
+        None,
+        1,
+        "unknown",
+    )  # not under git
     assert (theirs["spread"], theirs["n"], theirs["note"]) == (0.5, 5, "slow")
-    assert ours["commit"] == "unknown"  # not under git
     assert "cores" in ours["machine"]
-    assert len(ours["code"]) == 64
-
-
-def test_a_row_replaces_its_like_in_place_and_nothing_else(project: Path) -> None:
-    results.record("benchmark", [row(), row(system="theirs"), row(data="speech")], project)
-    path = results.record("benchmark", [row(value=2.0)], project)
-    found = [(r["system"], r["data"], r["value"]) for r in json.loads(path.read_text())]
-    assert found == [("ours", "noise", 2.0), ("theirs", "noise", 123.456), ("ours", "speech", 123.456)]
-    before = path.read_bytes()
-    assert results.record("benchmark", [row(value=2.0)], project).read_bytes() == before
+    assert "torch" in ours["machine"]
+    old = {"commit": "abc", "machine": "m", "date": "2000-01-01"}
+    results.record("benchmark", [row(value=2.0, **old)], project)
+    assert results.load("benchmark", project) == [{**ours, "value": 2.0, **old}, theirs, speech]
 
 
 @pytest.mark.parametrize("changes", [{"value": float("nan")}, {"unit": "s"}, {"value": "3"}])
 def test_a_malformed_row_is_refused(project: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="benchmark"):
+    with pytest.raises(ValueError, match="row"):
         results.record("benchmark", [row(**changes)], project)
     assert results.load("benchmark", project) == []
 
 
 def test_tables_are_written_and_checked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert results.main(["--check"], project) == 1  # "no figures yet" is not there
-    assert "README.md" in capsys.readouterr().out
-    rows = [row(spread=1.26, n=3, note="warm"), row(metric="ratio", value=0.01234), row(system="theirs")]
+    rows = [row(spread=1.26, n=3, note="warm"), row(metric="ratio", value=0.01234), row(system="theirs", value=5)]
     results.record("benchmark", rows, project)
+    assert results.main(["--check"], project) == 1
+    assert "README.md" in capsys.readouterr().out
     assert results.main([], project) == 0
     text = (project / "README.md").read_text()
     assert "| system | s/s | ratio |" in text
     assert "| ours | 123 ± 1 (n=3) <sup>1</sup> | 0.0123 |" in text
-    assert "| theirs | 123 |  |" in text
+    assert "| theirs | 5 |  |" in text
     assert "<sub>1: warm</sub>" in text
+    made = results.origin(project)
+    assert f"noise; `run it`; {made['machine']}; commit unknown; {made['date']}</sub>" in text
     assert text.startswith("# A\n")
     assert text.endswith("<!-- /results -->\nB\n")
     assert results.main(["--check"], project) == 0
@@ -88,43 +87,19 @@ def test_data_become_a_column_where_they_differ(project: Path) -> None:
     assert "| ours | speech | 5 |" in table
 
 
-def test_figures_go_stale_with_code_but_not_with_comments(project: Path) -> None:
-    source = project / "weakaudio" / "audio" / "double.py"
-    results.record("benchmark", [row()], project)
-    source.write_text(SOURCE.replace("# comment", "# another").replace("Twice x.", "x, twice."))
-    assert "(stale)" not in results.table("benchmark", "speed", project)
-    source.write_text(SOURCE.replace("2 * x", "3 * x"))
-    assert "(stale)" in results.table("benchmark", "speed", project)
-    source.write_text(SOURCE)
-    (project / "recipes" / "benchmark" / "config.yaml").write_text("a: 2\n")
-    assert "(stale)" in results.table("benchmark", "speed", project)
-
-
-def test_a_table_of_its_own_code_goes_stale_with_that_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(code.CODE_OF_TABLES, ("benchmark", "size"), ["weakaudio/size.py"])
-    (project / "weakaudio" / "size.py").write_text(SOURCE)
-    results.record("benchmark", [row(), row(what="size")], project)
-
-    def stale() -> list[str]:
-        return [what for what in ("speed", "size") if "(stale)" in results.table("benchmark", what, project)]
-
-    assert stale() == []
-    (project / "recipes" / "benchmark" / "config.yaml").write_text("a: 2\n")
-    assert stale() == ["speed"]
-    (project / "weakaudio" / "size.py").write_text(SOURCE.replace("2 * x", "3 * x"))
-    assert stale() == ["speed", "size"]
-
-
-def test_code_is_named_of_recipes_and_tables_that_are_there() -> None:
-    readmes = "".join(path.read_text() for path in results.ROOT.glob("recipes/*/README.md"))
-    named = {f"{recipe} / ": paths for recipe, paths in code.CODE.items()}
-    named |= {f"{recipe} / {what} -->": paths for (recipe, what), paths in code.CODE_OF_TABLES.items()}
-    for name, paths in named.items():
-        assert f"<!-- results: {name}" in readmes, name
-        assert [path for path in paths if not (results.ROOT / path).exists()] == []
-
-
-def test_a_table_that_is_not_closed_is_an_error(project: Path) -> None:
-    (project / "README.md").write_text("<!-- results: benchmark / speed -->\n")
-    with pytest.raises(ValueError, match="close"):
+def test_a_table_that_is_not_closed_or_empty_is_an_error(project: Path) -> None:
+    with pytest.raises(ValueError, match="no rows for the table 'speed'"):
         results.main([], project)
+    (project / "README.md").write_text("<!-- results: benchmark / speed -->\n")
+    with pytest.raises(ValueError, match="not closed"):
+        results.main([], project)
+
+
+def test_the_table_of_models_is_written_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# A\n<!-- models -->\nold\n<!-- /models -->\nB\n")
+    assert results.main([], tmp_path) == 0
+    text = readme.read_text()
+    assert text.startswith("# A\n<!-- models -->\n| name |")
+    assert text.endswith("<!-- /models -->\nB\n")
+    assert "| `efficientat-mn04` | 0.98 M | 32 | 527 | 0.432 |" in text

@@ -105,54 +105,50 @@ def test_the_splits_of_the_corpus_share_no_recording_and_no_class_is_missing(sou
     assert set(events.loc[jackhammers, "labels"].map(tuple)) == {("drilling",)}
 
     splits = found.manifest.table[["path", "split"]]
-    heard = found.events().merge(splits, on="path").merge(events, left_on="source", right_on="file")
-    assert len(heard) == len(found.events())
-    assert (heard["label"] == heard["labels"].str[0]).all()
-    assert heard.groupby("source_y")["split"].nunique().max() == 1
-    assert set(heard.loc[heard["home"] == "fold1", "split"]) == {"train"}
-    assert set(heard.loc[heard["home"] == "fold2", "split"]) == {"val", "test"}
-    assert heard.groupby("label")["split"].nunique().tolist() == [3] * 5
+    used = found.events().merge(splits, on="path").merge(events, left_on="source", right_on="file")
+    assert len(used) == len(found.events())
+    assert (used["label"] == used["labels"].str[0]).all()
+    assert used.groupby("source_y")["split"].nunique().max() == 1
+    assert set(used.loc[used["home"] == "fold1", "split"]) == {"train"}
+    assert set(used.loc[used["home"] == "fold2", "split"]) == {"val", "test"}
+    assert used.groupby("label")["split"].nunique().tolist() == [3] * 5
 
 
 def test_rows_of_two_seeds_can_be_recorded_and_nothing_is_trained_twice(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = run.measure(tmp_path, corpus, [1, 2], TINY)
+    found = list(run.measure(tmp_path, corpus, [1, 2], TINY))
     runs = {f"{name}{seed}" for name in ("weak-20", "weak-10", "slat-10") for seed in ("", "-seed2")}
     assert {path.name for path in tmp_path.iterdir()} == runs
     assert all((tmp_path / name / "evaluation" / "per_class.csv").is_file() for name in runs)
     first, second = (read_header(tmp_path / name / run.MODEL) for name in ("slat-10", "slat-10-seed2"))
     assert first["network"] == second["network"] == "windowed-cnn"
     assert {row["what"] for row in found} == {"clips", "localisation", "time"}
-    assert {row["system"] for row in found} == {"prevalence (knows nothing)", *run.SYSTEMS}
+    assert {row["system"] for row in found} == {"chance (class prevalence)", *run.SYSTEMS}
+    training = [row for row in found if row["metric"] == "training, s an epoch"]
+    logs = [pd.read_csv(tmp_path / f"weak-20{seed}" / run.METRICS)["seconds"] for seed in ("", "-seed2")]
+    assert training[0]["value"] == pytest.approx(np.mean([log.median() for log in logs]))
     for row in found:
         assert math.isfinite(row["value"]), row
-        assert row["n"] == (1 if row["system"].startswith("prevalence") else 2)
+        assert row["n"] == (1 if row["system"].startswith("chance") else 2)
 
     (tmp_path / "project" / "recipes" / "soundscapes").mkdir(parents=True)
-    results.record("soundscapes", found, tmp_path / "project")
+    results.record("soundscapes", [{**row, "command": "none"} for row in found], tmp_path / "project")
     assert "N_S" in results.table("soundscapes", "clips", tmp_path / "project")
 
     def no_training(_: Any) -> None:
         pytest.fail("a finished run was trained again")
 
     monkeypatch.setattr(run, "train", no_training)
-    again = run.measure(tmp_path, corpus, [1, 2], TINY)
+    again = list(run.measure(tmp_path, corpus, [1, 2], TINY))
     timeless = [[row for row in rows if row["what"] != "time"] for rows in (found, again)]
     assert timeless[0] == timeless[1]
 
 
-def test_seeds_enter_weights_and_order(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_enter_weights_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(run, "train", seen.append)
-    for seed in (1, 3):
-        run.train_once(run.System("weak", 7), seed, tmp_path, corpus)
-    assert {"--seed_everything=1", "--data.seed=0", f"--out={tmp_path / 'weak-7'}"} <= set(seen[0])
-    assert {"--seed_everything=3", "--data.seed=2", f"--out={tmp_path / 'weak-7-seed3'}"} <= set(seen[1])
-    assert all("--trainer.max_epochs=7" in options for options in seen)
-
-
-def test_time_is_that_of_an_epoch_nobody_held_up(tmp_path: Path) -> None:
-    (tmp_path / "log").mkdir()
-    pd.DataFrame({"seconds": [1.5, 400.0, 1.0]}).to_csv(tmp_path / "log" / "metrics.csv")
-    assert run._seconds(tmp_path) == 1.5
+    run.train_once(tmp_path / "out", "weak", tmp_path, 3, ["--trainer.max_epochs=7"])
+    assert {"--seed_everything=3", "--data.seed=2", "--trainer.max_epochs=7", f"--out={tmp_path / 'out'}"} <= set(
+        seen[0]
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 
 from recipes import results
 from recipes.transfer import curve, run, systems
@@ -21,7 +22,6 @@ from weakaudio.pretrained import save_model
 from weakaudio.transfer.classifiers import linear_svm
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.cross_validation import cross_validate
-from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.transductive import spread_labels
 
 
@@ -48,7 +48,7 @@ def model(tmp_path: Path, randomise: Callable[[Network], Network]) -> Path:
 
 def measured(data: Path, *more: str) -> dict[tuple[str, str], results.Row]:
     args = ["--data", str(data), "--work", str(data.parent / "work"), "--corpus", "ESC-10", *more]
-    run.main(args, root=data.parent)
+    assert run.main(args, root=data.parent) == 0
     rows = results.load("transfer", data.parent)
     assert all("--corpus" in row["command"] for row in rows)
     return {(row["system"], row["metric"]): row for row in rows}
@@ -66,7 +66,7 @@ def test_references_are_what_the_protocol_scores(data: Path) -> None:
     assert last["value"] == pytest.approx(100 * scores.accuracies[5])
 
 
-def test_a_model_is_measured_frozen_and_adapted(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_measured_frozen_and_fine_tuned(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for judge in systems.JUDGES:
         monkeypatch.setitem(systems.JUDGES, judge, lambda X, y, unseen: np.repeat(y[:1], len(unseen)))
     rows = measured(data, "--model", str(model), "--preset", "II", "--epochs", "1")
@@ -76,17 +76,17 @@ def test_a_model_is_measured_frozen_and_adapted(data: Path, model: Path, monkeyp
         "weak-20, F1 mean and logits",
         *(f"weak-20, F1 mean, {judge} (transductive)" for judge in systems.JUDGES),
         *(
-            f"weak-20, adapted (II){use}, {how}"
+            f"weak-20, fine-tuned (II){use}, {how}"
             for use in ("", ", norms (transductive)", ", entropy (transductive)")
             for how in ("F1 max", "own head")
         ),
     ]
     value = {name: rows[name, run.ALL]["value"] for name in names}
     assert value["weak-20, F1 mean, self-training (transductive)"] == pytest.approx(10.0)
-    assert value["weak-20, adapted (II), F1 max"] > 20  # one in ten by chance
+    assert value["weak-20, fine-tuned (II), F1 max"] > 20  # one in ten by chance
     notes = {rows[name, run.ALL]["note"] for name in names}
     assert len(notes) == 1
-    assert "only fold 5 is new" in notes.pop()
+    assert "only fold 5 is unseen" in notes.pop()
 
     table = read_manifest(data.parent / "work" / "esc10-44k" / "manifest.csv")
     y = [labels[0] for labels in table.table["labels"]]
@@ -127,9 +127,9 @@ def test_labels_are_spread_over_more_neighbours_where_ten_reach_too_few(rng: np.
 
 
 def test_folds_of_other_corpora_are_not_those_of_esc(data: Path) -> None:
-    """Of a corpus of which nothing was kept back there is no fold 5."""
+    """A corpus without an unseen fold has no figure of one fold alone."""
     esc10 = next(corpus for corpus in CORPORA if corpus.name == "ESC-10")
-    other: Corpus = replace(esc10, name="other", new_fold=None, untrained=())
+    other: Corpus = replace(esc10, name="other", unseen_fold=None, untrained=())
     clips: Manifest = other.read(data, data.parent / "work")
     (_, scores), *_ = systems.references(other, clips)
     assert [row["metric"] for row in run.rows(other, "a system", scores, None)] == [run.ALL]
@@ -142,14 +142,14 @@ def test_the_learning_curve_is_what_adapt_estimates(
     stages = [("dense", 1, 4), ("dense", 0, 8), ("dense", 0, 8), ("dense", 1, 16)]
     save_model(Model(randomise(FlashCNN(3, 64, stages, 8)), "16k", ["a", "b", "c"]), path)
     args = ["--data", str(data), "--work", str(tmp_path / "work"), "--corpus", "esc10-44k", "--model", str(path)]
-    curve.main(args, root=tmp_path)
+    assert curve.main(args, root=tmp_path) == 0
     rows = {(row["system"], row["metric"]): row for row in results.load("transfer", tmp_path)}
-    whole = "all but those of one of 5 folds"
+    whole = "all (4 of 5 folds)"
     accuracy = "tiny: accuracy (%)"
     assert list(rows) == [
-        *((f"{n} labels a class", accuracy) for n in (5, 10, 20)),
+        *((f"{n} labels per class", accuracy) for n in (5, 10, 20)),
         (whole, accuracy),
-        (whole, "tiny: seconds, whole command"),
+        (whole, "tiny: seconds, command"),
     ]
-    assert rows[whole, accuracy]["value"] > rows["5 labels a class", accuracy]["value"] > 10
+    assert rows[whole, accuracy]["value"] > rows["5 labels per class", accuracy]["value"] > 10
     assert all(row["data"] == "400 clips of 10 classes, esc10-44k" for row in rows.values())

@@ -1,12 +1,11 @@
-"""Damage: bits, bytes, chunks and numbers of a file, at its head and end more often than inside."""
+"""Damage to a file: bits, bytes, chunks and numbers, near its start and end more often than inside."""
 
 from __future__ import annotations
 
 import io
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import log
 
 import numpy as np
@@ -14,47 +13,23 @@ import numpy as np
 Rng = np.random.Generator
 
 
-@dataclass(frozen=True)
-class Input:
-    """A damaged file."""
+def damage(suffix: str, content: bytes, donors: Sequence[bytes], rng: Rng) -> tuple[bytes, tuple[str, ...]]:
+    """A damaged copy of a file, and the names of the changes, in order.
 
-    kind: str
-    path: str
-    """of the seed, relative to the folder of the seeds"""
-    content: bytes
-    changes: tuple[str, ...]
-    """names of what was done to it, in order; with "inside" the container around it was left, or made, whole"""
-
-
-def make_input(seeds: Mapping[str, Sequence[str]], contents: Mapping[str, bytes], number: int, seed: int) -> Input:
-    """Input `number` of a run: the same for the same seeds and the same seed.
+    With "inside", the container around the changed part was left, or made, whole.
 
     Parameters
     ----------
-    seeds
-        Paths by kind; the kinds take turns.
-    contents
-        The files at these paths.
+    suffix
+        Of the file's name.
+    donors
+        Other files, parts of which may be spliced in.
     """
-    rng = np.random.default_rng([seed, number])
-    kinds = list(seeds)
-    kind = kinds[number % len(kinds)]
-    path = str(rng.choice(seeds[kind]))
-    whole = set(contents.values())
-    while True:
-        donors = seeds[kind] if rng.random() < 0.7 else list(contents)
-        donor = contents[str(rng.choice(donors))]
-        content, changes = _damage(path, contents[path], donor, rng)
-        if content not in whole:
-            return Input(kind, path, content, changes)
-
-
-def _damage(path: str, content: bytes, donor: bytes, rng: Rng) -> tuple[bytes, tuple[str, ...]]:
-    container = _CONTAINERS.get(path.rsplit(".", 1)[-1])
+    container, done = _CONTAINERS.get(suffix), []  # type: ignore[var-annotated]
+    donor = donors[rng.integers(len(donors))]
     if container and rng.random() < 0.5:
-        done: list[str] = ["inside"]
+        done.append("inside")
         return container(content, lambda part: _change(part, donor, rng, done), rng), tuple(done)
-    done = []
     return _change(content, donor, rng, done), tuple(done)
 
 
@@ -76,7 +51,7 @@ def _place(size: int, rng: Rng) -> int:
 
 
 def _length(size: int, rng: Rng) -> int:
-    """Of a chunk, 1 .. size, short ones more often."""
+    """Length of a chunk, 1 .. size, short ones more often."""
     return int(np.exp(rng.uniform(0, log(max(size, 1)))))
 
 
@@ -94,7 +69,7 @@ def _set_bytes(content: bytes, _: bytes, rng: Rng) -> bytes:
 
 
 def _letter(content: bytes, _: bytes, rng: Rng) -> bytes:
-    """A character becomes another that can be printed, anywhere: for files that are text."""
+    """A character becomes another printable one, anywhere: for files that are text."""
     at = int(rng.integers(max(len(content), 1)))
     return (content[:at] + bytes([int(rng.integers(32, 127))]) + content[at + 1 :])[: len(content)]
 
@@ -172,8 +147,8 @@ _TOKENS = (
     *(b"a" * 300, b"[" * 5000, b"RIFF", b"data", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"PK\x03\x04", b"\x89HDF"),
 )
 
-# Formats whose own checksums or lengths refuse nearly all damage at the door, or have few bytes that matter: half of
-# their inputs are damaged inside, and closed again, so that what lies behind is read, too.
+# Formats whose own checksums or lengths reveal nearly all damage, or have few bytes that matter: half of their inputs
+# are damaged inside, and closed again, so that the code behind them is reached, too.
 _Part = Callable[[bytes], bytes]
 
 
@@ -209,7 +184,7 @@ _OGG_CRC = [_ogg_crc_of(byte) for byte in range(256)]
 
 
 def _inside_zip(content: bytes, change: _Part, rng: Rng) -> bytes:
-    """One member of the archive is changed, and the archive written anew."""
+    """One member of the archive is changed, and the archive written again."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = str(rng.choice(list(members)))
@@ -222,7 +197,7 @@ def _inside_zip(content: bytes, change: _Part, rng: Rng) -> bytes:
 
 
 def _inside_hdf5(content: bytes, change: _Part, rng: Rng) -> bytes:
-    """What follows the signature of one of HDF5's own tables is changed in place: they have no checksums."""
+    """The content of one of HDF5's own tables is changed in place: they have no checksums."""
     starts = [found.end() for found in re.finditer(b"GCOL|TREE|HEAP|SNOD", content)]
     start = int(rng.choice(starts))
     old = content[start : start + 256]
@@ -238,9 +213,9 @@ def _inside_safetensors(content: bytes, change: _Part, rng: Rng) -> bytes:
 
 
 _CONTAINERS: dict[str, Callable[[bytes, _Part, Rng], bytes]] = {
-    "ogg": _inside_ogg,
-    "opus": _inside_ogg,
-    "h5": _inside_hdf5,
-    "npz": _inside_zip,
-    "safetensors": _inside_safetensors,
+    ".ogg": _inside_ogg,
+    ".opus": _inside_ogg,
+    ".h5": _inside_hdf5,
+    ".npz": _inside_zip,
+    ".safetensors": _inside_safetensors,
 }

@@ -1,4 +1,4 @@
-"""Whole files of every kind that the library reads, made on the spot: what the damaged ones are made from."""
+"""Intact files of every kind that the library reads, which the damaged ones are made from."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ KINDS: dict[str, tuple[str, ...]] = {
     "embeddings Parquet": ("embeddings/*.parquet",),
     "checkpoint": ("models/*.safetensors",),
 }
-"""Kinds of files, and where `write_seeds` puts them"""
+"""Kinds of files, and where `write_intact` puts them"""
 
 _RATE = 16000  # Hz
 _CLASSES = ["dog", "rain", "Säge"]
 _SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610")
-_MONO = frozenset({"GSM610"})  # that take no second channel
+_MONO = frozenset({"GSM610"})  # without a second channel
 
 
-def write_seeds(folder: Path) -> None:
-    """Write whole files of all kinds below a folder: a few of each kind, 1 to 30 KB each."""
+def write_intact(folder: Path) -> None:
+    """Write intact files of all kinds below a folder: a few of each kind, 1 to 30 KB each."""
     _write_audio(folder / "audio")
     _write_corpus(folder / "corpus", folder / "audio")
     _write_embeddings(folder / "embeddings")
     _write_models(folder / "models")
 
 
-def find_seeds(folder: Path) -> dict[str, list[str]]:
-    """Paths of the seeds by kind, relative to the folder and sorted."""
+def find_intact(folder: Path) -> dict[str, list[str]]:
+    """Paths of the files by kind, relative to the folder and sorted."""
     return {
         kind: sorted(path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern))
         for kind, patterns in KINDS.items()
@@ -62,7 +62,7 @@ def find_seeds(folder: Path) -> dict[str, list[str]]:
 
 
 def _write_audio(folder: Path) -> None:
-    """One second, with two channels wherever it is possible, and a mono one of each format."""
+    """One second, with two channels where possible, and a mono one of each format."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(_RATE) / _RATE)
@@ -117,7 +117,7 @@ def _write_embeddings(folder: Path) -> None:
 
 
 def _write_models(folder: Path) -> None:
-    """A small network in whole and in half precision, and as releases wrote it that kept no checksum."""
+    """A small network in full and in half precision, and as older releases wrote it, without a checksum."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_network("weakcnn", n_classes=len(_CLASSES), n_mels=64, width=1 / 16)

@@ -1,4 +1,4 @@
-"""The frontier at a tiny size: what is recorded of which system, and that the reference is what was published."""
+"""The Pareto front at a tiny size: which figures each system has, and that the reference is what was published."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import soundfile as sf
 import torch
 
 from recipes import results
-from recipes.benchmark.compare import Scale
-from recipes.latency import frontier, published
+from recipes.latency import pareto, published
 from weakaudio.audio.frontend import LogMel
 from weakaudio.deploy.benchmark import PathTimes
 from weakaudio.networks import FlashCNN, MobileNet, Network
@@ -27,7 +26,7 @@ def test_the_published_front_end_is_the_one_that_is_ours() -> None:
     torch.testing.assert_close(LogMel("efficientat-32k")(waveform)[0], expected, rtol=0, atol=1e-3)
 
 
-def test_a_network_as_published_says_what_our_copy_of_it_says(randomise: Callable[[Network], Network]) -> None:
+def test_a_network_as_published_has_the_output_of_our_copy(randomise: Callable[[Network], Network]) -> None:
     model = Model(randomise(MobileNet(5, 128, width=1 / 8)), "efficientat-32k", list("abcde"))
     waveform = 0.1 * torch.randn(2, 40_123, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -35,34 +34,16 @@ def test_a_network_as_published_says_what_our_copy_of_it_says(randomise: Callabl
     torch.testing.assert_close(published.efficientat(model)(waveform), expected, rtol=0, atol=1e-4)
 
 
-def test_speeds_are_of_clips_and_ratios_of_rounds() -> None:
-    seconds = {frontier.REFERENCE: np.array([2.0, 2.0, 4.0]), "ours": np.array([0.2, 0.25, 0.2])}
-    eight = list(frontier.speed_rows(seconds, Scale(clips=8, seconds=10.0), {"ours": "ours: onnx"}))
-    assert [(row["system"], row["metric"], row["value"]) for row in eight] == [
-        (frontier.REFERENCE, "times real time, batch 8", pytest.approx(40.0)),
-        ("ours", "times real time, batch 8", pytest.approx(400.0)),
-        ("ours", "times mn04 as published, batch 8", pytest.approx(10.0)),  # of 10, 8 and 20
-    ]
-    assert [row["note"] for row in eight] == [None, "ours: onnx", "ours: onnx"]
-    assert (eight[2]["spread"], eight[2]["n"]) == (pytest.approx(3.0), 3)
-    one = list(frontier.speed_rows(seconds, Scale(clips=1, seconds=10.0), {}))
-    assert [(row["system"], row["metric"]) for row in one[:2]] == [
-        (frontier.REFERENCE, "ms for 10 s"),
-        ("ours", "ms for 10 s"),
-    ]
-    assert [row["value"] for row in one[:2]] == pytest.approx([2000.0, 200.0])
-
-
-def test_each_step_of_a_path_has_its_own_time() -> None:
+def test_each_stage_of_a_path_has_its_own_time() -> None:
     times = PathTimes(
         8, 10.0, decode=0.001, resample=0.002, logmel=0.003, network=0.004, whole=0.01, peak_memory=None
     )
-    found = {row["metric"]: row["value"] for row in frontier.part_rows("ours", times)}
+    found = {row["metric"]: row["value"] for row in pareto.stages("ours", times, 2)}
     expected = {"decode": 1.0, "resample": 2.0, "log-mel": 3.0, "network": 4.0}
     assert found == {f"{step} (ms for 10 s)": value for step, value in expected.items()}
 
 
-def test_each_system_is_timed_and_each_network_of_ours_is_judged(
+def test_each_system_is_timed_and_each_network_of_ours_is_evaluated(
     tmp_path: Path, rng: np.random.Generator, randomise: Callable[[Network], Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(10):  # the layout of ESC-10
@@ -80,35 +61,34 @@ def test_each_system_is_timed_and_each_network_of_ours_is_judged(
     save_model(Model(randomise(MobileNet(5, 128, width=1 / 8)), "efficientat-32k", labels), teacher)
     stages = [("dense", 1, 4), ("dense", 0, 8), ("dense", 0, 8), ("dense", 1, 16)]
     save_model(Model(randomise(FlashCNN(5, 64, stages, 8)), "16k", labels), student)
-    monkeypatch.setattr(frontier, "SHIPPED", ())
-    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
-    monkeypatch.setattr(frontier, "_REST", 0.0)
-    monkeypatch.setattr(frontier.published, "ast", lambda: None)
-    monkeypatch.setattr(frontier.published, "mobilenet_v3", lambda: None)
+    monkeypatch.setattr(pareto, "SHIPPED", ())
+    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr(pareto, "_REST", 0.0)
+    monkeypatch.setattr(pareto, "ROUNDS", 1)
     args = ["--data", str(tmp_path / "data"), "--mn04", str(teacher), "--model", str(student)]
     args += ["--seconds", "1.9", "--threads", "1", "--work", str(tmp_path / "work")]
-    frontier.main(args, root=tmp_path)
+    assert pareto.main(args, root=tmp_path) == 0
 
     rows = {(row["what"], row["system"], row["metric"]): row for row in results.load("latency", tmp_path)}
-    ours = [f"{name}, {way}" for name in ("efficientat-mn04", "tiny") for way in ("fastest way", "int8")]
-    others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S (44.1 kHz), fastest way"]
-    for system in (frontier.REFERENCE, *ours, *others):
-        assert rows["frontier", system, "ms for 1.9 s"]["value"] > 0
-        assert rows["frontier", system, "times real time, batch 8"]["value"] > 0
-        assert (("frontier", system, "times mn04 as published, batch 8") in rows) == (system != frontier.REFERENCE)
+    ours = [f"{name}, {way}" for name in ("efficientat-mn04", "tiny") for way in ("fastest backend", "int8")]
+    others = ["efficientat-mn04, our front end", "N_S as released (44.1 kHz)", "N_S (44.1 kHz), fastest backend"]
+    for system in (pareto.REFERENCE, *ours, *others):
+        assert rows["Pareto front", system, "ms for 1.9 s"]["value"] > 0
+        assert rows["Pareto front", system, "times real time, batch 8"]["value"] > 0
+        assert (("Pareto front", system, "times mn04 as published, batch 8") in rows) == (system != pareto.REFERENCE)
     judged = {system for what, system, metric in rows if metric == "ESC-50 (%)"}
-    assert judged == {frontier.REFERENCE, *ours, others[0]}
-    for way in ("fastest way", "int8"):
-        quality = rows["frontier", f"tiny, {way}", "ESC-50 (%)"]
+    assert judged == {pareto.REFERENCE, *ours, others[0]}
+    for way in ("fastest backend", "int8"):
+        quality = rows["Pareto front", f"tiny, {way}", "ESC-50 (%)"]
         assert quality["value"] > 20  # one in ten by chance
         assert re.fullmatch(r"tiny: SHA-256 of the model [0-9a-f]{12}", quality["note"])
     steps = {metric for what, system, metric in rows if (what, system) == ("path, batch 8", "tiny")}
     assert steps == {f"{step} (ms for 1.9 s)" for step in ("decode", "resample", "log-mel", "network")}
 
     kept: list[bool] = []
-    monkeypatch.setattr(frontier, "keep_memory", lambda: kept.append(True))
-    frontier.main([*args, "--keep-memory"], root=tmp_path)
+    monkeypatch.setattr(pareto.memory, "keep_memory", lambda: kept.append(True))
+    assert pareto.main([*args, "--keep-memory"], root=tmp_path) == 0
     again = {(row["what"], row["metric"]) for row in results.load("latency", tmp_path)}
     assert kept == [True]
-    assert ("frontier, memory kept", "ms for 1.9 s") in again
-    assert ("frontier, memory kept", "ESC-50 (%)") not in again
+    assert ("Pareto front, memory kept", "ms for 1.9 s") in again
+    assert ("Pareto front, memory kept", "ESC-50 (%)") not in again

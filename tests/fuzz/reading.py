@@ -1,4 +1,4 @@
-"""A damaged file is read in every way the library has, and what comes back is judged."""
+"""Reads a damaged file in every way the library has, and checks what comes back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from intact_files import KINDS
 from numpy.typing import NDArray
+from weakaudio.data.verify import verify_corpus
 
-from recipes.fuzz.seeds import KINDS
-from recipes.fuzz.watch import WrongError
 from weakaudio.audio.io import EncodedAudio, audio_info, read_audio, stream_audio
 from weakaudio.data.corpus import MANIFEST, STORE, Corpus, read_labels
 from weakaudio.data.manifest import read_manifest
 from weakaudio.data.store import ClipStore, StoreWriter
-from weakaudio.data.verify import verify_corpus
 from weakaudio.errors import WeakAudioError
 from weakaudio.formats.embeddings import EmbeddingTable, read_embeddings
 from weakaudio.pretrained import model_checksum
@@ -27,7 +26,7 @@ from weakaudio.pretrained.checkpoint import open_model
 
 Outcome = Literal["refused", "read"]
 
-# The most samples of one channel that a byte of each format can stand for: what decodes to more was made up.
+# The most samples of one channel that a byte of each format can hold.
 _DENSEST = {
     ".mp3": 24,  # 576 samples in 24 bytes: 8 kbit/s at 24 kHz
     ".flac": 6000,  # a block of 65,535 samples, all the same, in 11 bytes
@@ -36,11 +35,11 @@ _DENSEST = {
 }
 _DENSEST_WAV = 8  # a bit a sample; also AIFF, AU, W64, RF64
 
-# Samples that may be missing without a word where a file was cut: an MP3 encoder's delay and padding.
+# Samples that may be missing without an error where a file was cut: an MP3 encoder's delay and padding.
 _MISSING = {".mp3": 2 * 2 * 1152}
 
 
-def check(kind: str, path: Path, seed: Path, changes: tuple[str, ...]) -> Outcome:
+def check(kind: str, path: Path, intact: Path, changes: tuple[str, ...]) -> Outcome:
     """Read a damaged file.
 
     Parameters
@@ -48,30 +47,30 @@ def check(kind: str, path: Path, seed: Path, changes: tuple[str, ...]) -> Outcom
     kind
         One of `KINDS`.
     path
-        The damaged file; what belongs to it (the rest of a corpus) is whole and lies beside it.
-    seed
-        The whole file it was made from.
+        The damaged file; what belongs to it (the rest of a corpus) is intact.
+    intact
+        The file that it was made from.
     changes
-        As `Input.changes`.
+        As of `damage`.
 
     Returns
     -------
-    "refused" if the damage was told, as a `WeakAudioError` or in the table of `verify_corpus`, else "read".
+    "refused" if the damage was reported, as a `WeakAudioError` or in the table of `verify_corpus`, else "read".
 
     Raises
     ------
-    WrongError
-        See there.
+    AssertionError
+        The file was read without an error, as something else than was written, or as nothing that could have been.
     Exception
         Any other error is a fault of the library.
     """
-    return _CHECKS[kind](path, seed, changes)
+    return _CHECKS[kind](path, intact, changes)
 
 
 def _check_audio(path: Path, seed: Path, changes: tuple[str, ...]) -> Outcome:
     encoded = EncodedAudio(path.read_bytes(), path.name)
     whole = _read(path)
-    _expect(_equal(whole, _stream(path)), "read whole it is not what it is read in blocks")
+    _expect(_equal(whole, _stream(path)), "read at once it differs from read in blocks")
     for audio in (whole, _read(encoded), _read(path, 8000), _read(path, start=0.1, seconds=0.05)):
         _expect(audio is None or (audio.dtype == np.float32 and audio.ndim == 1 and audio.size > 0), "no samples")
         _expect(audio is None or bool(np.isfinite(audio).all()), "samples that are not finite")
@@ -81,21 +80,21 @@ def _check_audio(path: Path, seed: Path, changes: tuple[str, ...]) -> Outcome:
     if whole is None:
         return "refused"
     most = _DENSEST.get(path.suffix, _DENSEST_WAV) * len(encoded.content)
-    _expect(len(whole) <= most, f"{len(whole)} samples, of {len(encoded.content)} bytes at most {most} can come")
+    _expect(len(whole) <= most, f"{len(whole)} samples, but {len(encoded.content)} bytes hold at most {most}")
     if changes == ("cut",):
         least = _samples(seed) - _MISSING.get(path.suffix, 0)
-        _expect(len(whole) >= least, f"cut short, and read without a word: {len(whole)} samples, {least} expected")
+        _expect(len(whole) >= least, f"cut short, and read without an error: {len(whole)} samples, {least} expected")
     return "read"
 
 
 def _check_corpus(path: Path, seed: Path, _: tuple[str, ...]) -> Outcome:
-    """By `verify_corpus`, which must tell whatever differs of audio and weak labels; then by all other readers."""
+    """By `verify_corpus`, which must report any difference of audio and weak labels; then by all other readers."""
     parent = STORE if path.suffix == ".h5" else "."
     root, whole = (file.parents[1] if parent == STORE else file.parent for file in (path, seed))
     outcome: Outcome = "refused"
     with suppress(WeakAudioError):
         if verify_corpus(root).empty:
-            _expect(_contents(root) == _written(whole), "verified, and not what was packed")
+            _expect(_contents(root) == _written(whole), "verified, but not what was packed")
             outcome = "read"
     with suppress(WeakAudioError):
         store = ClipStore(root / STORE)
@@ -119,7 +118,7 @@ def _check_manifest(path: Path, seed: Path, changes: tuple[str, ...]) -> Outcome
                 sane = all(isinstance(name, str) and name for name in paths) and len(set(paths)) == len(paths)
                 _expect(sane, f"paths {paths}")
                 _expect(
-                    all(isinstance(names, list) for names in manifest.table["labels"]), "labels that are no lists"
+                    all(isinstance(names, list) for names in manifest.table["labels"]), "labels that are not lists"
                 )
                 with suppress(WeakAudioError):
                     _expect(len(manifest.label_set) > 0, "no labels")
@@ -151,21 +150,21 @@ def _check_embeddings(path: Path, seed: Path, changes: tuple[str, ...]) -> Outco
         return "refused"
     _expect(table.embeddings.ndim == 2 and table.embeddings.dtype == np.float32, "embeddings of another kind")
     _expect(bool(np.isfinite(table.embeddings).all()), "embeddings that are not finite")
-    _expect(all(isinstance(name, str) for name in table.paths), "paths that are no text")
-    _expect(all(isinstance(value, str) for value in table.metadata.values()), "metadata that are no text")
+    _expect(all(isinstance(name, str) for name in table.paths), "paths that are not text")
+    _expect(all(isinstance(value, str) for value in table.metadata.values()), "metadata that are not text")
     segments = (table.clip, table.start, table.end)
     if table.clip is None or table.start is None or table.end is None:
         _expect(all(column is None for column in segments), "some columns of segments and not all")
         _expect(len(table.paths) == len(table.embeddings), "more or fewer paths than embeddings")
     else:
         _expect(all(column.shape == (len(table.embeddings),) for column in segments if column is not None), "shapes")
-        _expect(np.issubdtype(table.clip.dtype, np.integer), "positions that are no whole numbers")
+        _expect(np.issubdtype(table.clip.dtype, np.integer), "positions that are not integers")
         inside = (table.clip >= 0) & (table.clip < len(table.paths))
-        _expect(bool(inside.all()), "segments of clips that are not there")
+        _expect(bool(inside.all()), "segments of clips that do not exist")
         times = np.stack([table.start, table.end]).astype(float)
         _expect(bool(np.isfinite(times).all()), "times that are not finite")
     if path.suffix == ".npz" and "inside" not in changes:  # the archive has checksums
-        whole = [read_embeddings(other) for other in seed.parent.glob("*.npz")]  # one may stand behind other bytes
+        whole = [read_embeddings(other) for other in seed.parent.glob("*.npz")]  # or the other one, if spliced in
         _expect(any(_same(table, other) for other in whole), "not what was written")
     return "read"
 
@@ -196,8 +195,7 @@ assert _CHECKS.keys() == KINDS.keys()
 
 
 def _expect(right: bool, what: str) -> None:
-    if not right:
-        raise WrongError(what)
+    assert right, what
 
 
 def _read(path: Path | EncodedAudio, sample_rate: int | None = None, **part: float) -> NDArray[np.float32] | None:
@@ -232,7 +230,7 @@ def _model_checksum(seed: Path) -> str:
 
 
 def _contents(root: Path) -> dict[str, Any]:
-    """All that verification speaks for: rate, samples and labels of the store, paths and labels of the manifest."""
+    """All that verification covers: rate, samples and labels of the store, paths and labels of the manifest."""
     store = ClipStore(root / STORE)
     table = read_manifest(root / MANIFEST, check_files=False).table
     return {
