@@ -7,34 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Where each public name lives. Nothing is imported before it is asked for.
+# Module of each public name. Nothing is imported before it is used.
 _HOME = {
     "ClipDataModule": "weakaudio.data.datamodule",
     "Corpus": "weakaudio.data.corpus",
+    "Detection": "weakaudio.inference.detector",
     "Detector": "weakaudio.inference.detector",
     "Embedder": "weakaudio.inference.embedder",
+    "Embedding": "weakaudio.inference.embedder",
     "EmbeddingIndex": "weakaudio.inference.similarity",
     "EmbeddingTransformer": "weakaudio.transfer.estimators",
+    "LogMel": "weakaudio.audio.frontend",
     "LogMelStatistics": "weakaudio.transfer.estimators",
     "Model": "weakaudio.networks.model",
     "OnnxTagger": "weakaudio.deploy.onnx_tagger",
+    "SegmentPooler": "weakaudio.transfer.estimators",
     "StreamingDetector": "weakaudio.inference.streaming",
     "TaggingModule": "weakaudio.training.lightning_module",
-    "SegmentPooler": "weakaudio.transfer.estimators",
     "WeakAudioClassifier": "weakaudio.transfer.estimators",
     "WeakAudioError": "weakaudio.errors",
     "WeakCNN": "weakaudio.networks",
     "cross_validate": "weakaudio.transfer.cross_validation",
-    "paired_bootstrap": "weakaudio.transfer.compare",
     "detect_folder": "weakaudio.batch.detect",
+    "embed_folder": "weakaudio.batch.embed",
     "evaluate": "weakaudio.evaluation.corpus",
     "evaluate_events": "weakaudio.evaluation.events",
-    "fine_tune": "weakaudio.transfer.fine_tune",
-    "embed_folder": "weakaudio.batch.embed",
     "export_onnx": "weakaudio.deploy.export",
+    "fine_tune": "weakaudio.transfer.fine_tune",
     "list_models": "weakaudio.pretrained",
     "load_model": "weakaudio.pretrained",
+    "paired_bootstrap": "weakaudio.transfer.compare",
     "read_audio": "weakaudio.audio.io",
+    "read_embeddings": "weakaudio.formats.embeddings",
     "read_events": "weakaudio.formats.events",
     "save_model": "weakaudio.pretrained",
     "stream_audio": "weakaudio.audio.io",
@@ -45,6 +49,7 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
+    from weakaudio.audio.frontend import LogMel as LogMel
     from weakaudio.audio.io import read_audio as read_audio
     from weakaudio.audio.io import stream_audio as stream_audio
     from weakaudio.batch.detect import detect_folder as detect_folder
@@ -56,10 +61,13 @@ if TYPE_CHECKING:
     from weakaudio.errors import WeakAudioError as WeakAudioError
     from weakaudio.evaluation.corpus import evaluate as evaluate
     from weakaudio.evaluation.events import evaluate_events as evaluate_events
+    from weakaudio.formats.embeddings import read_embeddings as read_embeddings
     from weakaudio.formats.events import read_events as read_events
     from weakaudio.formats.events import write_events as write_events
+    from weakaudio.inference.detector import Detection as Detection
     from weakaudio.inference.detector import Detector as Detector
     from weakaudio.inference.embedder import Embedder as Embedder
+    from weakaudio.inference.embedder import Embedding as Embedding
     from weakaudio.inference.similarity import EmbeddingIndex as EmbeddingIndex
     from weakaudio.inference.streaming import StreamingDetector as StreamingDetector
     from weakaudio.networks import WeakCNN as WeakCNN

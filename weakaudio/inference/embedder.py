@@ -1,4 +1,4 @@
-"""Arrays and files become embeddings, always with times."""
+"""Embed arrays and files; every embedding comes with times."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from weakaudio.audio.io import check_samples, read_audio, resample
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Audio, Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
@@ -22,13 +23,13 @@ from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, shar
 from weakaudio.pretrained import load_model, model_checksum
 
 LAYERS = ("f1", "f2")
-_BATCH_SECONDS = 20.0  # of audio that go through the network at once: what stays in a processor's cache
+_BATCH_SECONDS = 20.0  # of audio in a batch: what fits the cache of a CPU
 _FILES_AHEAD = 64  # decoded together
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What the network says of one recording."""
+    """Embeddings of one recording."""
 
     segments: NDArray[np.float32]
     """(S, D)"""
@@ -39,7 +40,7 @@ class Embedding:
 
 
 class Embedder:
-    """Embeddings of arrays and files, by any model.
+    """Embeds arrays and files, with any model.
 
     Parameters
     ----------
@@ -47,21 +48,21 @@ class Embedder:
         Is copied; the copy is made faster (`Network.fuse`).
     layer
         "f1": the embedding before the classifier, as wide as `n_features` of the network. "f2": the class
-        probabilities, C wide. Both are representations of arXiv 1711.01369; "f1+f2" is one after the other.
+        probabilities, C wide. Both are representations of arXiv 1711.01369; "f1+f2" concatenates them.
     pooling
-        How segments become a clip: "mean", "max" or "std" (standard deviation) over time, or several, as "mean+max",
-        one after the other. The mean of f2 is the network's own probability of the clip, which for some networks
-        is no mean over segments; of a recording longer than a window (`weakaudio.inference.windows`), their mean.
+        Pooling of segments to a clip over time: "mean", "max" or "std" (standard deviation), or several concatenated,
+        as "mean+max". The mean of f2 is the network's own clip probability, which for some networks is no mean over
+        segments; for recordings longer than a window (`weakaudio.inference.windows`), the mean over windows.
     device
-        Where the network runs: "cpu", "cuda", or "auto" for a GPU if there is one.
+        "cpu", "cuda", or "auto" for a GPU if there is one.
     dtype
         Precision of the network: "float32", "bfloat16", or "auto" for bfloat16 where it is native (a GPU that has it,
-        a CPU with AVX512_BF16 or AMX). The attribute `dtype` is the one chosen.
+        a CPU with AVX512_BF16 or AMX). The attribute `dtype` holds the choice.
 
     Raises
     ------
     WeakAudioError
-        No such layer, pooling, device or dtype.
+        Unknown layer, pooling or dtype, or a device that is not available.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class Embedder:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path = DEFAULT_MODEL,
         layer: str = "f1",
         pooling: str = "mean",
         device: str = "cpu",
         dtype: str = "auto",
     ) -> Embedder:
-        """An embedder by the name that `weakaudio models` lists, or by the path of a model file.
+        """Make an embedder from a name that `weakaudio models` lists, or from the path of a model file.
 
         Raises
         ------
@@ -100,18 +101,17 @@ class Embedder:
 
     @property
     def n_features(self) -> int:
-        """D of a clip."""
+        """Width D of a clip embedding."""
         return len(self.feature_names)
 
     @property
     def n_segment_features(self) -> int:
-        """D of a segment."""
+        """Width D of a segment embedding."""
         return self.n_features // len(self._poolings)
 
     @property
     def feature_names(self) -> list[str]:
-        """(D,) where each value of a clip's embedding is from, as "f1_0" or, of f2, the class; and the pooling, if
-        there are several."""
+        """(D,) origin of each value of a clip embedding: "f1_0", ... or the class; and the pooling, if several."""
         names = {"f1": [f"f1_{n}" for n in range(self.model.network.n_features)], "f2": self.model.labels}
         columns = [name for layer in self._layers for name in names[layer]]
         if len(self._poolings) == 1:
@@ -120,7 +120,7 @@ class Embedder:
 
     @property
     def sample_rate(self) -> int:
-        """Rate in Hz to which recordings are brought."""
+        """Hz, to which recordings are resampled."""
         return self.model.sample_rate
 
     def embed_array(self, audio: NDArray[np.floating], sample_rate: int) -> Embedding:
@@ -145,26 +145,26 @@ class Embedder:
         return self._whole([part for window in windows for part in self.embed_windows([window])])
 
     def embed_files(self, paths: Sequence[str | Path]) -> NDArray[np.float32]:
-        """(n, D) clip embeddings of n recordings, in their order; for clips, as many of them are in memory at once.
+        """Embed n clips from files to (n, D) clip embeddings, in their order; dozens are in memory at once.
 
         Raises
         ------
         AudioError
-            A recording that cannot be read; `embed_folder` goes on without it.
+            A recording that cannot be read; `embed_folder` lists it and continues.
         """
         rows = [embedding.clip for embedding in self._stream(paths)]
         return np.stack(rows) if rows else np.zeros((0, self.n_features), dtype=np.float32)
 
     def embed_clips(self, clips: Sequence[Audio]) -> list[Embedding]:
-        """Embed clips of shape (N,) that are at `sample_rate` already; no clip changes another's result."""
+        """Embed clips of shape (N,) at `sample_rate`; the result of a clip does not depend on the others."""
         cuts = [cut_clip(self.model, clip) for clip in clips]
         parts = iter(self.embed_windows([window for windows in cuts for window in windows]))
         return [self._whole(list(islice(parts, len(windows)))) for windows in cuts]
 
     def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
-        """What the network says of parts of recordings (`weakaudio.inference.windows`), in their order."""
+        """Embed windows of recordings (`weakaudio.inference.windows`), in their order."""
         batches: list[list[int]] = []
-        for known in (False, True):  # a batch has the maximum of its recordings, or finds it
+        for known in (False, True):  # windows with a known maximum, and clips that bring their own
             places = [n for n, window in enumerate(windows) if (window.loudest is not None) == known]
             lengths = [len(windows[n].audio) for n in places]
             batches += [
@@ -176,7 +176,7 @@ class Embedder:
         return [found[n] for n in range(len(windows))]
 
     def pool(self, summaries: Sequence[Pooled]) -> NDArray[np.float32]:
-        """(D,) the clip embedding of a recording whose parts have these summaries."""
+        """Clip embedding (D,) of a recording, from the summaries of its parts."""
         whole = join(summaries)
         columns = {name: getattr(whole, name) for name in self._poolings}
         if "f2" in self._layers and "mean" in self._poolings:
@@ -220,7 +220,7 @@ class Embedder:
         return Part(segments[valid], times, probs, window.context_before, window.context_after)
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
-        """Threads decode the next files (libsndfile and soxr let others run) while the network has these."""
+        """Embed files while threads decode the next ones (libsndfile and soxr release the GIL)."""
 
         def read(path: str | Path) -> Audio:
             return read_audio(path, self.sample_rate)[0]
@@ -235,24 +235,24 @@ class Embedder:
 
 
 def split_names(value: str, known: Collection[str], what: str) -> tuple[str, ...]:
-    """The names in "a+b".
+    """Split the names in "a+b".
 
     Raises
     ------
     WeakAudioError
-        A name that is not known, or one that is there twice.
+        An unknown name, or one that occurs twice.
     """
     names = tuple(value.split("+"))
     for name in names:
         if name not in known:
             raise WeakAudioError(f"{what} {name!r}: unknown; there are {', '.join(known)}, or several joined by +")
     if len(set(names)) < len(names):
-        raise WeakAudioError(f"{what} {value!r}: names one of them twice")
+        raise WeakAudioError(f"{what} {value!r}: names one twice")
     return names
 
 
 def mono_floats(audio: NDArray[np.floating]) -> Audio:
-    """An array that a caller calls audio, as float32 of shape (N,).
+    """Check an array of mono audio; returns it as float32 of shape (N,).
 
     Raises
     ------

@@ -47,12 +47,12 @@ def find_device(name: str) -> torch.device:
 
 
 def find_dtype(name: str, device: torch.device) -> str:
-    """The precision of that name for networks on a device, one of `DTYPES`; "auto" is bfloat16 where it is native.
+    """Resolve a dtype for networks on a device to one of `DTYPES`; "auto" is bfloat16 where it is native.
 
     Raises
     ------
     WeakAudioError
-        No such name.
+        Unknown name.
     """
     if name == "auto":
         return "bfloat16" if has_native_bfloat16(device) else "float32"
@@ -62,9 +62,9 @@ def find_dtype(name: str, device: torch.device) -> str:
 
 
 def find_precision(name: str, accelerator: str) -> str:
-    """Lightning's name of the precision to train in; "auto" is "bf16-mixed" where bfloat16 is native, else "32-true".
+    """Resolve a precision of Lightning: "auto" is "bf16-mixed" where bfloat16 is native, else "32-true".
 
-    `accelerator` is Lightning's name or a device's: on "auto", "gpu" and "cuda" the GPU decides, if there is one.
+    `accelerator` is the name of an accelerator or device: for "auto", "gpu" and "cuda" the GPU decides, if any.
     """
     if name != "auto":
         return name
@@ -74,10 +74,10 @@ def find_precision(name: str, accelerator: str) -> str:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16: a GPU with such units, a CPU with AVX512_BF16 or AMX.
+    """Whether a device has bfloat16 arithmetic: a GPU that supports it, a CPU with AVX512_BF16 or AMX.
 
-    Elsewhere torch converts to float32 and back, which takes longer than float32 alone. On a CPU the multiplying is
-    oneDNN's, so what ONEDNN_MAX_CPU_ISA does not allow is not there.
+    Elsewhere it is emulated through float32, which is slower than float32. On a CPU the arithmetic is oneDNN's, so
+    ONEDNN_MAX_CPU_ISA can switch it off.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -90,7 +90,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def _cpu_has_bfloat16() -> bool:
-    try:  # private, and in every torch from 2.6 to 2.14
+    try:  # private; present in every torch from 2.6 to 2.14
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:
         try:
@@ -101,23 +101,23 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def fused_copy(model: Model, device: torch.device) -> Model:
-    """A copy for inference on a device, made faster (`Network.fuse`); the caller's model stays as it is."""
+    """Copy a model to a device for inference, made faster by `Network.fuse`; the original is unchanged."""
     model = copy.deepcopy(model).eval().to(device)
     model.network.fuse()
     return model
 
 
 def stack(clips: Sequence[NDArray[np.float32]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of shape (N,) to one zero-padded waveform (B, max N) and their lengths (B,), on a device."""
+    """Stack clips (N,) into a zero-padded waveform (B, max N) and their lengths (B,), on a device."""
     waveform = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
     return waveform.to(device), torch.tensor([len(clip) for clip in clips], device=device)
 
 
 def share(job: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Result]:
-    """The result of each batch, in their order; as many batches at once as torch has threads.
+    """Apply a job to each batch, in their order; as many batches at once as torch has threads, one thread each.
 
-    Many small operations lose less time on a core of their own than when all cores split each of them and wait for
-    one another. Batches that are left when the others are shared out evenly are taken one by one, by all cores.
+    Many small operations are faster on one core each than split among all cores, which wait for one another. Batches
+    beyond a multiple of the number of threads run one by one, on all cores.
     """
     n = torch.get_num_threads()
     even = len(batches) // n * n if n > 1 else 0
@@ -127,7 +127,7 @@ def share(job: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Resu
 
 @lru_cache(maxsize=1)
 def _lanes(n: int, process: int) -> ThreadPoolExecutor:
-    """`n` threads; a process that was forked has none of its parent's."""
+    """A pool of `n` threads; per process, as a fork has none of its parent's threads."""
     started = Barrier(n)
 
     def start() -> None:
