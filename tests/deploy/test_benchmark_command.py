@@ -101,10 +101,10 @@ def test_the_command_shows_each_stage_and_writes_the_same_figures(
         (("--seconds", "1e-9"), "a sample at least"),
         (("--batch", "0"), "a batch of 0 clips"),
         (("--compiled",), "--compiled is one of the --backends"),
-        (("--device", "abacus"), "device 'abacus': not to be had here"),
+        (("--device", "abacus"), "device 'abacus': not available"),
         pytest.param(
             ("--device", "cuda"),
-            "device 'cuda': not to be had here",
+            "device 'cuda': not available",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
         (("no-such-model",), "no-such-model"),

@@ -88,7 +88,7 @@ def test_a_processor_is_refused(model: Model) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_is_reported(model: Model) -> None:
-    with pytest.raises(WeakAudioError, match="device 'cuda': not to be had here"):
+    with pytest.raises(WeakAudioError, match="device 'cuda': not available"):
         GraphedModel(model)
 
 

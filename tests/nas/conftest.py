@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, randomise: Callable[[Network]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A space of a few networks, and proxies that hear little."""
+    """A space of a few networks, and proxies with little audio."""
     monkeypatch.setattr("weakaudio.nas.search_space.SearchSpace", lambda: SPACE)
     little = {"seconds": 0.4, "batch_size": 4, "precision": "32-true"}
     monkeypatch.setattr(

@@ -65,7 +65,7 @@ def test_components_are_those_that_a_network_runs(operator: str) -> None:
         ({"front_end": FrontEnd("16k", 16000, 512, 80, 64)}, "front end '16k': is no preset"),
         ({"front_end": "32k"}, "network of 64 mels: the front end '32k' has 128"),
         ({"config": {**CONFIG, "stages": [["magic", 1, 4]]}}, "operator 'magic': unknown; there are dense"),
-        ({"config": {**CONFIG, "stages": [["dense", 1]]}}, "stages .* cannot be so"),
+        ({"config": {**CONFIG, "stages": [["dense", 1]]}}, "invalid stages"),
         ({"config": {"stages": [], "n_features": 3}}, "config has no 'n_classes'"),
     ],
 )

@@ -119,10 +119,10 @@ def test_an_operator_that_fails_is_left_out_of_table_validation_and_search(
     ("options", "words"),
     [
         (("--csv", "v.csv"), "--csv needs --validate N"),
-        (("--device", "abacus"), "device 'abacus': not to be had here"),
+        (("--device", "abacus"), "device 'abacus': not available"),
         pytest.param(
             ("--device", "cuda"),
-            "device 'cuda': not to be had here",
+            "device 'cuda': not available",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
         (("--graphs",), "CUDA graphs need a GPU"),

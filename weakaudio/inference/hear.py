@@ -1,7 +1,7 @@
-"""Any model under the common API of HEAR, the Holistic Evaluation of Audio Representations (arXiv 2203.03022).
+"""The common API of HEAR, the Holistic Evaluation of Audio Representations (arXiv 2203.03022), for any model.
 
-`heareval` and other programs that speak this API (https://hearbenchmark.com/hear-api.html) take this module by its
-name: `python -m heareval.embeddings.runner weakaudio.inference.hear`.
+`heareval` and others that use this API (https://hearbenchmark.com/hear-api.html) take the name of this module:
+`python -m heareval.embeddings.runner weakaudio.inference.hear`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import fused_copy
 
-SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # Hz, at which HEAR's recordings are to be had
+SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # Hz, in which HEAR's recordings are available
 
 
 class HearModel(nn.Module):
-    """A model with the attributes HEAR asks for; it is fast, and cannot be trained."""
+    """A model with the attributes that HEAR requires; fused, so it cannot be trained."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> HearModel:
-    """A model for the functions below, on the CPU; `.to(device)` moves it.
+    """Load a model for the functions below, on the CPU; `.to(device)` moves it.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     CheckpointError
         As `weakaudio.load_model`.
     WeakAudioError
-        The model is for a sample rate at which HEAR has no recordings.
+        HEAR has no recordings at the sample rate of the model.
     """
     name = str(model_file_path) or DEFAULT_MODEL
     model = weakaudio.pretrained.load_model(name)
@@ -62,7 +62,7 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
-    """One embedding a sound: the mean over its segments, as `Embedder` gives it.
+    """Embed each sound as the mean over its segments, like `Embedder`.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 
     Returns
     -------
-    (n_sounds, model.scene_embedding_size) float32, on the device of `audio`. No sound changes another's.
+    (n_sounds, model.scene_embedding_size) float32, on the device of `audio`. A sound does not affect the others.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
-    """An embedding for each segment of a sound, and the times at which they are centred.
+    """Embed each segment of each sound, with the times of the segment centres.
 
     Parameters
     ----------
@@ -96,8 +96,8 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     -------
     embeddings, timestamps
         (n_sounds, n_timestamps, model.timestamp_embedding_size), and (n_sounds, n_timestamps) milliseconds from the
-        start of the sound, at equal distances; float32, on the device of `audio`. The distance is the network's own.
-        HEAR suggests 50 ms or less, which matters for transcribing music, and most networks here have more.
+        start of the sound, evenly spaced by the network's hop; float32, on the device of `audio`. HEAR suggests 50 ms
+        or less, which matters for music transcription; most networks here have more.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
 
 @torch.no_grad()
 def _embed(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
-    """Segments (B, S, D) and their mask (B, S), on the device of the model."""
+    """Embed to segments (B, S, D) and their mask (B, S), on the device of the model."""
     if audio.ndim != 2 or not audio.is_floating_point():
         raise AudioError(
             f"audio of shape {tuple(audio.shape)} and type {audio.dtype}: expected floats of shape "

@@ -205,7 +205,7 @@ class _SaveConfig(SaveConfigCallback):
 
 
 def _find_precision(out: Path, accelerator: str) -> str | None:
-    """What "auto" means for a run: the precision it began in, also if it is resumed on another machine."""
+    """Resolve precision "auto" for a run; a resumed run keeps its precision, also on another machine."""
     here = find_precision("auto", accelerator)
     if not ((out / CONFIG).is_file() and (out / LAST).is_file()):
         return here
