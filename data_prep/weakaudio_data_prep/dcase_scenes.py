@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -153,7 +154,7 @@ def _read_list(path: Path, scenes: dict[str, str]) -> set[str]:
 def _read_table(path: Path) -> pd.DataFrame:
     """Read a list or the metadata with renamed columns; .csv has a header, .txt has none."""
     header = path.suffix == ".csv"
-    options = {"dtype": str, "keep_default_na": False, "na_values": [""], "quoting": csv.QUOTE_NONE}
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "quoting": csv.QUOTE_NONE}
     table = listings.read_listing(path, sep="\t", header=0 if header else None, **options)
     if header:
         table = table.rename(columns=_TAU_COLUMNS)
