@@ -196,7 +196,7 @@ def test_a_flac_written_into_a_pipe_is_read_in_full(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_audio(tmp_path / "a.flac", start=1.0, seconds=0.5)[0], expected[16000:24000])
 
 
-def test_a_length_that_cannot_be_takes_no_memory(tmp_path: Path) -> None:
+def test_an_impossible_length_allocates_no_memory(tmp_path: Path) -> None:
     flac_of_length(tmp_path / "a.flac", 2**36 - 1, noise(50000), 16000)
     tracemalloc.start()
     for read in (read_audio, lambda path: list(stream_audio(path))):
@@ -208,7 +208,7 @@ def test_a_length_that_cannot_be_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1])
-def test_a_rate_that_cannot_be_is_refused(tmp_path: Path, rate: int) -> None:
+def test_an_impossible_rate_is_refused(tmp_path: Path, rate: int) -> None:
     sf.write(tmp_path / "a.wav", noise(1000), 16000)
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[24:28] = rate.to_bytes(4, "little")

@@ -326,7 +326,7 @@ def _decode(
         raise AudioError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated") from error
     if left > _DECODER_SLACK and file.frames != _UNKNOWN_LENGTH:
         declared = last - first
-        raise AudioError(f"{path}: truncated: {declared} samples declared in the header, {declared - left} decoded")
+        raise AudioError(f"{path}: truncated: the header declares {declared} samples, {declared - left} can be read")
 
 
 def _checked(blocks: Iterator[Waveform], sample_rate: int, name: str) -> Iterator[Waveform]:
