@@ -88,7 +88,7 @@ def _row(name: str, times: PathTimes, about: str) -> Row:
         "device": about,
         "batch": times.batch,
         "seconds": times.seconds,
-        "times_real_time": round(times.times_real_time, 1),
+        "times_real_time": float(f"{times.times_real_time:.4g}"),
         "clip_ms": round(1000 * times.whole, 3),
         "decode_ms": round(1000 * times.decode, 3),
         "resample_ms": round(1000 * times.resample, 3),
