@@ -89,7 +89,7 @@ def test_a_law_names_the_best_network_for_each_budget(lawful: tuple[Run, LawfulT
     assert "2 + 0.6 D^-0.8 + 0.9 W^-0.5" in page
     assert call("--budget-ms", "40")[0] == 0
     assert len(training.asked) == 9  # the grid is kept
-    assert "trained with other settings" in one_line(call("--steps", "7", "--budget-ms", "40"))
+    assert "was made with other settings" in one_line(call("--steps", "7", "--budget-ms", "40"))
 
 
 def test_a_budget_nothing_meets_is_an_error_before_training(lawful: tuple[Run, LawfulTraining]) -> None:

@@ -154,5 +154,5 @@ def test_a_space_of_one_network_cannot_be_searched() -> None:
         operators=(("a", "b"),) * 4, blocks=((0,),) * 4, channels=((8,),) * 4, features=(8,)
     )  # operators of no block
     rng = np.random.default_rng(0)
-    with pytest.raises(WeakAudioError, match="one network only"):
+    with pytest.raises(WeakAudioError, match="a single network"):
         space.mutate(space.random(rng), rng)
