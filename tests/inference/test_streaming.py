@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused(randomise: Callable[[Network], Network]) -> N
     detector = Detector(model_of("flash", randomise))
     with pytest.raises(WeakAudioError, match="step 0"):
         StreamingDetector(detector, RATE, step=0)
-    with pytest.raises(AudioError, match="no audio came"):
+    with pytest.raises(AudioError, match="no audio arrived"):
         StreamingDetector(detector, RATE).finish()
     with pytest.raises(AudioError, match="NaN"):
         StreamingDetector(detector, RATE).push(np.array([0, np.nan], np.float32))
