@@ -115,6 +115,7 @@ def detect_plainly(model: Model, files: Sequence[Path], threshold: float, out: P
     """Detect events file by file: librosa's log-mel and the network of a model as it was trained."""
     fe = model.front_end
     rules = PostProcessing(np.full(len(model.labels), threshold))
+    hop = model.network.geometry.hop * fe.hop_length / fe.sample_rate
     tables = []
     for path in files:
         audio, _ = librosa.load(path, sr=fe.sample_rate)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from intact_files import KINDS
 from numpy.typing import NDArray
-from weakaudio.data.verify import verify_corpus
+from weakaudio.data.corpus import verify_corpus
 
 from weakaudio.audio.io import EncodedAudio, audio_info, read_audio, stream_audio
 from weakaudio.data.corpus import MANIFEST, STORE, Corpus, read_labels

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 
 from recipes import results
 from recipes.transfer import curve, run, systems
