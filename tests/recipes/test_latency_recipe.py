@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from weakaudio.nas.stores import StageStore
 
 from recipes import results
 from recipes.latency import law, predicted, proxies
@@ -19,6 +18,7 @@ from weakaudio.nas.latency_model import Validation, random_configs
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.scaling_law import Law
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
+from weakaudio.nas.stores import StageStore
 
 TINY = SearchSpace(
     operators=(("dense",),) * 4,
@@ -173,7 +173,10 @@ def test_proxies_are_correlated_with_long_training(root: Path, monkeypatch: pyte
     architectures = [architecture.to_config() for architecture in proxies.draw(12, 0, seconds_of, 0.006)]
     assert max(map(seconds_of, architectures)) == 0.006
     stages, whole = Stages("", {}, 1, root), Training("", {}, 200)
-    expected = spearmanr([stages(architecture) for architecture in architectures], [whole(architecture) for architecture in architectures]).statistic
+    expected = spearmanr(
+        [stages(architecture) for architecture in architectures],
+        [whole(architecture) for architecture in architectures],
+    ).statistic
     found = rows["blockwise distillation, 100 steps per stage"]
     assert found["value"] == pytest.approx(expected)
     assert 0 < expected < 1
