@@ -122,9 +122,7 @@ def detect_plainly(model: Model, files: Sequence[Path], threshold: float, out: P
         level = (librosa_logmel(audio, fe) + fe.shift) * fe.gain
         probs = model.network(torch.from_numpy(level.T.astype(np.float32))[None]).segment_logits[0].sigmoid().numpy()
         scores = Scores(*timeline(probs, model.segment_times(len(audio))[: len(probs)]))
-        events = find_events(
-            [scores], model.labels, rules, model.network.geometry.hop * fe.hop_length / fe.sample_rate
-        )
+        events = find_events([scores], model.labels, rules, hop)
         tables.append(events.assign(file=path.name))
     pd.concat(tables).to_csv(out, index=False)
 
