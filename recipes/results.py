@@ -136,13 +136,11 @@ def table(recipe: str, what: str, root: Path = ROOT) -> str:
 
 def models_table() -> str:
     """Markdown of the table of models: a row for each that is known by name."""
-    from weakaudio.pretrained.overview import COLUMNS, NOTE, facts, origin
-
-    from weakaudio.pretrained.catalogue import catalogue
+    from weakaudio.pretrained.catalogue import COLUMNS, NOTE, catalogue
 
     entries = list(catalogue().values())
     lines = [[*COLUMNS, "comes"], ["---", *["---:"] * 5, "---", "---"]]
-    lines += [[f"`{entry.name}`", *facts(entry)[1:], origin(entry)] for entry in entries]
+    lines += [[f"`{entry.name}`", *entry.cells[1:], entry.origin] for entry in entries]
     sources = dict.fromkeys(f"{m.data} {m.metric}: {m.source}" for entry in entries for m in entry.metrics)
     return "\n".join(map(_line, lines)) + f"\n\n<sub>{NOTE} Sources: {'; '.join(sources)}.</sub>\n"
 

@@ -37,8 +37,8 @@ def training_positives(model: Model, corpus: Corpus) -> pd.Series | None:
 
     None where this is not known: the model was trained on another corpus, or the corpus no longer has those clips.
     """
-    where = model.notes.get("train")
-    if where is None or model.notes.get("corpus") != corpus.root.name:
+    where = model.metadata.get("train")
+    if where is None or model.metadata.get("corpus") != corpus.root.name:
         return None
     try:
         positions = corpus.select(where)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from weakaudio.deploy.timing import Job, time_rounds
 from weakaudio_data_prep.synthetic import background
 
 from recipes.results import Row
+from weakaudio.deploy.benchmark import Job, time_rounds
 
 
 @dataclass(frozen=True)

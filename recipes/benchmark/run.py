@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from weakaudio.deploy.timing import Job, time_rounds, use_threads
 from weakaudio_data_prep import folder
 
 from recipes.benchmark import plain
@@ -41,6 +40,7 @@ from weakaudio.batch.detect import detect_folder
 from weakaudio.data.corpus import STORE, Corpus
 from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
 from weakaudio.data.store import ClipStore
+from weakaudio.deploy.benchmark import Job, time_rounds, use_threads
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.networks import Network, WeakCNN, WindowedCNN

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from weakaudio.evaluation.localisation import SEGMENT_SECONDS
 
 from weakaudio import Corpus, Model, __version__
 from weakaudio.evaluation.corpus import Evaluation
+from weakaudio.evaluation.events import SEGMENT_SECONDS
+from weakaudio.reports import class_figures, figures
 from weakaudio.reports import html as report
 from weakaudio.transfer.cross_validation import FoldScores
 
@@ -40,7 +41,7 @@ def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
                 "system": system,
                 "clip mAP": clip.mean_ap,
                 "clip mAUC": clip.mean_auc,
-                "segment F1": segment.micro if segment else float("nan"),
+                "segment F1": segment.micro.f1 if segment else float("nan"),
                 "training (s)": round(float(result.log["seconds"].sum())),
             }
         )
@@ -65,7 +66,7 @@ def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, comm
     """
     first = next(iter(results))
     table = report.Table(results_table(results), _TABLE)
-    curves = report.training_curves({system: result.log for system, result in results.items()})
+    curves = figures.training_curves({system: result.log for system, result in results.items()})
     return report.page(
         "weakaudio: the demo",
         [
@@ -79,10 +80,10 @@ def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, comm
     )
 
 
-def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.Figures:
+def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.KeyNumbers:
     clips = {system: result.evaluation.clip for system, result in results.items()}
     chance = 1 / len(folds.classes)
-    return report.Figures(
+    return report.KeyNumbers(
         [
             *((f"{clip.mean_ap:.2f}", f"clip mAP of {system}") for system, clip in clips.items()),
             (f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of chance (class prevalence)"),
@@ -110,7 +111,7 @@ def _clip_figure(corpus: Corpus, model: Model, n: int) -> Figure:
     with torch.inference_mode():
         logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
         output = model.network(logmel, n_frames)
-    return report.clip_figure(
+    return figures.clip_figure(
         logmel[0].numpy(),
         model.front_end,
         model.segment_times(len(audio)),
@@ -125,14 +126,14 @@ def _bars(results: Mapping[str, Result]) -> Figure:
     columns = {system: table["ap"] for system, table in tables.items()}
     first = next(iter(results))
     columns["prevalence"] = tables[first]["positives"] / results[first].evaluation.clip.n_clips
-    return report.per_class_bars(pd.DataFrame(columns))
+    return figures.per_class_bars(pd.DataFrame(columns))
 
 
 def _transfer(folds: FoldScores) -> list[report.Table | report.Picture]:
     names = [str(fold) for fold in folds.accuracies]
     rows = pd.DataFrame({"fold left out": names, "accuracy on it": list(folds.accuracies.values())})
     spread = f"Mean {folds.mean:.3f}, sample standard deviation {folds.std:.3f}."
-    matrix = report.confusion_matrix(folds.confusion, [str(name) for name in folds.classes])
+    matrix = class_figures.confusion_matrix(folds.confusion, [str(name) for name in folds.classes])
     return [report.Table(rows, spread), report.Picture(matrix, _CONFUSION)]
 
 

@@ -20,7 +20,7 @@ from weakaudio.pretrained import load_model, save_model
 def ship(path: str | Path, name: str, root: Path = ROOT) -> Path:
     """Write a student as `pretrained/NAME.safetensors`; returns the path."""
     model = load_model(path)
-    model.notes |= {"name": name, "licence": "MIT", "card": f"pretrained/{name}.md"}
+    model.metadata |= {"name": name, "licence": "MIT", "card": f"pretrained/{name}.md"}
     out = root / "pretrained" / f"{name}.safetensors"
     save_model(model, out, half=True)
     return out

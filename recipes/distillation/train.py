@@ -23,8 +23,9 @@ from weakaudio import __version__
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
+from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import load_model, model_checksum, save_model
-from weakaudio.training.callbacks import EVERY_EPOCH, Averaging, EpochLog, WholeFiles
+from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
 from weakaudio.training.distillation import Distiller
 
 MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
@@ -47,7 +48,7 @@ def train(
     learning_rate: Annotated[float, "peak of the learning rate of AdamW"] = 0.002,
     warmup: Annotated[int, "steps at the beginning, over which the learning rate rises"] = 500,
     decay: Annotated[float, "of the exponential moving average of the weights"] = 0.999,
-    precision: Annotated[str, "as for Lightning's Trainer"] = "bf16-mixed",
+    precision: Annotated[str, "as for Lightning's Trainer, or auto: bf16-mixed where it is native"] = "auto",
     every: Annotated[int, "frame stride: the student gets every k-th frame of the teacher's log-mel"] = 1,
     start: Annotated[str | None, "name or path of a model to initialise the student from"] = None,
     seed: Annotated[int, "of weights and mixtures"] = 0,
@@ -65,10 +66,11 @@ def train(
     lightning.seed_everything(seed, verbose=False)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    asked["precision"] = precision = _find_precision(folder / CONFIG, precision, accelerator)
     _refuse_other_run(folder / CONFIG, asked)
     steps = epochs * epoch_steps
     schedule = (steps, learning_rate, warmup, cooldown * epoch_steps)
-    distiller = Distiller(teacher, network, network_config, *schedule, every=every, start=start)
+    distiller = Distiller(teacher, network, network_config, *schedule, frame_stride=every, init_from=start)
     training = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
     validation = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
     last = ModelCheckpoint(folder, filename="last", **EVERY_EPOCH)
@@ -90,7 +92,7 @@ def train(
     # In this order: the checkpoint holds the rows of the log, and the newest checkpoint is exported.
     export = _Export(found, folder / MODEL, asked)
     trainer.callbacks.extend([*averaging, log, last, export])  # type: ignore[attr-defined]
-    trainer.strategy.checkpoint_io = WholeFiles()
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     lock = FolderLock(folder)
     try:
         trainer.fit(
@@ -103,6 +105,13 @@ def train(
     finally:
         lock.release()
     return folder / MODEL
+
+
+def _find_precision(path: Path, precision: str, accelerator: str) -> str:
+    """What "auto" means for a run: the precision it began in, also if it is resumed on another machine."""
+    if precision == "auto" and path.is_file():
+        precision = json.loads(path.read_text(encoding="utf-8")).get("precision", precision)
+    return find_precision(precision, accelerator)
 
 
 def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
@@ -136,7 +145,7 @@ class _Export(Checkpoint):
         state = {name.removeprefix(prefix): x for name, x in saved["state_dict"].items() if name.startswith(prefix)}
         model = copy.deepcopy(distiller.model).cpu()
         model.load_state_dict(state, strict=True)
-        model.notes = {
+        model.metadata = {
             "weakaudio": __version__,
             "training": f"distilled from {Path(self.asked['teacher']).stem}, {saved['global_step']} steps",
             "teacher_checksum": model_checksum(distiller.teacher),
@@ -151,7 +160,7 @@ class _Export(Checkpoint):
         if not self.asked["start"]:
             return {}
         start = load_model(self.asked["start"])
-        history = {name: start.notes[name] for name in ("name", "training", "start") if name in start.notes}
+        history = {name: start.metadata[name] for name in ("name", "training", "start") if name in start.metadata}
         return {"start": {**history, "checksum": model_checksum(start)}}
 
 

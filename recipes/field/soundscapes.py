@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
-from weakaudio.evaluation.localisation import StrongClips, f1_scores, psds_scores, score_frames, strong_truth
 
 from recipes.command import command
 from recipes.results import Row
 from weakaudio.audio.io import resample
 from weakaudio.data.corpus import Corpus
-from weakaudio.evaluation.events import evaluate_events
+from weakaudio.evaluation.events import evaluate_events, f1_at_best_thresholds
+from weakaudio.evaluation.psds import psds_scores
+from weakaudio.evaluation.scored_clips import ScoredClips, reference_events, score_frames
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Audio, Embedder
@@ -58,16 +59,16 @@ def train_head(model: Model, X: NDArray[np.floating], targets: NDArray[np.intege
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(weight))
         network.classifier.bias.copy_(torch.from_numpy(bias))
-    return Model(network, model.front_end, labels, model.notes).eval()
+    return Model(network, model.front_end, labels, model.metadata).eval()
 
 
-def strong_clips(model: Model, corpus: Corpus, split: str) -> StrongClips:
+def strong_clips(model: Model, corpus: Corpus, split: str) -> ScoredClips:
     """Scores over time of the clips of a split, with their truth."""
     embedder, frames, seconds = Embedder(model, "f2"), {}, {}
     for key, clip in clips_of(corpus, split, model.sample_rate):
         (found,) = embedder.embed_clips([clip])
         frames[key], seconds[key] = score_frames(found.segments, found.times), len(clip) / model.sample_rate
-    return StrongClips(frames, strong_truth(corpus, frames.keys()), seconds)
+    return ScoredClips(frames, reference_events(corpus, frames.keys()), seconds)
 
 
 def detected(detector: Detector, corpus: Corpus, split: str) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def main(
     save_model(trained, work / "soundscapes.safetensors")
 
     val, test = (strong_clips(trained, sounds, split) for split in ("val", "test"))
-    f1, psds = f1_scores(val, test), psds_scores(test)
+    f1, psds = f1_at_best_thresholds(val, test), psds_scores(test)
     assert f1 is not None
     assert psds is not None
     segment, event, table = f1
@@ -109,9 +110,9 @@ def main(
     figures = {
         "PSDS 1": psds[0].scenario1,
         "PSDS 2": psds[0].scenario2,
-        "segment F1 (macro)": segment.macro,
-        "event F1 (macro)": event.macro,
-        "event F1 (micro)": event.micro,
+        "segment F1 (macro)": segment.macro.f1,
+        "event F1 (macro)": event.macro.f1,
+        "event F1 (micro)": event.micro.f1,
         "event F1 (micro) of `Detector`'s events": again.event.micro.f1,
     }
     yield from ({**row, "metric": metric, "value": value} for metric, value in figures.items())

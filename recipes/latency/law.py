@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from weakaudio.nas.scaling_grid import measure_grid
-from weakaudio.nas.short_training import ShortTraining
 
 from recipes.command import command
 from recipes.results import Row
-from weakaudio.nas.proxies import read_corpora
-from weakaudio.nas.scaling_law import Law, fit_law, held_out_error
-from weakaudio.nas.scaling_report import write_law_page
+from weakaudio.nas.proxies import ShortTraining, read_corpora
+from weakaudio.nas.scaling_law import Law, fit_law, held_out_error, measure_grid
+from weakaudio.nas.scaling_report import law_page
+from weakaudio.reports.html import write_page
 
 
 def rows(grid: pd.DataFrame, law: Law, held_out: pd.DataFrame, data: str) -> Iterator[Row]:
@@ -53,7 +52,7 @@ def main(
     grid = measure_grid(points, training, out / "grid.csv", training.settings)
     measured = grid["depth"], grid["width"], grid["loss"]
     law, held_out = fit_law(*measured), held_out_error(*measured)
-    write_law_page(out / "law.html", grid, law, held_out)
+    write_page(law_page(grid, law, held_out), out / "law.html")
     yield from rows(grid, law, held_out, f"{steps} steps of {training.batch_size} mixtures of {training.seconds:g} s")
 
 

@@ -20,8 +20,6 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from weakaudio.deploy.timing import use_threads
-from weakaudio.transfer.features import EmbeddingTransformer
 
 from recipes import esc50
 from recipes.benchmark.compare import Scale, compare, waveforms
@@ -31,11 +29,13 @@ from recipes.results import Row
 from weakaudio import memory
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
-from weakaudio.deploy.benchmark import PathTimes, fastest, time_path
+from weakaudio.deploy.backends import fastest
+from weakaudio.deploy.benchmark import PathTimes, time_path, use_threads
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantize import export_int8
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.transfer.estimators import EmbeddingTransformer
 
 BATCHES = (1, 8)
 MN04 = "efficientat-mn04"

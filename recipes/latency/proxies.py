@@ -16,18 +16,16 @@ from typing import Annotated, Any
 
 import pandas as pd
 from scipy.stats import spearmanr
-from weakaudio.nas.clip_latency import ClipLatency
-from weakaudio.nas.short_training import ShortTraining
-from weakaudio.nas.stage_store import StageStore
 
 from recipes.command import command
 from recipes.results import Row
 from weakaudio.errors import WeakAudioError
 from weakaudio.nas.blockwise import BlockwiseDistillation
-from weakaudio.nas.latency_model import random_configs
+from weakaudio.nas.latency_model import ClipLatency, random_configs
 from weakaudio.nas.latency_table import LatencyTable
-from weakaudio.nas.proxies import read_corpora
+from weakaudio.nas.proxies import ShortTraining, read_corpora
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
+from weakaudio.nas.stores import StageStore
 from weakaudio.nas.workers import scoring
 from weakaudio.progress import progress
 
@@ -46,16 +44,16 @@ def draw(n: int, seed: int, latency: Callable[[Mapping[str, Any]], float], budge
 
 
 def score(
-    genomes: Sequence[ArchitectureConfig], proxies: Mapping[str, Proxy], store: StageStore, workers: int = 1
+    architectures: Sequence[ArchitectureConfig], proxies: Mapping[str, Proxy], store: StageStore, workers: int = 1
 ) -> pd.DataFrame:
     """Scores (networks, proxies), NaN of networks that could not be scored; the store keeps what is known."""
     for name, proxy in proxies.items():
-        todo = [genome for genome in genomes if f"{name}: {genome.key}" not in store]
+        todo = [architecture for architecture in architectures if f"{name}: {architecture.key}" not in store]
         with scoring(proxy, workers) as run:
-            found = zip(todo, run([genome.to_config() for genome in todo]), strict=True)
-            for genome, scored in progress(found, len(todo), name):
-                store.add(f"{name}: {genome.key}", scored.score)
-    columns = {name: [store[f"{name}: {genome.key}"] for genome in genomes] for name in proxies}
+            found = zip(todo, run([architecture.to_config() for architecture in todo]), strict=True)
+            for architecture, scored in progress(found, len(todo), name):
+                store.add(f"{name}: {architecture.key}", scored.score)
+    columns = {name: [store[f"{name}: {architecture.key}"] for architecture in architectures] for name in proxies}
     return pd.DataFrame(columns, dtype=float)
 
 
@@ -94,7 +92,7 @@ def main(
     corpora = read_corpora(list(corpus))
     proxies: dict[str, Proxy] = {
         f"blockwise distillation, {stage_steps} steps per stage": BlockwiseDistillation(
-            teacher, corpora, out / "stages.json", stage_steps
+            teacher, corpora, stage_steps, store=out / "stages.json"
         ),
         f"short training, {short_steps} steps": ShortTraining(teacher, corpora, short_steps, workers=0),
         TRUTH: ShortTraining(teacher, corpora, long_steps, seed=1, workers=0),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list
 
 from weakaudio import __version__
+from weakaudio.reports import class_figures
 from weakaudio.reports import html as report
 from weakaudio.transfer.cross_validation import FoldScores
 
@@ -75,10 +76,10 @@ def figures(meaning: Meaning) -> dict[str, Figure]:
     names = [str(name) for name in meaning.scores.classes]
     order = [names.index(name) for name in meaning.order]
     return {
-        "map": report.class_map(places, meaning.clips["class"].tolist(), meaning.groups),
-        "tree": report.class_tree(meaning.similarities, meaning.tree, meaning.groups),
-        "events": report.event_bars(meaning.events, meaning.groups),
-        "confusion": report.confusion_matrix(meaning.scores.confusion[np.ix_(order, order)], meaning.order),
+        "map": class_figures.class_map(places, meaning.clips["class"].tolist(), meaning.groups),
+        "tree": class_figures.class_tree(meaning.similarities, meaning.tree, meaning.groups),
+        "events": class_figures.event_bars(meaning.events, meaning.groups),
+        "confusion": class_figures.confusion_matrix(meaning.scores.confusion[np.ix_(order, order)], meaning.order),
     }
 
 
@@ -101,9 +102,9 @@ def build(meaning: Meaning, origin: str) -> str:
     return report.page("What ESC-50 means to a model", [report.Section(*one) for one in sections.items()])
 
 
-def _numbers(meaning: Meaning) -> report.Figures:
+def _numbers(meaning: Meaning) -> report.KeyNumbers:
     chance = f"chance {meaning.chance_within():.0%}"
-    return report.Figures(
+    return report.KeyNumbers(
         [
             (f"{meaning.scores.mean:.1%}", "accuracy over the folds"),
             (

@@ -25,11 +25,12 @@ from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
-from weakaudio.inference.embedder import fused_copy
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import fused_copy
 from weakaudio.pretrained import model_checksum
 from weakaudio.progress import progress
-from weakaudio.reports.html import save_figure, write_page
+from weakaudio.reports.figures import save_figure
+from weakaudio.reports.html import write_page
 from weakaudio.transfer import semantics
 
 CORPUS, REPORT = "esc50-16k", "report.html"

@@ -45,7 +45,7 @@ def main(
     work: Annotated[Path, "folder for the manifests and the scenes"] = Path("runs/transfer"),
 ) -> Iterator[Row]:
     """Measure transfer to other classes."""
-    practice = replace(FineTuneConfig(), epochs=epochs, dtype=dtype)
+    config = replace(FineTuneConfig(), epochs=epochs, dtype=dtype)
     known = {one.name: one for one in CORPORA}
     if not known.keys() >= set(corpus):
         raise WeakAudioError(f"--corpus {' '.join(corpus)}: expected some of {', '.join(known)}")
@@ -56,7 +56,7 @@ def main(
                 yield from rows(one, system, scores, None)
             continue
         subject = Subject.open(model, manifest)
-        for found in (frozen(subject), fine_tuned(subject, preset, practice)):
+        for found in (frozen(subject), fine_tuned(subject, preset, config)):
             for system, scores in found:
                 yield from rows(one, system, scores, one.trained_on.get(subject.name))
 

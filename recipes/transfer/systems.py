@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from weakaudio.transfer.adapted import HEARD, cross_validate_adapted
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 
 from recipes.command import run_name
 from recipes.transfer.corpora import Corpus
@@ -21,9 +19,11 @@ from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import cross_validate_manifest
-from weakaudio.transfer.cross_validation import FoldScores, Protocol, cross_validate
+from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
+from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.fine_tune import FineTuneConfig
-from weakaudio.transfer.transductive import spread_labels, train_self
+from weakaudio.transfer.transductive import self_train, spread_labels
 
 Found = Iterator[tuple[str, FoldScores]]
 
@@ -42,7 +42,7 @@ def spread(X: NDArray[Any], y: NDArray[Any], unseen: NDArray[Any]) -> NDArray[An
 
 JUDGES: dict[str, Callable[[Any, Any, Any], NDArray[Any]]] = {
     "label spreading": spread,
-    "self-training": train_self,
+    "self-training": self_train,
 }
 _EDGE = 1e-7  # probabilities nearer to 0 or 1 have no finite logit
 
@@ -93,21 +93,21 @@ def frozen(subject: Subject) -> Found:
     }
     for name, X in features.items():
         yield f"{subject.name}, {name}", cross_validate(build_classifier("linear-svm"), X, **subject.facts)
-    protocol = Protocol(**subject.facts)
+    protocol = FoldProtocol(**subject.facts)
     for judge, predict in JUDGES.items():
         predicted = {fold.name: predict(mean[fold.train, :n], fold.y, mean[fold.test, :n]) for fold in protocol}
         yield f"{subject.name}, F1 mean, {judge} (transductive)", protocol.score(predicted)
 
 
-def fine_tuned(subject: Subject, presets: Sequence[str], practice: FineTuneConfig) -> Found:
+def fine_tuned(subject: Subject, presets: Sequence[str], config: FineTuneConfig) -> Found:
     """The network fine-tuned on the other folds: its embedding under a linear SVM, as in the paper, and its own head.
 
     With preset II, which trains all layers, also transductive uses of the fold's audio.
     """
     for preset in presets:
-        uses = list(HEARD) if preset == "II" else ["nothing"]
-        scores = cross_validate_adapted(
-            subject.model, subject.clips, preset=preset, practice=practice, heard=uses, **subject.facts
+        uses = list(ADAPTATIONS) if preset == "II" else ["nothing"]
+        scores = cross_validate_fine_tuned(
+            subject.model, subject.clips, preset=preset, config=config, adaptations=uses, **subject.facts
         )
         for use in uses:
             how = f"{subject.name}, fine-tuned ({preset})" + ("" if use == "nothing" else f", {use} (transductive)")

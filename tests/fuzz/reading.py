@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from intact_files import KINDS
 from numpy.typing import NDArray
-from weakaudio.data.verify import verify_corpus
 
 from weakaudio.audio.io import EncodedAudio, audio_info, read_audio, stream_audio
-from weakaudio.data.corpus import MANIFEST, STORE, Corpus, read_labels
+from weakaudio.data.corpus import MANIFEST, STORE, Corpus, read_labels, verify_corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.data.store import ClipStore, StoreWriter
 from weakaudio.errors import WeakAudioError

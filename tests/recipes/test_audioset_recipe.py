@@ -82,7 +82,7 @@ def run(corpus: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_run_says_what_it_was_trained_on(run: Path) -> None:
     model = load_model(run)
     assert model.labels == list(MIDS.values())
-    assert (model.notes["corpus"], model.notes["train"], model.notes["val"]) == (
+    assert (model.metadata["corpus"], model.metadata["train"], model.metadata["val"]) == (
         "16000",
         {"split": "train"},
         {"split": "val"},
@@ -137,7 +137,7 @@ def test_training_clips_of_each_class_are_those_the_model_was_trained_on(
     assert found is not None
     assert found.to_dict() == counts
     other = load_model(run)
-    other.notes["corpus"] = "elsewhere"
+    other.metadata["corpus"] = "elsewhere"
     assert evaluate.training_positives(other, Corpus(corpus(16000))) is None
     eval_only = tmp_path / "16000"
     prepare(str(audioset), str(eval_only), lists=["eval"], sample_rate=16000)

@@ -36,7 +36,7 @@ def test_teacher_and_students_are_measured_and_recorded(
         for clip in range(40):
             tone = np.sin(2 * np.pi * (200 + 100 * n + rng.uniform(-99, 99)) * np.arange(160) / 8000)
             sf.write(folder / f"{clip % 5 + 1}-{40 * n + clip}-A.wav", 0.5 * tone, 8000)
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr(evaluate, "_THRESHOLD", 0.0)  # a random teacher may never be sure
     monkeypatch.setattr(evaluate, "lag", lambda student, teacher: Lag(0.25, 0.01, 7))  # recordings are too short
     stages = [["dense", 0, 4], ["dense", 0, 4], ["dense", 0, 4], ["dense", 0, 4]]

@@ -64,7 +64,7 @@ def test_a_run_leaves_a_model_and_a_table_and_resumes_as_if_it_had_not_stopped(
     assert whole.read_bytes() == parts.read_bytes()
     model = load_model(whole)
     assert model.labels == ["dog", "rain", "saw"]
-    assert "9 steps" in model.notes["training"]
+    assert "9 steps" in model.metadata["training"]
     assert torch.isfinite(model(torch.zeros(1, 5000)).clip_probs).all()
 
 
@@ -90,10 +90,10 @@ def test_a_student_is_shipped_at_half_size_with_its_metadata(arguments: dict[str
     shipped = ship(path, "weakaudio-tiny", tmp_path)
     assert shipped == tmp_path / "pretrained" / "weakaudio-tiny.safetensors"
     model, trained = load_model(shipped), load_model(path)
-    assert model.notes["name"] == "weakaudio-tiny"
-    assert model.notes["licence"] == "MIT"
-    assert list(model.notes["corpora"].values()) == [1.0]
-    assert model.notes["seed"] == 0
+    assert model.metadata["name"] == "weakaudio-tiny"
+    assert model.metadata["licence"] == "MIT"
+    assert list(model.metadata["corpora"].values()) == [1.0]
+    assert model.metadata["seed"] == 0
     audio = 0.1 * torch.randn(1, 32000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(audio).clip_probs, trained(audio).clip_probs, rtol=0, atol=2e-3)
 
@@ -101,9 +101,9 @@ def test_a_student_is_shipped_at_half_size_with_its_metadata(arguments: dict[str
 def test_a_student_names_the_model_it_was_initialised_from(arguments: dict[str, Any], tmp_path: Path) -> None:
     first = train(str(tmp_path / "first"), epochs=1, **arguments)
     second = train(str(tmp_path / "second"), epochs=1, every=2, start=str(first), **{**arguments, "seed": 3})
-    notes, before = load_model(second).notes, load_model(first)
-    assert notes["start"] == {"training": before.notes["training"], "checksum": model_checksum(before)}
+    metadata, before = load_model(second).metadata, load_model(first)
+    assert metadata["start"] == {"training": before.metadata["training"], "checksum": model_checksum(before)}
     third = train(str(tmp_path / "third"), epochs=1, start=str(second), **{**arguments, "seed": 3})
-    assert load_model(third).notes["start"]["start"] == notes["start"]
+    assert load_model(third).metadata["start"]["start"] == metadata["start"]
     with pytest.raises(ProtocolError, match="was made with every 2, not 1"):
         train(str(tmp_path / "second"), epochs=1, start=str(first), **{**arguments, "seed": 3})

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from weakaudio.nas.stage_store import StageStore
 
 from recipes import results
 from recipes.latency import law, predicted, proxies
@@ -19,6 +18,7 @@ from weakaudio.nas.latency_model import Validation, random_configs
 from weakaudio.nas.latency_table import LatencyTable
 from weakaudio.nas.scaling_law import Law
 from weakaudio.nas.search_space import ArchitectureConfig, SearchSpace
+from weakaudio.nas.stores import StageStore
 
 TINY = SearchSpace(
     operators=(("dense",),) * 4,
@@ -51,7 +51,7 @@ class Training:
 class Stages(Training):
     """As `BlockwiseDistillation`, and blind for channels."""
 
-    def __init__(self, teacher: str, corpora: dict[str, float], store: Path, steps: int) -> None:
+    def __init__(self, teacher: str, corpora: dict[str, float], steps: int, store: Path) -> None:
         super().__init__(teacher, corpora, steps)
 
     def __call__(self, config: dict[str, Any]) -> float:
@@ -79,7 +79,7 @@ def test_errors_are_percent_and_times_are_of_a_clip() -> None:
 
 
 def test_a_network_that_cannot_be_scored_is_left_out_and_not_tried_again(root: Path) -> None:
-    genomes = [ArchitectureConfig.from_config(config) for config in random_configs(5, space=TINY)]
+    architectures = [ArchitectureConfig.from_config(config) for config in random_configs(5, space=TINY)]
     tried = []
 
     def diverges(config: dict[str, Any]) -> float:
@@ -88,9 +88,9 @@ def test_a_network_that_cannot_be_scored_is_left_out_and_not_tried_again(root: P
 
     proxies_: dict[str, Any] = {"cheap": diverges, proxies.TRUTH: Training("", {}, 600)}
     store = StageStore(root / "scores.json", {})
-    table = proxies.score(genomes, proxies_, store)
+    table = proxies.score(architectures, proxies_, store)
     assert table["cheap"].isna().tolist() == [False, True, False, False, False]
-    pd.testing.assert_frame_equal(proxies.score(genomes, proxies_, StageStore(root / "scores.json", {})), table)
+    pd.testing.assert_frame_equal(proxies.score(architectures, proxies_, StageStore(root / "scores.json", {})), table)
     assert len(tried) == 5
     (row,) = proxies.rows(table, "")
     assert row["n"] == 4
@@ -111,7 +111,7 @@ def test_the_error_of_predicted_latency_is_recorded(root: Path, monkeypatch: pyt
 
 def test_latency_in_int8_has_rows_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weakaudio.nas.search_space.SearchSpace", lambda: TINY)
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr("weakaudio.nas.int8_profile._SECONDS", 0.0)
     args = ["--table", str(root / "table.json"), "--networks", "2", "--seconds", "0.3", "--threads", "1"]
     assert predicted.main([*args, "--int8", "--every", "2"], root) == 0
@@ -119,7 +119,7 @@ def test_latency_in_int8_has_rows_of_its_own(root: Path, monkeypatch: pytest.Mon
     assert {row["system"] for row in rows} == {f"int8, frame stride 2, batch {batch}" for batch in (1, 8)}
     table = LatencyTable.load(root / "table.json")
     assert table.device.onnxruntime
-    assert {key.operator for key in table.times if key.piece == "front end"} == {"efficientat-32k/2"}
+    assert {key.operator for key in table.times if key.kind == "front end"} == {"efficientat-32k/2"}
 
 
 def test_the_law_is_recorded_with_its_error_on_held_out_corners(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_the_law_is_recorded_with_its_error_on_held_out_corners(root: Path, monk
         for width in (0.25, 0.5, 0.75, 1):
             system = f"depth {depth:g}, width {width:g}"
             assert rows[system, "predicted loss"] == pytest.approx(rows[system, "loss"], rel=0.05)
-    assert "did not see" in (out / "law.html").read_text(encoding="utf-8")
+    assert "Held-out networks" in (out / "law.html").read_text(encoding="utf-8")
 
 
 def test_an_error_of_the_law_is_that_of_its_corner() -> None:
@@ -170,10 +170,13 @@ def test_proxies_are_correlated_with_long_training(root: Path, monkeypatch: pyte
     assert len(Training.asked) == 3 * 12  # nothing is scored twice
     rows = {row["system"]: row for row in results.load("latency", root)}
     assert rows["short training, 50 steps"]["value"] == pytest.approx(1.0)
-    genomes = [genome.to_config() for genome in proxies.draw(12, 0, seconds_of, 0.006)]
-    assert max(map(seconds_of, genomes)) == 0.006
-    stages, whole = Stages("", {}, root, 1), Training("", {}, 200)
-    expected = spearmanr([stages(genome) for genome in genomes], [whole(genome) for genome in genomes]).statistic
+    architectures = [architecture.to_config() for architecture in proxies.draw(12, 0, seconds_of, 0.006)]
+    assert max(map(seconds_of, architectures)) == 0.006
+    stages, whole = Stages("", {}, 1, root), Training("", {}, 200)
+    expected = spearmanr(
+        [stages(architecture) for architecture in architectures],
+        [whole(architecture) for architecture in architectures],
+    ).statistic
     found = rows["blockwise distillation, 100 steps per stage"]
     assert found["value"] == pytest.approx(expected)
     assert 0 < expected < 1

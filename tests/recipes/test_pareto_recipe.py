@@ -62,7 +62,7 @@ def test_each_system_is_timed_and_each_network_of_ours_is_evaluated(
     stages = [("dense", 1, 4), ("dense", 0, 8), ("dense", 0, 8), ("dense", 1, 16)]
     save_model(Model(randomise(FlashCNN(5, 64, stages, 8)), "16k", labels), student)
     monkeypatch.setattr(pareto, "SHIPPED", ())
-    monkeypatch.setattr("weakaudio.deploy.timing._ROUNDS", (1, 1))
+    monkeypatch.setattr("weakaudio.deploy.benchmark._ROUNDS", (1, 1))
     monkeypatch.setattr(pareto, "_REST", 0.0)
     monkeypatch.setattr(pareto, "ROUNDS", 1)
     args = ["--data", str(tmp_path / "data"), "--mn04", str(teacher), "--model", str(student)]

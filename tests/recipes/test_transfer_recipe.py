@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from weakaudio.transfer.features import EmbeddingTransformer, LogMelStatistics
 
 from recipes import results
 from recipes.transfer import curve, run, systems
@@ -22,6 +21,7 @@ from weakaudio.pretrained import save_model
 from weakaudio.transfer.classifiers import linear_svm
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.cross_validation import cross_validate
+from weakaudio.transfer.estimators import EmbeddingTransformer, LogMelStatistics
 from weakaudio.transfer.transductive import spread_labels
 
 
