@@ -95,7 +95,7 @@ def test_embed_lists_bad_files_and_says_so_by_its_exit_code(
     (sounds / "bad.wav").write_bytes(b"RIFF")
     code, out, _ = run("embed", sounds, "-o", "e.h5", "--model", tiny, "--level", "segment", "--layer", "f2")
     assert code == 3
-    assert "1 left out" in out
+    assert "1 failed" in out
     table = read_embeddings(tmp_path / "e.h5")
     assert len(table.paths) == 60
     assert table.embeddings.shape[1] == 12
@@ -120,7 +120,7 @@ def test_detect_writes_the_events_of_a_folder(run: Run, sounds: Path, tiny: Path
     (sounds / "bad.wav").write_bytes(b"RIFF")
     code, out, _ = run("detect", sounds, "-o", "events.csv", "--model", tiny, "--threshold", "0")
     assert code == 3
-    assert "720 events, 60 files, 0.03 h -> events.csv; 1 left out, see failures.csv" in out
+    assert "720 events, 60 files, 0.03 h -> events.csv; 1 failed, see failures.csv" in out
     table = pd.read_csv(tmp_path / "events.csv")
     assert table.columns.tolist() == ["file", "start", "end", "label", "score"]
     assert len(table) == 720

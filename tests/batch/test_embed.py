@@ -104,7 +104,7 @@ def test_a_list_of_failures_goes_when_they_do(embedder: Embedder, recordings: Pa
 
 def test_a_file_of_that_name_that_is_not_ours_stays(embedder: Embedder, recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "failures.csv").write_text("my own\n")
-    with pytest.raises(WeakAudioError, match=r"failures\.csv: is there and no list of ours"):
+    with pytest.raises(WeakAudioError, match=r"failures\.csv: exists and is no list of failures"):
         embed_folder(embedder, recordings, tmp_path / "e.h5")
     assert (tmp_path / "failures.csv").read_text() == "my own\n"
 

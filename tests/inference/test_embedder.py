@@ -81,7 +81,7 @@ def test_the_mean_of_f2_is_what_the_network_says_of_the_clip(randomise: Callable
 
 @pytest.mark.parametrize(("layer", "pooling"), [("f3", "mean"), ("f1+f1", "mean"), ("f1", "median"), ("f1", "max+")])
 def test_layers_and_poolings_that_are_not_known_are_refused(model: Model, layer: str, pooling: str) -> None:
-    with pytest.raises(WeakAudioError, match=r"unknown; there are|names one of them twice"):
+    with pytest.raises(WeakAudioError, match=r"unknown; there are|names one twice"):
         Embedder(model, layer, pooling)
 
 

@@ -32,7 +32,7 @@ def test_class_lists_are_read_in_order(tmp_path: Path, content: str, names: list
     ("content", "reason"),
     [
         (b"", "at least one class"),
-        (b"dog\nrain\ndog\n", "more than once: dog"),
+        (b"dog\nrain\ndog\n", "repeated: dog"),
         (b"0 /m/1 Dog\n2 /m/2 Rain\n", "not 0 .. 1 in order"),
         (b"index,mid,display_name\n1,/m/1,Speech\n", "not 0 .. 0 in order"),
         (b"\xff\xfe\x00d", "not a readable list"),

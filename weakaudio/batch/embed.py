@@ -116,7 +116,7 @@ def embed_folder(
         No such level, or `out` cannot be written.
     """
     if level not in ("clip", "segment"):
-        raise WeakAudioError(f"level {level!r}: unknown; expected clip or segment")
+        raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     out = Path(out)
     check_suffix(out)
     recordings, unseen = find_recordings(source, include, exclude)
