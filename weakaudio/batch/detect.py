@@ -21,11 +21,10 @@ from weakaudio.batch.runner import (
 )
 from weakaudio.formats.events import check_output, find_format, write_events
 from weakaudio.inference.detector import Detector
-from weakaudio.inference.postprocess import Scores
+from weakaudio.inference.postprocess import SCORE_LEVELS, Scores
 from weakaudio.inference.windows import Window
 
-_SCORE_FLOOR = 0.01  # kept are the classes that reach it somewhere in a window
-_LEVELS = 65535  # `Detector.score` gives multiples of 1/65535, so 16 bits keep scores as they are
+_SCORE_FLOOR = 0.01  # classes that stay below it throughout a window are not kept
 
 
 class ScoreAnalysis:
@@ -51,14 +50,14 @@ class ScoreAnalysis:
 
     def _pack(self, scores: Scores) -> Arrays:
         classes = np.flatnonzero((scores.probs >= self.settings["score_floor"]).any(0))
-        values = np.rint(scores.probs[:, classes] * _LEVELS).astype(np.uint16)
+        values = np.rint(scores.probs[:, classes] * SCORE_LEVELS).astype(np.uint16)
         return {"edges": scores.edges, "values": values, "classes": classes.astype(np.int32)}
 
     def unpack(self, parts: Iterator[Arrays]) -> Iterator[Scores]:
         """The scores of a recording from what was kept of its windows; 0 for classes below the floor."""
         for part in parts:
             values = np.zeros((len(part["values"]), len(self.model.labels)), np.float32)
-            values[:, part["classes"]] = (part["values"] / _LEVELS).astype(np.float32)
+            values[:, part["classes"]] = (part["values"] / SCORE_LEVELS).astype(np.float32)
             yield Scores(values, part["edges"])
 
 
@@ -107,14 +106,14 @@ def detect_folder(
     """
     out = Path(out)
     find_format(out, format)
-    recordings, unseen = find_recordings(source, include, exclude)
+    recordings, unreadable = find_recordings(source, include, exclude)
     folder = source if isinstance(source, str | Path) else None
     check_output([own.name for own in recordings], detector.model.labels, out, format, folder)
     analysis = ScoreAnalysis(detector)
     with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
         analysis.settings = checkpoint.settings  # an earlier run may have kept scores above a lower floor
         analyse_recordings(analysis, recordings, checkpoint, engine)
-        done, failures = collect_outcomes(checkpoint, recordings, unseen, out, source)
+        done, failures = collect_outcomes(checkpoint, recordings, unreadable, out, source)
         table = _events(analysis, checkpoint, done)
     write_events(table, out, format, folder)
     return RunSummary(out, done, len(table), "events", failures, table)

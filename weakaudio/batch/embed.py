@@ -119,11 +119,11 @@ def embed_folder(
         raise WeakAudioError(f"level {level!r}: unknown; there are clip, segment")
     out = Path(out)
     check_suffix(out)
-    recordings, unseen = find_recordings(source, include, exclude)
+    recordings, unreadable = find_recordings(source, include, exclude)
     analysis = EmbeddingAnalysis(embedder, level)
     with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
         analyse_recordings(analysis, recordings, checkpoint, engine)
-        done, failures = collect_outcomes(checkpoint, recordings, unseen, out, source)
+        done, failures = collect_outcomes(checkpoint, recordings, unreadable, out, source)
         names = [own.name for own in done]
         if level == "segment":
             rows, n_rows = _segment_rows(checkpoint, names), sum(map(checkpoint.n_rows, names))

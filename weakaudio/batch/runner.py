@@ -27,8 +27,8 @@ T = TypeVar("T")
 # Recordings are taken in chunks, and the results of a chunk's short ones are on disk before the next begins: a kill
 # loses no more than that. Chunks do not depend on what was done before, so neither do the results.
 _CHUNK_FILES = 32
-_SHORT_SECONDS = 30.0  # longer recordings are read window by window, and this many windows are analysed together:
-_WINDOWS_AT_ONCE = 4
+_SHORT_SECONDS = 30.0  # longer recordings are read window by window
+_WINDOWS_AT_ONCE = 4  # of a long recording, analysed together
 
 
 class Analysis(Protocol):
@@ -38,9 +38,8 @@ class Analysis(Protocol):
     context: int
     """valid segments of its neighbours that a window needs"""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All settings that decide the arrays, as JSON."""
+    settings: dict[str, Any]
+    """all that decide the arrays, as JSON"""
 
     def analyse(self, windows: Sequence[Window]) -> list[Arrays]:
         """Arrays of each window, in their order."""
@@ -166,7 +165,7 @@ def analyse_recordings(
 
 
 def collect_outcomes(
-    checkpoint: RunCheckpoint, recordings: Sequence[Recording], others: Failures, out: Path, source: object
+    checkpoint: RunCheckpoint, recordings: Sequence[Recording], unreadable: Failures, out: Path, source: object
 ) -> tuple[dict[Recording, float], Failures]:
     """Recordings that were analysed, with their lengths in seconds, and all failures, which are listed beside `out`.
 
@@ -176,7 +175,7 @@ def collect_outcomes(
         No recording could be read.
     """
     outcomes = list(checkpoint.outcomes(recordings))
-    failures = sorted([*others, *((own.name, reason) for own, _, reason in outcomes if reason is not None)])
+    failures = sorted([*unreadable, *((own.name, reason) for own, _, reason in outcomes if reason is not None)])
     write_failures(failures, out)
     done = {own: seconds for own, seconds, reason in outcomes if reason is None}
     if not done:
@@ -199,7 +198,7 @@ def group_tasks(recordings: Sequence[Recording], n_done: Mapping[str, int]) -> l
         try:
             seconds = audio_info(recording.path).seconds
         except AudioError:
-            seconds = 0.0  # the reason comes from reading it
+            seconds = 0.0  # reading it later gives the reason
         return Task(recording, seconds, n_done[recording.name])
 
     groups: list[list[Task]] = []
@@ -288,7 +287,7 @@ def _read(recording: Recording, sample_rate: int) -> _Clip | AudioError:
 
 
 def _unless_changed(outcome: Outcome) -> Outcome:
-    """Replace the outcome of a file that is being written to by a failure: nobody knows which content it is of."""
+    """Replace the outcome of a file that is being written to by a failure: it may mix old and new content."""
     if outcome.recording.is_as_found():
         return outcome
     return _failed(outcome.recording, _changed(outcome.recording))

@@ -47,19 +47,25 @@ Include = Annotated[
 ]
 Exclude = Annotated[list[str] | None, typer.Option(help="Skip recordings whose path matches; repeatable.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start again if the output was made with other settings.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Start again if the output was made with other settings or from another source."
+    ),
 ]
 EngineOption = Annotated[EngineName, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where it is native.")]
-MinLength = Annotated[float | None, typer.Option(help="Drop shorter events; seconds. [default: the model's own]")]
+MinLength = Annotated[
+    float | None, typer.Option(help="Drop shorter events; seconds.", show_default="the model's own, else 0")
+]
 MergeGap = Annotated[float, typer.Option(help="Merge events of a class that are no farther apart; seconds.")]
 Hysteresis = Annotated[
-    float, typer.Option(help="An event lasts while its score stays above this fraction of the threshold.")
+    float, typer.Option(help="An event lasts while its score stays at or above this fraction of the threshold.")
 ]
 Median = Annotated[float, typer.Option(help="Length of a median filter over the scores; seconds.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option(help="Score that an event must reach, 0 to 1. [default: the model's own]")
+    float | None,
+    typer.Option(help="Score that an event must reach, 0 to 1.", show_default="the model's own, else 0.5"),
 ]
 Thresholds = Annotated[
     Path | None,
@@ -131,7 +137,7 @@ def detect(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="csv, parquet, jsonl, raven, audacity or desed. [default: by the suffix of --out]"),
+        typer.Option(help="csv, parquet, jsonl, raven, audacity or desed.", show_default="by the suffix of --out"),
     ] = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -236,7 +242,7 @@ def similar(
     store: Annotated[Path, typer.Argument(help="Embeddings by `weakaudio embed --level segment`.")],
     example: Annotated[str, typer.Argument(help="A recording: its path, or its name in STORE.")],
     at: Annotated[
-        float | None, typer.Option(help="Start of the sound in it; seconds. [default: the whole recording]")
+        float | None, typer.Option(help="Start of the sound in it; seconds.", show_default="the whole recording")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of the sound; seconds.")] = 1.0,
     top: Annotated[int, typer.Option(min=1, help="Number of sounds to find.")] = 20,
@@ -247,7 +253,7 @@ def similar(
         Path | None, typer.Option(help="Folder that was embedded; a page takes its sounds from there.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A page (.html) or a table (.csv). [default: print]")
+        Path | None, typer.Option("--out", "-o", help="A page (.html) or a table (.csv).", show_default="print")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model that made STORE, if its name or path has changed.")

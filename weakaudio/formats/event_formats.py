@@ -1,7 +1,7 @@
 """Formats of event tables: a writer, a reader and the forbidden characters of each (`FORMATS`).
 
-To add a format, write two functions and add them to `FORMATS` at the end of this file; the command line, the suffix
-and the round-trip tests follow from it.
+To add a format, write two functions and add them to `FORMATS` at the end of this file: names, suffixes and the
+round-trip tests follow from it. Then mention it in the help of `weakaudio detect` and in `write_events`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from weakaudio.audio.io import audio_info, resample
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder, Part, mono_floats
-from weakaudio.inference.postprocess import PostProcessing, Scores, find_events
+from weakaudio.inference.postprocess import SCORE_LEVELS, PostProcessing, Scores, find_events
 from weakaudio.inference.windows import Window, cut, cut_file, find_loudest
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
@@ -27,7 +27,6 @@ Threshold = float | Mapping[str, float]
 
 THRESHOLD = 0.5  # for models that bring none of their own
 
-_LEVELS = 65535  # scores are rounded to 16 bits, so that kept scores are the ones that events were made of
 _TOLERANCE = 1e-5  # seconds
 
 
@@ -108,7 +107,7 @@ class Detector:
         self.hop = geometry.hop * front_end.hop_length / front_end.sample_rate
         """seconds from one segment to the next"""
         self.context = -(-geometry.span // geometry.hop) - 1
-        """segments on either side that overlap a window's own"""
+        """segments on either side of a window's core that overlap it"""
 
     @classmethod
     def from_pretrained(
@@ -164,7 +163,7 @@ class Detector:
         return self._detect(cut_file(self.model, path, self.context), audio_info(path).seconds)
 
     def score(self, windows: Sequence[Window]) -> list[Scores]:
-        """Class scores of the own segments of each window, in their order; multiples of 1/65535.
+        """Class scores of the core of each window, in their order; multiples of 1/65535, as runs keep 16 bits.
 
         Files, folders and streams are scored by this method alone. Where segments overlap, the score is their mean
         (`weakaudio.audio.geometry.timeline`).
@@ -193,11 +192,11 @@ class Detector:
     @staticmethod
     def _scores(part: Part) -> Scores:
         values, edges = timeline(part.segments, part.times)
-        edges = np.minimum(edges, part.times.max())  # they are rounded, and a recording ends where it ends
+        edges = np.minimum(edges, part.times.max())  # rounding may put the last edge past the end
         begin = part.times[part.core.start, 0] if part.context_before else 0.0
         stop = part.times[part.core.stop, 0] if part.context_after else np.inf
         first, last = np.searchsorted(edges[:-1], [begin - _TOLERANCE, stop - _TOLERANCE])
-        rounded = np.rint(values[first:last] * _LEVELS) / _LEVELS
+        rounded = np.rint(values[first:last] * SCORE_LEVELS) / SCORE_LEVELS
         return Scores(rounded.astype(np.float32), edges[first : last + 1], part.probs)
 
 

@@ -16,7 +16,7 @@ from weakaudio.audio.io import check_samples, read_audio, resample
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.parts import POOLINGS, Part, Pooled, join
+from weakaudio.inference.parts import TIME_POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Audio, Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, share, stack
@@ -75,7 +75,7 @@ class Embedder:
     ) -> None:
         self.layer, self.pooling = layer, pooling
         self._layers = split_names(layer, LAYERS, "layer")
-        self._poolings = split_names(pooling, POOLINGS, "pooling")
+        self._poolings = split_names(pooling, TIME_POOLINGS, "pooling")
         self.device = find_device(device)
         self.dtype = find_dtype(dtype, self.device)
         self.checksum = model_checksum(model)

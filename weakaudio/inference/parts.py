@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-POOLINGS = ("mean", "max", "std")
+TIME_POOLINGS = ("mean", "max", "std")
 """over time; std is the standard deviation"""
 
 

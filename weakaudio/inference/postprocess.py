@@ -12,6 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+SCORE_LEVELS = 65535
+"""scores are multiples of its inverse: the 16 bits that a run keeps are exactly those that events are made of"""
+
 _TOLERANCE = 1e-5  # seconds by which a length may miss a limit: less than a sample
 
 
@@ -177,7 +180,7 @@ class EventBuilder:
         return done
 
     def _settle(self, pending: _Pending, done: list[ActiveRegion]) -> None:
-        """The region is over: it is an event, part of the one before, or never reached its threshold."""
+        """End the pending region: make it an event, merge it into the one before, or drop it."""
         region, pending.region = pending.region, None
         if region is None or region.peak < self._rules.thresholds[region.label]:
             return

@@ -19,9 +19,10 @@ from weakaudio.networks.model import Model
 
 Audio = NDArray[np.float32]
 
-WINDOW_SECONDS = 40.0  # of segments that go through the network together
+WINDOW_SECONDS = 40.0  # length of a window's core
 BLOCK_SECONDS = 10.0  # of a recording that are decoded together: little beside a window
-# Networks whose segments depend on the whole clip get this much audio around a window, and the window is their clip.
+# Networks whose segments depend on the whole clip get this much audio on either side of the core, and treat the
+# window as a clip.
 _MARGIN_SECONDS = 5.0
 
 

@@ -21,7 +21,7 @@ from weakaudio.audio.io import read_audio
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder, split_names
-from weakaudio.inference.parts import POOLINGS, pool
+from weakaudio.inference.parts import TIME_POOLINGS, pool
 from weakaudio.transfer.classifiers import build_classifier
 
 _CHUNK = 256  # recordings embedded before they are cached: the most that an interrupted run loses
@@ -283,7 +283,7 @@ class SegmentPooler(TransformerMixin, BaseEstimator):
             S does not divide the width of X, or the pooling is unknown.
         """
         checked = validate_data(self, X, dtype=[np.float64, np.float32])
-        split_names(self.pooling, POOLINGS, "pooling")
+        split_names(self.pooling, TIME_POOLINGS, "pooling")
         if self.n_segments < 1 or checked.shape[1] % self.n_segments:
             raise WeakAudioError(
                 f"n_segments {self.n_segments}: does not divide the {checked.shape[1]} columns of X, expected "
@@ -295,7 +295,7 @@ class SegmentPooler(TransformerMixin, BaseEstimator):
         """Pool n clips: (n, D) for each pooling, concatenated."""
         check_is_fitted(self)
         checked = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        names = split_names(self.pooling, POOLINGS, "pooling")
+        names = split_names(self.pooling, TIME_POOLINGS, "pooling")
         return np.stack([pool(clip.reshape(self.n_segments, -1), names) for clip in checked])
 
     def __sklearn_is_fitted__(self) -> bool:
