@@ -5,7 +5,6 @@ python -m recipes.audioset.evaluate MODEL CORPUS --split eval --out FOLDER
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -87,4 +86,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
