@@ -34,14 +34,14 @@ something else than was written, and any other error but a reported one is a fau
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("intact")
     write_intact(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scratch(intact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which one file after the other is damaged."""
     return Path(shutil.copytree(intact, tmp_path_factory.mktemp("scratch") / "files"))
