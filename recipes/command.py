@@ -79,10 +79,10 @@ class Command:
         """Run the command, recording below `root`; returns its exit code, 2 after a `WeakAudioError`."""
         words = list(sys.argv[1:] if args is None else args)
         given = self.parse(words)
-        positional = [name for name, one in self.parameters.items() if one.kind is one.POSITIONAL_ONLY]
+        arguments = [given.pop(name) for name, one in self.parameters.items() if one.kind is one.POSITIONAL_ONLY]
         facts = {"command": shlex.join([*self.words, *words]), **(origin(root) if self.recipe else {})}
         try:
-            found = self.function(*(given.pop(name) for name in positional), **given)
+            found = self.function(*arguments, **given)
             if isinstance(found, Path):
                 print(found)
                 return 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -30,15 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = ("what", "system", "metric", "value", "data", "command")
 FIELDS = (*REQUIRED[:4], "spread", "n", *REQUIRED[4:], "commit", "machine", "date", "note")
 
-_VECTOR = {  # flags of /proc/cpuinfo
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "VNNI",
-    "avx_vnni": "VNNI",
-    "avx512_bf16": "bf16",
-    "amx_bf16": "bf16",
-}
-_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 _TABLE = re.compile(
     r"(<!-- (?:results: (?P<recipe>\S+) / (?P<what>.+?)|models) -->\n).*?(<!-- /(?:results|models) -->)", re.DOTALL
 )
@@ -90,20 +80,13 @@ def commit(root: Path = ROOT) -> str:
 
 
 def machine() -> str:
-    """Processor, its vector instructions and limits on them, cores, GPU if any, versions of Python and torch."""
+    """Processor with the vector instructions that it may use, cores, GPU if any, versions of torch and Python."""
     import torch
 
-    info = Path("/proc/cpuinfo")
-    fields = (
-        dict(re.findall(r"^(model name|flags)\s*: (.+)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
-    )
-    flags = fields.get("flags", "").split()
-    parts = [fields.get("model name") or platform.processor() or platform.machine()]
-    parts += dict.fromkeys(name for flag, name in _VECTOR.items() if flag in flags)
-    parts += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
-    parts.append(f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores")
-    parts += [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return ", ".join([*parts, f"Python {platform.python_version()}", f"torch {torch.__version__}"])
+    from weakaudio.deploy.benchmark import describe
+
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([str(describe(torch.device("cpu"))), *gpus, f"Python {platform.python_version()}"])
 
 
 def table(recipe: str, what: str, root: Path = ROOT) -> str:

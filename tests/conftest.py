@@ -16,6 +16,7 @@ import pytest
 import soundfile as sf
 import torch
 from hypothesis import HealthCheck, Phase, settings
+from malformed import intact, scratch  # noqa: F401 (fixtures)
 from numpy.typing import NDArray
 from torch import nn
 

@@ -5,13 +5,11 @@ python -m recipes.audioset.evaluate MODEL CORPUS --split eval --out FOLDER
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,6 +23,7 @@ from weakaudio.evaluation.corpus import evaluate
 from weakaudio.evaluation.tagging import TaggingMetrics
 from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import find_device
 from weakaudio.pretrained import load_model
 
 # mAP and mAUC, of arXiv 1711.01369.
@@ -73,8 +72,7 @@ def main(
     """Evaluate a model class by class."""
     loaded, clips = load_model(model), Corpus(corpus)
     where = {"split": SPLITS.get(split, split)}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = evaluate(loaded, clips, where, thresholds_from=None, device=device)
+    found = evaluate(loaded, clips, where, thresholds_from=None, device=find_device("auto"))
     found.save(out)
     figure = per_class_figure(found.per_class, training_positives(loaded, clips))
     with atomic_write(out / "per_class.png") as part:
@@ -87,4 +85,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

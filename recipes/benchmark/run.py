@@ -50,12 +50,11 @@ from weakaudio.training.losses import LOSSES
 
 TOLERANCE = 1e-4  # between the probabilities of two ways to run N_S
 _FILES, _THRESHOLD = 120, 0.5
-_MAIN = "from weakaudio.cli import main; main()"
 PROCESSES = {
     "python (reference)": ["-c", "pass"],
     "import weakaudio": ["-c", "import weakaudio"],
-    "weakaudio --help": ["-c", _MAIN, "--help"],
-    "weakaudio models": ["-c", _MAIN, "models"],
+    "weakaudio --help": ["-m", "weakaudio.cli", "--help"],
+    "weakaudio models": ["-m", "weakaudio.cli", "models"],
     "import torch (for comparison)": ["-c", "import torch"],
 }
 
@@ -300,4 +299,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -33,63 +34,39 @@ class Result:
 
 def results_table(results: Mapping[str, Result]) -> pd.DataFrame:
     """A row per system, and one for chance."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for system, result in results.items():
         clip, segment = result.evaluation.clip, result.evaluation.segment
-        rows.append(
-            {
-                "system": system,
-                "clip mAP": clip.mean_ap,
-                "clip mAUC": clip.mean_auc,
-                "segment F1": segment.micro.f1 if segment else float("nan"),
-                "training (s)": round(float(result.log["seconds"].sum())),
-            }
-        )
+        row = {"system": system, "clip mAP": clip.mean_ap, "clip mAUC": clip.mean_auc}
+        row["segment F1"] = segment.micro.f1 if segment else float("nan")
+        rows.append({**row, "training (s)": round(float(result.log["seconds"].sum()))})
     prevalence = next(iter(results.values())).evaluation.clip.prevalence
     rows.append({"system": "chance (class prevalence)", "clip mAP": prevalence, "clip mAUC": 0.5})
     return pd.DataFrame(rows).astype({"training (s)": "Int64"})
 
 
 def build(corpus: Corpus, results: Mapping[str, Result], folds: FoldScores, command: str) -> str:
-    """The page as HTML.
-
-    Parameters
-    ----------
-    corpus
-        The soundscapes.
-    results
-        By system; clips are shown with the scores of the first.
-    folds
-        Scores of the five-fold transfer.
-    command
-        The command that was run.
-    """
+    """The page as HTML; `command` made it, and clips are shown with the scores of the first of `results`."""
     first = next(iter(results))
     table = report.Table(results_table(results), _TABLE)
     curves = figures.training_curves({system: result.log for system, result in results.items()})
-    return report.page(
-        "weakaudio: the demo",
-        [
-            report.Section("Results", [_INTRODUCTION, _numbers(results, folds), table]),
-            report.Section(f"What {first} detects", [_CLIPS_SHOWN, *_clips(corpus, results[first].model)]),
-            report.Section("Class by class", [report.Picture(_bars(results), _BARS)]),
-            report.Section("Training", [report.Picture(curves, _CURVES)]),
-            report.Section("Transfer to other recordings", [_TRANSFER, *_transfer(folds)]),
-            report.Section("How it was made", [_origin(corpus, command)]),
-        ],
-    )
+    sections: dict[str, list[Any]] = {
+        "Results": [_INTRODUCTION, _numbers(results, folds), table],
+        f"What {first} detects": [_CLIPS_SHOWN, *_clips(corpus, results[first].model)],
+        "Class by class": [report.Picture(_bars(results), _BARS)],
+        "Training": [report.Picture(curves, _CURVES)],
+        "Transfer to other recordings": [_TRANSFER, *_transfer(folds)],
+        "How it was made": [_origin(corpus, command)],
+    }
+    return report.page("weakaudio: the demo", [report.Section(*one) for one in sections.items()])
 
 
 def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.KeyNumbers:
     clips = {system: result.evaluation.clip for system, result in results.items()}
-    chance = 1 / len(folds.classes)
-    return report.KeyNumbers(
-        [
-            *((f"{clip.mean_ap:.2f}", f"clip mAP of {system}") for system, clip in clips.items()),
-            (f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of chance (class prevalence)"),
-            (f"{folds.mean:.1%}", f"accuracy in transfer, where chance is {chance:.0%}"),
-        ]
-    )
+    numbers = [(f"{clip.mean_ap:.2f}", f"clip mAP of {system}") for system, clip in clips.items()]
+    numbers.append((f"{next(iter(clips.values())).prevalence:.2f}", "clip mAP of chance (class prevalence)"))
+    transfer = f"accuracy in transfer, where chance is {1 / len(folds.classes):.0%}"
+    return report.KeyNumbers([*numbers, (f"{folds.mean:.1%}", transfer)])
 
 
 def _clips(corpus: Corpus, model: Model) -> list[report.Picture]:

@@ -8,7 +8,6 @@ Writes `pretrained/NAME.safetensors` with its weights in float16. `pretrained/re
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,4 +37,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,4 +166,4 @@ class _Export(Checkpoint):
 main = command()(train)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -37,7 +37,7 @@ code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-_WEAKAUDIO = [sys.executable, "-c", "from weakaudio.cli import main; main()"]
+_WEAKAUDIO = [sys.executable, "-m", "weakaudio.cli"]
 
 
 class Finished(NamedTuple):
@@ -157,4 +157,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

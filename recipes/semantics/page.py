@@ -103,17 +103,10 @@ def build(meaning: Meaning, origin: str) -> str:
 
 
 def _numbers(meaning: Meaning) -> report.KeyNumbers:
-    chance = f"chance {meaning.chance_within():.0%}"
-    return report.KeyNumbers(
-        [
-            (f"{meaning.scores.mean:.1%}", "accuracy over the folds"),
-            (
-                f"{meaning.nearest_within():.0%}",
-                f"of classes have their nearest class in their super-category ({chance})",
-            ),
-            (f"{meaning.confused_within():.0%}", f"of wrong answers are in the right super-category ({chance})"),
-        ]
-    )
+    chance = f"in their super-category (chance {meaning.chance_within():.0%})"
+    numbers = [(f"{meaning.scores.mean:.1%}", "accuracy over the folds")]
+    numbers.append((f"{meaning.nearest_within():.0%}", f"of classes have their nearest class {chance}"))
+    return report.KeyNumbers([*numbers, (f"{meaning.confused_within():.0%}", f"of wrong answers are {chance}")])
 
 
 def _events(meaning: Meaning) -> str:

@@ -7,7 +7,6 @@ Writes report.html, each figure as PNG and SVG, and each table as CSV.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -117,4 +116,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,20 +7,19 @@ From the project's folder. Finished runs are used again, and a killed one resume
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from recipes.command import command, over_seeds
 from recipes.results import Row
 from recipes.soundscapes.corpus import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import Evaluation, evaluate
+from weakaudio.networks.runtime import find_device
 from weakaudio.pretrained import load_model
 from weakaudio.training.fit import METRICS, MODEL, train
 
@@ -70,8 +69,7 @@ def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequenc
             out = folder / f"{system.config}-{system.epochs}{'' if seed == 1 else f'-seed{seed}'}"
             options = [f"--trainer.max_epochs={system.epochs}", *overrides]
             model = load_model(train_once(out, system.config, corpus, seed, options))
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            evaluation = evaluate(model, Corpus(corpus), device=device)
+            evaluation = evaluate(model, Corpus(corpus), device=find_device("auto"))
             evaluation.save(out / "evaluation")
             found.setdefault(name, []).append(evaluation)
             # The median: other work on the machine may slow some epochs down.
@@ -116,4 +114,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,7 +7,6 @@ The folds are those that `adapt` makes by recording, not the official ones.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,4 +44,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ import torch
 from weakaudio_data_prep.unlabelled import prepare
 
 from recipes.distillation.ship import ship
-from recipes.distillation.train import train
+from recipes.distillation.train import CONFIG, _find_precision, train
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
@@ -83,6 +83,12 @@ def test_a_run_resumes_only_with_the_same_settings(arguments: dict[str, Any], tm
         train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
     with pytest.raises(ProtocolError, match="batch_size 2, not 4"):
         train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
+
+
+def test_a_run_keeps_the_precision_it_began_in(tmp_path: Path) -> None:
+    assert _find_precision(tmp_path / CONFIG, "auto", "cpu") == "32-true"  # as the tests' environment has it
+    (tmp_path / CONFIG).write_text('{"precision": "bf16-mixed"}')
+    assert _find_precision(tmp_path / CONFIG, "auto", "cpu") == "bf16-mixed"
 
 
 def test_a_student_is_shipped_at_half_size_with_its_metadata(arguments: dict[str, Any], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_labels_are_spread_over_more_neighbours_where_ten_reach_too_few(rng: np.
     y = np.array(["low"] * 20 + ["high"] * 20)
     X = np.concatenate([rng.normal(-1, 0.01, (20, 2)), rng.normal(1, 0.01, (20, 2))])
     alike = rng.normal([0.9, 3.9], 1e-6, (15, 2))
-    with pytest.raises(ProtocolError, match="clips are reached from no labelled one"):
+    with pytest.raises(ProtocolError, match="15 clips are not connected to a labelled one"):
         spread_labels(X, y, alike)
     assert (systems.spread(X, y, alike) == "high").all()
 
