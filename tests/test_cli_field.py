@@ -154,6 +154,16 @@ def test_a_dtype_that_does_not_exist_is_refused(run: Run, model: Path, clips: Pa
     assert "dtype 'float8': unknown; there are auto, float32, bfloat16" in err
 
 
+def test_a_resumed_run_keeps_its_precision_on_another_machine(
+    run: Run, model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for native in (True, False):
+        monkeypatch.setattr("weakaudio.networks.runtime.has_native_bfloat16", lambda device, native=native: native)
+        assert run("detect", clips, "-o", "e.csv", "--model", model, "--device", "cpu")[0] == 0
+        assert run("embed", clips, "-o", "e.npz", "--model", model, "--device", "cpu")[0] == 0
+    assert read_embeddings("e.npz").metadata["dtype"] == "bfloat16"
+
+
 def test_an_interrupted_run_goes_on(run: Run, model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -41,14 +41,15 @@ def atomic_write(path: str | Path, unique: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
-    except OSError as error:
+    except BaseException as error:
+        with suppress(OSError):  # e.g. a folder component of the path is a file
+            part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise WriteError(
             f"{path}: cannot be written ({error.strerror or error}); the previous content is unchanged: free some "
             "disk space or give another path, and run again"
         ) from error
-    finally:
-        with suppress(OSError):  # e.g. a folder component of the path is a file
-            part.unlink(missing_ok=True)
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:

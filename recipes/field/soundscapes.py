@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from recipes.command import command
 from recipes.results import Row
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import resample
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.events import evaluate_events, f1_at_best_thresholds
@@ -28,7 +29,7 @@ from weakaudio.evaluation.psds import psds_scores
 from weakaudio.evaluation.scored_clips import ScoredClips, reference_events, score_frames
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
-from weakaudio.inference.embedder import Audio, Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model, save_model
 from weakaudio.progress import progress
@@ -36,7 +37,7 @@ from weakaudio.progress import progress
 _C = 0.03  # of the logistic regression; chosen by the validation clips' mAP among 0.01, 0.03, 0.1 and 0.3
 
 
-def clips_of(corpus: Corpus, split: str, sample_rate: int) -> Iterator[tuple[str, Audio]]:
+def clips_of(corpus: Corpus, split: str, sample_rate: int) -> Iterator[tuple[str, Waveform]]:
     """Paths and clips of a split, resampled."""
     positions = corpus.select({"split": split})
     for n in progress(positions, len(positions), f"reading {len(positions)} clips"):

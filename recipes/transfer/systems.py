@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from recipes.command import run_name
 from recipes.transfer.corpora import Corpus
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import Audio, Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
 from weakaudio.pretrained import load_model
 from weakaudio.transfer.classifiers import build_classifier
@@ -64,7 +65,7 @@ class Subject:
     name: str
     """in the table"""
     model: Model
-    clips: list[Audio]
+    clips: list[Waveform]
     facts: dict[str, Any]
     """y, folds and sources, as `cross_validate` takes them"""
 

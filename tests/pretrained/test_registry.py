@@ -19,7 +19,7 @@ import torch
 from plain_efficientat import random_state
 from weights_server import WeightsServer
 
-from recipes import models_table, results
+from recipes import results
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import MobileNet, WeakCNN
 from weakaudio.networks.model import Model
@@ -374,23 +374,3 @@ def test_lazy_names_can_be_imported_in_any_order() -> None:
         "assert callable(pretrained.convert)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_readme_has_the_table_of_the_registry() -> None:
-    assert models_table.main(["--check"]) == 0
-
-
-def test_the_table_is_written_between_its_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# A\n<!-- models -->\nold\n<!-- /models -->\nB\n")
-    assert models_table.main(["--check"], readme) == 1
-    assert "README.md" in capsys.readouterr().out
-    assert models_table.main([], readme) == 0
-    text = readme.read_text()
-    assert text.startswith("# A\n<!-- models -->\n| name |")
-    assert text.endswith("<!-- /models -->\nB\n")
-    assert "| `efficientat-mn04` | 0.98 M | 32 | 527 | 0.432 |" in text
-    assert models_table.main(["--check"], readme) == 0
-    readme.write_text("# A\n<!-- models -->\n")
-    with pytest.raises(ValueError, match="README"):
-        models_table.main(["--check"], readme)

@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
-from weakaudio.data.verify import verify_corpus
 from weakaudio_data_prep.audioset import prepare
 
-from weakaudio.data.corpus import Corpus
+from weakaudio.data.corpus import Corpus, verify_corpus
 from weakaudio.data.ontology import read_ontology
 
 pytestmark = pytest.mark.real

@@ -96,7 +96,8 @@ def test_deviations_of_a_single_frame_are_zero(make_wavs: Callable[..., Path]) -
 
 def test_the_shipped_model_embeds_by_default(paths: list[Path]) -> None:
     transformer = EmbeddingTransformer().fit(paths)
-    assert transformer.origin_ == {"model": DEFAULT_MODEL, "checksum": model_checksum(load_model(DEFAULT_MODEL))}
+    checksum = model_checksum(load_model(DEFAULT_MODEL))
+    assert transformer.origin_ == {"model": DEFAULT_MODEL, "checksum": checksum, "dtype": "float32"}
     np.testing.assert_array_equal(
         transformer.transform(paths[:2]), Embedder.from_pretrained(DEFAULT_MODEL).embed_files(paths[:2])
     )

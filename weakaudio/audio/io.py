@@ -187,6 +187,25 @@ def check_samples(audio: Waveform, name: str) -> None:
         raise AudioError(f"{name}: samples of up to {peak:.3g}, where full scale is 1; re-export the recording")
 
 
+def mono_floats(audio: NDArray[np.floating]) -> Waveform:
+    """Check an array of mono audio; returns it as float32 of shape (N,).
+
+    Raises
+    ------
+    AudioError
+        Another shape, integers, no samples, NaN or infinite samples.
+    """
+    audio = np.asarray(audio)
+    if audio.ndim != 1 or audio.dtype.kind != "f":
+        raise AudioError(
+            f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
+            "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
+        )
+    samples: Waveform = audio.astype(np.float32, copy=False)
+    check_samples(samples, "audio")
+    return samples
+
+
 def check_sample_rate(sample_rate: int, name: str) -> None:
     """Refuse an implausible rate (Hz); `name` is for the message.
 

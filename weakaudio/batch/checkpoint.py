@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from weakaudio.batch.recordings import Recording
 from weakaudio.errors import StoreError, WeakAudioError
+from weakaudio.networks.runtime import DTYPES
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -65,7 +67,7 @@ class RunCheckpoint:
     Raises
     ------
     StoreError
-        The file is no run checkpoint, was made with other settings, or another run has it open.
+        The file is no journal of a run, was made with other settings, or another run has it open.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any], source: str = "", overwrite: bool = False) -> None:
@@ -91,13 +93,14 @@ class RunCheckpoint:
     def match(self, recordings: Sequence[Recording]) -> None:
         """Keep the results of files that are still as they were, and drop all others.
 
-        Files are known by name, size and time of the last change; after a move of their folder by a fingerprint of
-        their content, too, since recorders on one schedule write files of equal name, size and time.
+        Files are known by name, size and time of the last change. After a move or copy of their folder they are known
+        by a fingerprint of their content instead: a copy may have other times, and recorders on one schedule write
+        files of equal name, size and time.
 
         Raises
         ------
         StoreError
-            The source is another one than that of the results, and none of its files is among them.
+            The source is another one than that of the results, and has less than half of their files.
         """
         with self._clear_errors():
             (before,) = self._database.execute("SELECT value FROM source").fetchone()
@@ -109,16 +112,21 @@ class RunCheckpoint:
                 own = current.get(name)
                 if (
                     own
-                    and (own.size, own.changed) == (size, changed)
-                    and not (moved and own.fingerprint() != fingerprint)
+                    and own.size == size
+                    and (own.fingerprint() == fingerprint if moved else own.changed == changed)
                 ):
                     kept.add(name)
-            if moved and rows and not kept and not self._overwrite:
+            if moved and 2 * len(kept) < len(rows) and not self._overwrite:
                 raise StoreError(
-                    f"{self.path}: was made from {before}; give another output, or --overwrite to start again"
+                    f"{self.path}: was made from {before}, of whose {len(rows)} files {len(kept)} are here; give "
+                    "another output, or --overwrite to start again"
                 )
             with self._transaction():
                 self._database.execute("UPDATE source SET value = ?", (self._source,))
+                for name in kept if moved else ():
+                    self._database.execute(
+                        "UPDATE recordings SET changed = ? WHERE name = ?", (current[name].changed, name)
+                    )
                 for name in {name for name, *_ in rows} - kept:
                     for table in ("recordings", "parts"):
                         self._database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
@@ -219,10 +227,23 @@ class RunCheckpoint:
             raise WeakAudioError(
                 f"{self.path}: cannot be written ({error}); results so far are kept, run again to resume"
             ) from error
-        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+        except (sqlite3.DatabaseError, SafetensorError, TypeError, ValueError) as error:
             raise StoreError(
-                f"{self.path}: damaged, or no run checkpoint ({error}); delete it to start again"
+                f"{self.path}: damaged, or no journal of a run ({error}); delete it to start again"
             ) from error
+
+
+def kept_dtype(path: Path) -> str | None:
+    """The dtype that the results in a run checkpoint were made with, if there is one at this path."""
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=0.1)) as database:
+            (content,) = database.execute("SELECT value FROM settings").fetchone()
+            dtype = json.loads(content).get("dtype")
+    except (sqlite3.Error, TypeError, ValueError):  # what is wrong with it, `RunCheckpoint` says
+        return None
+    return dtype if dtype in DTYPES else None
 
 
 def _content(arrays: Arrays) -> bytes:

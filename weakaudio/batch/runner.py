@@ -13,12 +13,13 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import audio_info, read_audio, resample
 from weakaudio.batch.checkpoint import Arrays, Outcome, RunCheckpoint
 from weakaudio.batch.recordings import FAILURES, Recording, check_failures, write_failures
 from weakaudio.errors import AudioError, StoreError, WeakAudioError
 from weakaudio.files import printable
-from weakaudio.inference.windows import WINDOW_SECONDS, Audio, Window, cut_clip, cut_file
+from weakaudio.inference.windows import WINDOW_SECONDS, Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.progress import hours_done
 
@@ -135,11 +136,11 @@ def check_writable(path: Path) -> None:
     WeakAudioError
         No file can be written there.
     """
-    part = path.with_name(f".{path.name}.part")
+    trial = path.with_name(f".{path.name}.{os.getpid()}.trial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        part.unlink()
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise WeakAudioError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -233,7 +234,7 @@ def analyse_groups(analysis: Analysis, groups: Sequence[Sequence[Task]]) -> Iter
 class _Clip:
     """A recording in memory."""
 
-    audio: Audio
+    audio: Waveform
     """(N,) at the model's rate"""
     seconds: float
 

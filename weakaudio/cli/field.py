@@ -94,7 +94,7 @@ def embed(
     from weakaudio.batch.embed import embed_folder
     from weakaudio.inference.embedder import Embedder
 
-    embedder = Embedder.from_pretrained(model, layer, pooling, device, dtype)
+    embedder = Embedder.from_pretrained(model, layer, pooling, device, _dtype(dtype, out, overwrite))
     summary = embed_folder(
         embedder,
         _recordings(source),
@@ -168,7 +168,7 @@ def detect(
         median,
         max_events,
         device,
-        dtype,
+        dtype if out is None else _dtype(dtype, out, overwrite),
     )
     if report:
         check_writable(report)
@@ -321,6 +321,14 @@ def _engine(engine: EngineName) -> AnalyseGroups:
     from weakaudio.batch.runner import analyse_groups
 
     return analyse_groups
+
+
+def _dtype(dtype: str, out: Path, overwrite: bool) -> str:
+    """The dtype of a run: one that is resumed keeps its own unless another is named, also on another machine."""
+    from weakaudio.batch.checkpoint import kept_dtype
+    from weakaudio.batch.runner import checkpoint_path
+
+    return (kept_dtype(checkpoint_path(out)) or dtype) if dtype == "auto" and not overwrite else dtype
 
 
 def _thresholds(threshold: float | None, thresholds: Path | None) -> float | dict[str, float] | None:

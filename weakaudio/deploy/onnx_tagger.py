@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weakaudio.audio.io import check_sample_rate, check_samples, resample
-from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
+from weakaudio.audio.io import check_sample_rate, mono_floats, resample
+from weakaudio.errors import CheckpointError, WeakAudioError
 
 FORMAT_VERSION = 2
 _METADATA = {1: "notes", 2: "metadata"}  # key of the free entry, in each format that this release reads
@@ -161,15 +161,8 @@ class OnnxTagger:
                 f"{self.path}: takes log-mels, not audio: export the model with its front end inside, or give "
                 "log-mels to `scores`"
             )
-        audio = np.asarray(audio)
-        if audio.ndim != 1 or audio.dtype.kind != "f":
-            raise AudioError(
-                f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
-                "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
-            )
-        check_samples(audio, "audio")
         check_sample_rate(sample_rate, "audio")
-        samples = resample(audio.astype(np.float32), sample_rate, self.sample_rate)
+        samples = resample(mono_floats(audio), sample_rate, self.sample_rate)
         return self.scores(samples[None]), self.segment_times(len(samples))
 
     def _read_header(self, header: str) -> None:

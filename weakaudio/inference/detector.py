@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from weakaudio import __version__
 from weakaudio.audio.geometry import timeline
-from weakaudio.audio.io import audio_info, resample
+from weakaudio.audio.io import audio_info, mono_floats, resample
 from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedder import Embedder, Part, mono_floats
+from weakaudio.inference.embedder import Embedder, Part
 from weakaudio.inference.postprocess import SCORE_LEVELS, PostProcessing, Scores, find_events
 from weakaudio.inference.windows import Window, cut, cut_file, find_loudest
 from weakaudio.networks.model import Model

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weakaudio.audio.io import check_samples, read_audio, resample
+from weakaudio.audio import Waveform
+from weakaudio.audio.io import mono_floats, read_audio, resample
 from weakaudio.data.sampling import bucket
-from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.parts import TIME_POOLINGS, Part, Pooled, join
-from weakaudio.inference.windows import Audio, Window, cut_clip, cut_file
+from weakaudio.inference.windows import Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, share, stack
 from weakaudio.pretrained import load_model, model_checksum
@@ -155,7 +156,7 @@ class Embedder:
         rows = [embedding.clip for embedding in self._stream(paths)]
         return np.stack(rows) if rows else np.zeros((0, self.n_features), dtype=np.float32)
 
-    def embed_clips(self, clips: Sequence[Audio]) -> list[Embedding]:
+    def embed_clips(self, clips: Sequence[Waveform]) -> list[Embedding]:
         """Embed clips of shape (N,) at `sample_rate`; the result of a clip does not depend on the others."""
         cuts = [cut_clip(self.model, clip) for clip in clips]
         parts = iter(self.embed_windows([window for windows in cuts for window in windows]))
@@ -214,7 +215,7 @@ class Embedder:
             for window, segments, inside, of_part in zip(windows, wide, mask, probs, strict=True)
         ]
 
-    def _part(self, window: Window, segments: Audio, probs: Audio) -> Part:
+    def _part(self, window: Window, segments: Waveform, probs: Waveform) -> Part:
         valid = slice(window.first, window.last)
         times = self.model.segment_times(len(window.audio))[valid] + window.start / self.sample_rate
         return Part(segments[valid], times, probs, window.context_before, window.context_after)
@@ -222,7 +223,7 @@ class Embedder:
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Embed files while threads decode the next ones (libsndfile and soxr release the GIL)."""
 
-        def read(path: str | Path) -> Audio:
+        def read(path: str | Path) -> Waveform:
             return read_audio(path, self.sample_rate)[0]
 
         groups = [paths[n : n + _FILES_AHEAD] for n in range(0, len(paths), _FILES_AHEAD)]
@@ -249,22 +250,3 @@ def split_names(value: str, known: Collection[str], what: str) -> tuple[str, ...
     if len(set(names)) < len(names):
         raise WeakAudioError(f"{what} {value!r}: names one twice")
     return names
-
-
-def mono_floats(audio: NDArray[np.floating]) -> Audio:
-    """Check an array of mono audio; returns it as float32 of shape (N,).
-
-    Raises
-    ------
-    AudioError
-        Another shape, integers, no samples, NaN or infinite samples.
-    """
-    audio = np.asarray(audio)
-    if audio.ndim != 1 or audio.dtype.kind != "f":
-        raise AudioError(
-            f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
-            "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
-        )
-    samples: Audio = audio.astype(np.float32, copy=False)
-    check_samples(samples, "audio")
-    return samples

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from weakaudio.audio.io import mono_floats
 from weakaudio.audio.resampling import Resampler
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference.detector import Detector
-from weakaudio.inference.embedder import mono_floats
 from weakaudio.inference.postprocess import ActiveRegion, EventBuilder, event_table
 from weakaudio.inference.windows import Window, Windower
 

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import stream_audio
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
-
-Audio = NDArray[np.float32]
 
 WINDOW_SECONDS = 40.0  # length of a window's core
 BLOCK_SECONDS = 10.0  # of a recording that are decoded together: little beside a window
@@ -30,7 +28,7 @@ _MARGIN_SECONDS = 5.0
 class Window:
     """A part of a recording, and which of its segments are valid: the others lack part of their receptive field."""
 
-    audio: Audio
+    audio: Waveform
     """(N,) at the model's rate"""
     start: int = 0
     """samples of the recording before it"""
@@ -92,7 +90,7 @@ class Windower:
         # From the first segment of the core to the end of the last one's receptive field; with one segment more, so
         # that something is left when the recording ends here.
         self._needed = (self._core + context) * self._hop + (geometry.span - geometry.lead + margin) * frame
-        self._blocks: list[Audio] = []
+        self._blocks: list[Waveform] = []
         self._n = 0  # samples in them
         self._start = 0  # samples of the recording before them
         self._next = 0  # first segment of the next window
@@ -102,7 +100,7 @@ class Windower:
         """Longest time from a sound to the window with it in its core; seconds."""
         return (self._needed + self._hop) / self._rate
 
-    def push(self, block: Audio) -> Iterator[Window]:
+    def push(self, block: Waveform) -> Iterator[Window]:
         """Return the windows that are complete, given the next (N,) samples at the model's rate."""
         self._blocks.append(block)
         self._n += len(block)
@@ -118,12 +116,12 @@ class Windower:
         """Return the last window, after which nothing may be pushed."""
         return self._window(self._joined(), None)
 
-    def _joined(self) -> Audio:
+    def _joined(self) -> Waveform:
         if len(self._blocks) != 1:
             self._blocks = [np.concatenate([np.zeros(0, np.float32), *self._blocks])]
         return self._blocks[0]
 
-    def _window(self, audio: Audio, core: int | None) -> Window:
+    def _window(self, audio: Waveform, core: int | None) -> Window:
         start = self._start // self._hop
         before = min(self._context, self._next)
         first = self._next - start - before
@@ -131,7 +129,7 @@ class Windower:
         return Window(audio, self._start, first, last, before, after, self._loudest)
 
 
-def cut(model: Model, blocks: Iterable[Audio], context: int = 0, loudest: float | None = None) -> Iterator[Window]:
+def cut(model: Model, blocks: Iterable[Waveform], context: int = 0, loudest: float | None = None) -> Iterator[Window]:
     """Cut a recording that arrives in blocks of (N,) samples at the model's rate into windows."""
     windower = Windower(model, context=context, loudest=loudest)
     for block in blocks:
@@ -139,7 +137,7 @@ def cut(model: Model, blocks: Iterable[Audio], context: int = 0, loudest: float 
     yield windower.finish()
 
 
-def cut_clip(model: Model, clip: Audio, context: int = 0) -> list[Window]:
+def cut_clip(model: Model, clip: Waveform, context: int = 0) -> list[Window]:
     """Cut a recording in memory, (N,) samples at the model's rate, into windows."""
     windows = list(cut(model, [clip], context, loudest=0.0))
     if len(windows) == 1:
@@ -157,14 +155,14 @@ def cut_file(model: Model, path: str | Path, context: int = 0) -> Iterator[Windo
         As `weakaudio.read_audio`, at the window where the fault lies.
     """
 
-    def blocks() -> Iterator[Audio]:
+    def blocks() -> Iterator[Waveform]:
         return stream_audio(path, model.sample_rate, BLOCK_SECONDS)
 
     return cut(model, blocks(), context, find_loudest(model, blocks()))
 
 
 @torch.inference_mode()
-def find_loudest(model: Model, blocks: Iterable[Audio]) -> float | None:
+def find_loudest(model: Model, blocks: Iterable[Waveform]) -> float | None:
     """Highest level of a recording over all frames and mels, dB; None where the front end has no use for it."""
     front_end = model.front_end
     if front_end.top_db is None:

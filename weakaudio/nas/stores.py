@@ -31,16 +31,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    StoreError
-        Another run holds it.
-    WeakAudioError
-        It cannot be made.
+    StoreError, WriteError
+        As `FolderLock`.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(folder)
-    except OSError as error:
-        raise WeakAudioError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    lock = FolderLock(folder)
     try:
         yield
     finally:

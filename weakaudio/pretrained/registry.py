@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,8 @@ from pathlib import Path
 import pooch
 import torch
 
-from weakaudio.errors import CheckpointError
+from weakaudio.errors import CheckpointError, WriteError
+from weakaudio.files import atomic_write
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.pretrained.catalogue import REINSTALL, Entry, catalogue
@@ -99,13 +99,12 @@ def _recorded(record: Path) -> str | None:
 
 def _trust_on_first_use(entry: Entry, path: Path, record: Path, found: str) -> None:
     """Record the checksum of a file that nobody verified, in the format of `sha256sum`, and warn."""
-    part = record.with_name(f".{record.name}.{os.getpid()}")
     try:
-        part.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-        os.replace(part, record)
+        with atomic_write(record, unique=True) as part:
+            part.write_text(f"{found}  {path.name}\n", encoding="utf-8")
         kept = f"it is kept in {record} and checked from now on"
-    except OSError as error:  # a read-only cache that somebody else filled
-        kept = f"it could not be kept beside the file ({error.strerror})"
+    except WriteError as error:  # a read-only cache that somebody else filled
+        kept = f"it could not be kept beside the file ({error})"
     warnings.warn(
         f"{entry.name}: the weakaudio project could not verify {path.name} from {entry.urls[0]}; "
         f"its SHA-256 here is {found}; {kept}",

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from weakaudio.audio import Waveform
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import Audio, Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import build_classifier
@@ -20,7 +21,7 @@ from weakaudio.transfer.fine_tune import FineTuneConfig, Preset, fine_tune
 from weakaudio.transfer.transductive import minimise_entropy, reestimate_norms
 
 # Adaptations to the unlabelled audio of the test fold, by the name that `weakaudio transfer --heard` takes.
-ADAPTATIONS: dict[str, Callable[[Model, Sequence[Audio], str], Model]] = {
+ADAPTATIONS: dict[str, Callable[[Model, Sequence[Waveform], str], Model]] = {
     "nothing": lambda model, clips, device: model,
     "norms": lambda model, clips, device: reestimate_norms(model, clips, device=device),
     "entropy": lambda model, clips, device: minimise_entropy(model, clips, device=device),
@@ -29,7 +30,7 @@ ADAPTATIONS: dict[str, Callable[[Model, Sequence[Audio], str], Model]] = {
 
 def cross_validate_fine_tuned(
     model: Model,
-    clips: Sequence[Audio],
+    clips: Sequence[Waveform],
     y: ArrayLike,
     folds: ArrayLike,
     preset: str | Preset = "I",
@@ -94,7 +95,7 @@ def cross_validate_fine_tuned(
 
 @torch.inference_mode()
 def clip_probs(
-    model: Model, clips: Sequence[Audio], device: str = "cpu", batch_seconds: float = 20.0
+    model: Model, clips: Sequence[Waveform], device: str = "cpu", batch_seconds: float = 20.0
 ) -> NDArray[np.float32]:
     """Compute the clip probabilities (n, C) of n recordings (N,) at the model's `sample_rate`."""
     place = find_device(device)

@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from weakaudio.audio.frontend import LogMel
 from weakaudio.audio.io import read_audio
-from weakaudio.errors import AudioError, WeakAudioError
+from weakaudio.errors import AudioError, WeakAudioError, WriteError
+from weakaudio.files import atomic_write
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder, split_names
 from weakaudio.inference.parts import TIME_POOLINGS, pool
@@ -78,7 +79,7 @@ class EmbeddingTransformer(_PathTransformer):
     n_features_out_ : int
         D.
     origin_ : dict
-        Name and SHA-256 of the model.
+        Name and SHA-256 of the model, and the dtype it runs in: bfloat16 where that is native, else float32.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class EmbeddingTransformer(_PathTransformer):
         """
         _check_paths(X)
         self._embedder = Embedder.from_pretrained(self.model, self.layer, self.pooling)
-        self.origin_ = {"model": str(self.model), "checksum": self._embedder.checksum}
+        self.origin_ = {"model": str(self.model), "checksum": self._embedder.checksum, "dtype": self._embedder.dtype}
         self.n_features_out_ = self._embedder.n_features
         return self
 
@@ -320,12 +321,10 @@ def _embed_cached(embedder: Embedder, paths: Sequence[str | Path], cache: Path) 
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             for n, row in zip(chunk, embedder.embed_files([paths[n] for n in chunk]), strict=True):
-                part = places[n].with_suffix(f".{os.getpid()}.part")  # one for each process that shares the cache
-                with part.open("wb") as file:
+                with atomic_write(places[n], unique=True) as part, part.open("wb") as file:
                     np.save(file, row)
-                os.replace(part, places[n])
         return np.stack([np.load(place) for place in places])
-    except (OSError, ValueError) as error:  # ValueError: a damaged file
+    except (OSError, ValueError, WriteError) as error:  # ValueError: a damaged file
         raise WeakAudioError(f"{folder}: the embedding cache cannot be used ({error}); delete it") from error
 
 

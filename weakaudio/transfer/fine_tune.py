@@ -20,10 +20,10 @@ from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.geometry import length_mask
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError, WeakAudioError
-from weakaudio.inference.embedder import Audio
 from weakaudio.networks import StackedNetwork, network_name
 from weakaudio.networks.contract import Network
 from weakaudio.networks.model import Model
@@ -99,7 +99,7 @@ class FineTuneConfig:
 
 def fine_tune(
     model: Model,
-    clips: Sequence[Audio],
+    clips: Sequence[Waveform],
     targets: NDArray[np.floating],
     labels: Sequence[str],
     preset: str | Preset = "I",
@@ -192,7 +192,7 @@ class _FineTuning:
     """Training loop over clips held in memory."""
 
     def __init__(
-        self, model: Model, clips: Sequence[Audio], truth: Tensor, preset: Preset, config: FineTuneConfig
+        self, model: Model, clips: Sequence[Waveform], truth: Tensor, preset: Preset, config: FineTuneConfig
     ) -> None:
         self.model, self.clips, self.config, self.preset = model, clips, config, preset
         self.device = next(model.parameters()).device
@@ -267,7 +267,7 @@ class _FineTuning:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
 
-def has_statistics(model: Model, clips: Sequence[Audio]) -> bool:
+def has_statistics(model: Model, clips: Sequence[Waveform]) -> bool:
     """Check that batch normalisation gets more than one value per channel, as a variance needs."""
     return len(clips) > 1 or len(model.segment_times(len(clips[0]))) > 1
 
@@ -296,7 +296,7 @@ def _split(
     return train, held_out
 
 
-def _check(clips: Sequence[Audio], targets: NDArray[np.floating], labels: Sequence[str]) -> None:
+def _check(clips: Sequence[Waveform], targets: NDArray[np.floating], labels: Sequence[str]) -> None:
     if targets.shape != (len(clips), len(labels)):
         raise ProtocolError(f"targets of shape {targets.shape} for {len(clips)} clips and {len(labels)} classes")
     counts = targets.sum(0)

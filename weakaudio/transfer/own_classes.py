@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from weakaudio.audio import Waveform
 from weakaudio.audio.io import read_audio
 from weakaudio.batch.recordings import write_failures
 from weakaudio.data.manifest import SEPARATOR, read_class_folders, read_manifest
 from weakaudio.errors import AudioError, ProtocolError
 from weakaudio.files import printable
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.inference.embedder import Audio, Embedder
+from weakaudio.inference.embedder import Embedder
 from weakaudio.pretrained import load_model, save_model
 from weakaudio.reports.class_figures import confusion_matrix
 from weakaudio.reports.figures import learning_curve
@@ -159,10 +160,10 @@ def _read(source: Path) -> pd.DataFrame:
     return table[["path", "name", "class", "source"]]
 
 
-def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Audio], pd.DataFrame, list[tuple[str, str]]]:
+def _decode(table: pd.DataFrame, sample_rate: int) -> tuple[list[Waveform], pd.DataFrame, list[tuple[str, str]]]:
     """Read the clips. Returns their audio, their rows, and path and reason of those that cannot be read."""
 
-    def read(path: Path) -> Audio | AudioError:
+    def read(path: Path) -> Waveform | AudioError:
         try:
             return read_audio(path, sample_rate)[0]
         except AudioError as error:

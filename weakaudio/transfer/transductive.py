@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import nn
 
+from weakaudio.audio import Waveform
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError
-from weakaudio.inference.embedder import Audio
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, stack
 from weakaudio.transfer.classifiers import logistic
@@ -25,7 +25,9 @@ _UNLABELLED = -1  # scikit-learn's class of unlabelled samples
 _EPSILON = 1e-7  # keeps logarithms finite
 
 
-def reestimate_norms(model: Model, clips: Sequence[Audio], batch_seconds: float = 80.0, device: str = "cpu") -> Model:
+def reestimate_norms(
+    model: Model, clips: Sequence[Waveform], batch_seconds: float = 80.0, device: str = "cpu"
+) -> Model:
     """Copy a model and re-estimate its batch-norm statistics on these clips (AdaBN, arXiv 1603.04779).
 
     Statistics are averaged over batches with equal weights; the network's weights do not change.
@@ -69,7 +71,7 @@ def reestimate_norms(model: Model, clips: Sequence[Audio], batch_seconds: float 
 
 def minimise_entropy(
     model: Model,
-    clips: Sequence[Audio],
+    clips: Sequence[Waveform],
     epochs: int = 3,
     learning_rate: float = 1e-3,
     batch_seconds: float = 80.0,
