@@ -164,7 +164,7 @@ def test_a_resumed_run_keeps_its_precision_on_another_machine(
     assert read_embeddings("e.npz").metadata["dtype"] == "bfloat16"
 
 
-def test_an_interrupted_run_goes_on(run: Run, model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(run: Run, model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""How well students agree with their teacher, and what they are worth off the shelf.
+"""Agreement of students with their teacher, and their accuracy off the shelf.
 
     python -m recipes.distillation.evaluate --data ../shared/data --teacher TEACHER --model MODEL ...
 

@@ -1,4 +1,4 @@
-"""How much later than its teacher a student is."""
+"""Time lag of a student behind its teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What depth and width are worth: a grid of short trainings, and a law that predicts corners it was not fitted to.
+"""Scaling law of depth and width: a grid of short trainings, and a law that predicts corners it was not fitted to.
 
     python -m recipes.latency.law --teacher MODEL --corpus CORPUS=0.8 AMBIENCES=0.2
 

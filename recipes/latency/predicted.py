@@ -1,4 +1,4 @@
-"""How well the sum of a network's components predicts its latency, on this device.
+"""Accuracy of predicted latencies, the sums of component latencies, on this device.
 
     python -m recipes.latency.predicted --table runs/latency/table.json
     python -m recipes.latency.predicted --table runs/latency/int8-half.json --int8 --every 2

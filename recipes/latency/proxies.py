@@ -1,4 +1,4 @@
-"""How well cheap scores predict the quality after training: rank correlations over random networks.
+"""Rank correlation of proxies with the quality after training, over random networks.
 
     python -m recipes.latency.proxies --teacher MODEL --corpus CORPUS=0.8 AMBIENCES=0.2 --table TABLE --budget-ms 14
 

@@ -1,4 +1,4 @@
-"""What the classes of ESC-50 mean to a model: figures, tables and a page.
+"""Semantics of the classes of ESC-50 in a model: figures, tables and a page.
 
     python -m recipes.semantics.run --data ../shared/data --model MODEL --out runs/semantics
 

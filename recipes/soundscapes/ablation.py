@@ -1,4 +1,4 @@
-"""What each pooling, network and training technique brings, at a small and equal budget.
+"""Effect of each pooling, network and training technique, at a small and equal budget.
 
     python -m recipes.soundscapes.ablation --data ../shared/data --seeds 1 2
     python -m recipes.soundscapes.ablation --data ../shared/data --only mixup focal

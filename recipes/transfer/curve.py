@@ -1,4 +1,4 @@
-"""How many labels `weakaudio adapt` takes: its own estimate on ESC-50, with 5, 10, 20 and all labels of each class.
+"""Learning curve of `weakaudio adapt`: its own estimate on ESC-50, with 5, 10, 20 and all labels of each class.
 
     python -m recipes.transfer.curve --data ../shared/data
 

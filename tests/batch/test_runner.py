@@ -117,7 +117,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_long_recording_goes_on_where_it_was(
+def test_a_long_recording_resumes_at_its_next_window(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_WINDOWS_AT_ONCE", 1)
@@ -318,7 +318,7 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
 # ---- what reviews found -----------------------------------------------------------------------------------
 
 
-def test_windows_of_another_length_do_not_go_on_with_a_run(
+def test_windows_of_another_length_do_not_resume_a_run(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a later version of this package may have them: its third window is not where the third was."""
@@ -329,7 +329,7 @@ def test_windows_of_another_length_do_not_go_on_with_a_run(
         embed_folder(embedder, source, tmp_path / "e.h5", "segment")
 
 
-def test_a_long_file_that_fails_in_the_middle_is_a_failure_and_goes_on_there(
+def test_a_long_file_that_fails_in_the_middle_is_a_failure_and_resumes_there(
     model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_WINDOWS_AT_ONCE", 1)

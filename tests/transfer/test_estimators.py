@@ -190,7 +190,8 @@ def test_unknown_names_are_refused_in_fit(paths: list[Path], model_path: Path) -
 
 def test_origin_names_model_and_front_end(model_path: Path, paths: list[Path]) -> None:
     found = EmbeddingTransformer(model_path).fit(paths).origin_
-    assert found == {"model": str(model_path), "checksum": model_checksum(load_model(model_path))}
+    checksum = model_checksum(load_model(model_path))
+    assert found == {"model": str(model_path), "checksum": checksum, "dtype": "float32"}
     assert LogMelStatistics("32k").fit(paths).origin_["front_end"]["sample_rate"] == 32000
 
 

@@ -70,6 +70,8 @@ class StoreWriter:
         self.sample_rate = sample_rate
         self.shard_samples = shard_samples
         self._lock = FolderLock(self.folder)
+        for leftover in self.folder.glob(".shard-*.part"):  # of a killed run
+            leftover.unlink()
         shards = sorted(self.folder.glob(_SHARD_GLOB))
         self.keys: set[str] = set()
         if shards:

@@ -91,7 +91,7 @@ class Proxy:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides scores besides the network, as JSON."""
+        """Settings that decide scores, besides the network, as JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._NO_EFFECT}
         values["every"] = values.pop("frame_stride")  # its name in files
         corpora = [[Path(folder).name, weight] for folder, weight in self.corpora.items()]
