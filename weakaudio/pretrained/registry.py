@@ -104,7 +104,8 @@ def _trust_on_first_use(entry: Entry, path: Path, record: Path, found: str) -> N
             part.write_text(f"{found}  {path.name}\n", encoding="utf-8")
         kept = f"it is kept in {record} and checked from now on"
     except WriteError as error:  # a read-only cache that somebody else filled
-        kept = f"it could not be kept beside the file ({error})"
+        reason = getattr(error.__cause__, "strerror", None) or error
+        kept = f"it could not be kept beside the file ({reason})"
     warnings.warn(
         f"{entry.name}: the weakaudio project could not verify {path.name} from {entry.urls[0]}; "
         f"its SHA-256 here is {found}; {kept}",
