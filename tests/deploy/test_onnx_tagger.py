@@ -215,7 +215,7 @@ def test_a_file_of_format_1_is_read(file: Path, tmp_path: Path) -> None:
 
 def test_another_format_is_named_with_the_remedy(file: Path, tmp_path: Path) -> None:
     path = changed(file, tmp_path / "m.onnx", lambda header: header.update(format_version=9))
-    with pytest.raises(CheckpointError, match="written in format 9, this release runs formats up to 2; export the"):
+    with pytest.raises(CheckpointError, match="written in format 9, this release reads formats up to 2; export the"):
         OnnxTagger(path)
 
 

@@ -211,7 +211,7 @@ def test_the_keyboard_opens_and_closes_an_event(open_page: Any) -> None:
     page.keyboard.press("Enter")
     playwright.expect(button).to_have_attribute("aria-expanded", "true")
     playwright.expect(button).to_be_focused()
-    page.keyboard.press("SearchSpace")
+    page.keyboard.press("Space")
     playwright.expect(button).to_have_attribute("aria-expanded", "false")
 
 

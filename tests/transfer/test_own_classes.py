@@ -78,7 +78,7 @@ def test_unfit_input_is_refused(model: Path, folder: Path, tmp_path: Path) -> No
         adapt_folder(folder, tmp_path / "mine.safetensors", model, "IV")
     with pytest.raises(AudioError, match="no such file or folder"):
         adapt_folder(tmp_path / "nowhere", tmp_path / "mine.safetensors", model)
-    with pytest.raises(DataPrepError, match="lies in no class folder"):
+    with pytest.raises(DataPrepError, match="is in no class folder"):
         adapt_folder(folder / "tone", tmp_path / "mine.safetensors", model)
     for n in range(1, 10):
         (folder / "tone" / f"{n}.wav").unlink()

@@ -201,8 +201,8 @@ def mono_floats(audio: NDArray[np.floating]) -> Waveform:
             f"audio of shape {audio.shape} and type {audio.dtype}: expected mono floats of shape (N,), full "
             "scale at +-1 (average the channels; divide 16-bit integers by 32768)"
         )
+    check_samples(audio, "audio")
     samples: Waveform = audio.astype(np.float32, copy=False)
-    check_samples(samples, "audio")
     return samples
 
 
