@@ -118,6 +118,16 @@ def clear_threshold() -> Callable[..., float]:
     return choose
 
 
+@pytest.fixture(scope="module")
+def detectable_model(randomise: Callable[[Network], Network]) -> Model:
+    """A small N_S whose class "rain, heavy" is detected in nearly everything."""
+    network = randomise(WeakCNN(3, n_mels=64, width=1 / 8))
+    with torch.no_grad():
+        network.classifier.bias.zero_()
+        network.classifier.weight[1] = network.classifier.weight[0].abs()
+    return Model(network, "16k", ["dog", "rain, heavy", "saw"]).eval()
+
+
 @pytest.fixture
 def make_wavs(tmp_path: Path) -> Callable[[dict[str, NDArray[np.float32]]], Path]:
     """Write 16-bit WAVs at 8 kHz below a fresh folder: {relative path: samples}."""

@@ -104,6 +104,7 @@ def test_an_interrupted_search_resumes_and_has_a_page_meanwhile(
         (("--evaluations", "0"), "expected 1 or more"),
         (("--workers", "0"), "expected 1 or more"),
         (("--steps", "0"), "0 steps"),
+        (("--precision", "half"), "precision 'half', expected auto, bf16-mixed or 32-true"),
         (("--seconds", "3"), "lacks"),
         (("--table", "none.json"), "none.json: no such file"),
         (("--table", "toaster.json"), "toaster.json: measured on another device: Toaster"),
@@ -165,6 +166,18 @@ def test_a_search_is_not_resumed_with_other_settings(
     table.times[next(key for key in table.times if key.kind == "block")] += 1e-3
     table.save(tmp_path / "table.json")
     assert "about.latency.times" in one_line(searching("found", *options))
+
+
+def test_a_search_resumes_in_its_precision_on_a_machine_of_another(
+    searching: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShortTraining, "__call__", lambda self, config: score(config))
+    options = ("--proxy", "training", "--evaluations", "2")
+    monkeypatch.setattr("weakaudio.networks.runtime.has_native_bfloat16", lambda device: True)
+    assert searching("found", *options)[0] == 0
+    monkeypatch.setattr("weakaudio.networks.runtime.has_native_bfloat16", lambda device: False)
+    assert 'about.proxy.precision "bf16-mixed", now "32-true"' in one_line(searching("found", *options))
+    assert searching("found", *options, "--precision", "bf16-mixed")[0] == 0
 
 
 def test_a_page_of_nothing_is_one_line(run: Run, searching: Run, monkeypatch: pytest.MonkeyPatch) -> None:

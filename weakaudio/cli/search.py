@@ -49,6 +49,13 @@ Teacher = Annotated[
     typer.Option(help="Teacher, by name or path: weakaudio's or EfficientAT's; its front end is used."),
 ]
 Steps = Annotated[int, typer.Option(help="Steps of each training, of 32 mixtures of 4 s.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of the trainings: auto, bf16-mixed or 32-true; auto is bf16-mixed where that is native. Give the one "
+        "that an earlier run was made with to resume it on another machine."
+    ),
+]
 FrameStride = Annotated[
     int,
     typer.Option(
@@ -130,6 +137,7 @@ def law(
         typer.Option(help="Width as a multiple; may be repeated.", show_default="0.25, 0.5, 1, 1.5"),
     ] = None,
     steps: Steps = 300,
+    precision: Precision = "auto",
     seconds: Seconds = 10.0,
     batch: Batch = 8,
     frame_stride: FrameStride = 1,
@@ -152,7 +160,14 @@ def law(
     grid = list(itertools.product(depths, widths))
     budgets = [ms / 1000 for ms in budget_ms or [20.0]]
     training = ShortTraining(
-        teacher, read_corpora(corpus), steps, frame_stride=frame_stride, seed=seed, workers=workers, device=device
+        teacher,
+        read_corpora(corpus),
+        steps,
+        precision=precision,
+        frame_stride=frame_stride,
+        seed=seed,
+        workers=workers,
+        device=device,
     )
     training.check()
     latency = ClipLatency(LatencyTable.load(table), _front_end(teacher, frame_stride), seconds, batch)
@@ -194,6 +209,7 @@ def run(
         ),
     ] = ProxyName.blockwise,
     steps: Steps = 300,
+    precision: Precision = "auto",
     evaluations: Annotated[int, typer.Option(help="Total number of networks; more prolong a search.")] = 100,
     population: Annotated[int, typer.Option(help="Size of the population.")] = 50,
     sample: Annotated[int, typer.Option(help="Networks of the population, the best of which becomes a parent.")] = 12,
@@ -231,7 +247,7 @@ def run(
     for operator, reason in latency.failed(SearchSpace()).items():
         typer.echo(f"left out: {operator} ({reason})")
     evolution = Evolution(budget_ms / 1000, space, population, sample, children, seed)
-    score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, frame_stride, seed, device)
+    score = _proxy(proxy, teacher, read_corpora(corpus), out, steps, precision, frame_stride, seed, device)
     score.check()
     about = {"latency": latency.settings(space), "proxy": {"name": proxy.value, **score.settings}}
     evolve(evolution, latency, score, out / LOG, evaluations, workers, about)
@@ -285,6 +301,7 @@ def _proxy(
     corpora: dict[str, float],
     out: Path,
     steps: int,
+    precision: str,
     frame_stride: int,
     seed: int,
     device: str,
@@ -292,7 +309,13 @@ def _proxy(
     from weakaudio.nas.blockwise import BlockwiseDistillation
     from weakaudio.nas.proxies import ShortTraining
 
-    common: dict[str, Any] = {"steps": steps, "frame_stride": frame_stride, "seed": seed, "device": device}
+    common: dict[str, Any] = {
+        "steps": steps,
+        "precision": precision,
+        "frame_stride": frame_stride,
+        "seed": seed,
+        "device": device,
+    }
     if proxy == ProxyName.training:
         return ShortTraining(teacher, corpora, **common)
     return BlockwiseDistillation(teacher, corpora, store=out / STAGES, **common)
