@@ -204,8 +204,8 @@ def save_metrics(folder: str | Path, content: Mapping[str, Any], per_class: pd.D
 
     Raises
     ------
-    ManifestError
-        They cannot be written, as on a full disk.
+    WriteError
+        They cannot be written.
     """
     write_table(per_class, Path(folder) / PER_CLASS)
     with atomic_write(Path(folder) / METRICS) as partial:

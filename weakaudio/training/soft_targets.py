@@ -77,8 +77,8 @@ def write_soft_targets(
         The model takes another sample rate than the corpus has.
     CheckpointError
         `path` does not end in .h5, by which `open_teacher` recognises it.
-    ManifestError
-        The file cannot be written, as on a full disk.
+    WriteError
+        The file cannot be written.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
