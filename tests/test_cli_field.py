@@ -143,7 +143,7 @@ def test_bfloat16_is_near_float32_and_another_run(run: Run, model: Path, clips: 
     assert run("embed", clips, "-o", "a.npz", "--model", model, "--dtype", "float32")[0] == 0  # as auto had chosen
     code, _, err = run("embed", clips, "-o", "a.npz", "--model", model, "--dtype", "bfloat16")
     assert code == 2
-    assert "other settings (dtype 'float32')" in err
+    assert 'other settings (dtype "float32", now "bfloat16")' in err
 
 
 @pytest.mark.parametrize("verb", ["embed", "detect", "listen"])

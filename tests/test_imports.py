@@ -19,6 +19,7 @@ FLOORS = {  # a room may import rooms of lower floors, and itself
     "errors": 0,
     "memory": 0,
     "progress": 0,
+    "settings": 0,
     "files": 1,
     "audio": 2,
     "data": 3,

@@ -24,6 +24,7 @@ from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
 from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import load_model, model_checksum, save_model
+from weakaudio.settings import differences
 from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
 from weakaudio.training.distillation import Distiller
 
@@ -116,12 +117,11 @@ def _find_precision(path: Path, precision: str, accelerator: str) -> str:
 def _refuse_other_run(path: Path, asked: dict[str, Any]) -> None:
     """Refuse a folder with a run of other settings; those of a new run are written there."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
-    for name, value in json.loads(json.dumps(asked)).items():
-        if known.get(name) != value:
-            raise ProtocolError(
-                f"{path.parent}: the run in this folder was made with {name} {known.get(name)}, not {value}; give "
-                "the same settings, or another folder"
-            )
+    if different := "; ".join(differences({name: known.get(name) for name in asked}, json.loads(json.dumps(asked)))):
+        raise ProtocolError(
+            f"{path.parent}: the run in this folder was made with other settings ({different}); give those, or "
+            "another folder"
+        )
     path.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
 

@@ -118,7 +118,7 @@ def test_a_table_of_another_run_stays_unless_told(model: Model, recordings: Path
     detect_folder(Detector(model, 0.5), recordings, out, overwrite=True)
     with pytest.raises(StoreError, match=f"was made from {recordings}"):
         detect_folder(Detector(model, 0.5), recordings / "a", out)  # files of equal names are others there
-    with pytest.raises(StoreError, match=r"other settings \(model '"):
+    with pytest.raises(StoreError, match=r'other settings \(model "'):
         detect_folder(Detector(other_model(model), 0.5), recordings, out)
     detect_folder(Detector(other_model(model), 0.5), recordings, out, overwrite=True)
     expected = sum(len(Detector(other_model(model), 0.5).detect_file(recordings / name).events) for name in GOOD)
@@ -183,7 +183,7 @@ def test_thresholds_below_the_floor_need_scores_that_were_kept_below_it(
 ) -> None:
     out = tmp_path / "e.csv"
     detect_folder(Detector(model, 0.5), recordings, out)
-    with pytest.raises(StoreError, match=r"score_floor 0\.01"):
+    with pytest.raises(StoreError, match=r"score_floor 0\.01, now 0"):
         detect_folder(Detector(model, 0.001), recordings, out)
     low = detect_folder(Detector(model, 0.001), recordings, out, overwrite=True).n_rows
     detect_folder(Detector(model, 0.5), recordings, out)  # kept below the floor serves thresholds above it

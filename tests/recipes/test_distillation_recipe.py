@@ -79,7 +79,7 @@ def test_a_run_killed_before_it_wrote_its_model_writes_it_when_resumed(
 
 def test_a_run_resumes_only_with_the_same_settings(arguments: dict[str, Any], tmp_path: Path) -> None:
     train(str(tmp_path), epochs=1, **arguments)
-    with pytest.raises(ProtocolError, match="seed 0, not 5"):
+    with pytest.raises(ProtocolError, match="seed 0, now 5"):
         train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
     with pytest.raises(ProtocolError, match="batch_size 2, not 4"):
         train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
@@ -111,5 +111,5 @@ def test_a_student_names_the_model_it_was_initialised_from(arguments: dict[str, 
     assert metadata["start"] == {"training": before.metadata["training"], "checksum": model_checksum(before)}
     third = train(str(tmp_path / "third"), epochs=1, start=str(second), **{**arguments, "seed": 3})
     assert load_model(third).metadata["start"]["start"] == metadata["start"]
-    with pytest.raises(ProtocolError, match="was made with every 2, not 1"):
+    with pytest.raises(ProtocolError, match="every 2, now 1"):
         train(str(tmp_path / "second"), epochs=1, start=str(first), **{**arguments, "seed": 3})

@@ -169,7 +169,7 @@ def test_help_names_all_front_ends_and_where_to_add_one(capsys: pytest.CaptureFi
 def test_a_run_is_not_resumed_with_other_values(tones: Path, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "copy")
     for option, name in (
-        ("--model.learning_rate=0.1", "model.learning_rate 0.02, now it is 0.1"),
+        ("--model.learning_rate=0.1", "model.learning_rate 0.02, now 0.1"),
         ("--model.network_config={width: 0.125}", "model.network_config.width"),
         ("--trainer.max_epochs=9", "trainer.max_epochs"),
         ("--data.train={split: test}", "data.train.split"),
@@ -217,7 +217,7 @@ def test_precision_is_chosen_by_the_processor_and_kept_when_a_run_is_resumed(
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         assert train_on(False, "--trainer.precision=auto") == "bf16-mixed"
     assert "resumes in bf16-mixed, as it began; a new run would be in 32-true here" in caplog.text
-    with pytest.raises(ProtocolError, match=r"trainer.precision bf16-mixed, now it is 32-true"):
+    with pytest.raises(ProtocolError, match=r'trainer.precision "bf16-mixed", now "32-true"'):
         train_on(True, "--trainer.precision=32-true")
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 from weakaudio.batch.recordings import Recording
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.networks.runtime import DTYPES
+from weakaudio.settings import differences
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -76,12 +77,11 @@ class RunCheckpoint:
         with self._clear_errors():
             self._open()
             found = self._read_settings()
-            different = [] if found is None else _differences(found, settings)
+            different = "" if found is None else _differences(found, settings)
             if different and not overwrite:
                 self.close()
                 raise StoreError(
-                    f"{self.path}: was made {' and '.join(different)}; give another output, or --overwrite to start "
-                    "again"
+                    f"{self.path}: was made {different}; give another output, or --overwrite to start again"
                 )
             if different:
                 self._start_again()
@@ -251,14 +251,12 @@ def _content(arrays: Arrays) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """How the settings of a checkpoint differ from those wanted, to be read after "was made"; none if they serve."""
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """How the settings of a journal differ from those wanted, to be read after "was made"; empty if they serve."""
     if found.pop("version", None) != _VERSION:
-        return ["by another release of weakaudio"]
-    names = sorted(
-        name
-        for name in found.keys() | wanted.keys()
-        if found.get(name) != wanted.get(name)
-        and not (name == "score_floor" and found.get(name, 1.0) <= wanted.get(name, 0.0))
-    )
-    return [f"with other settings ({', '.join(f'{name} {found.get(name)!r}' for name in names)})"] if names else []
+        return "by another release of weakaudio"
+    floor = found.get("score_floor")
+    if floor is not None and floor <= wanted.get("score_floor", floor):
+        wanted = {**wanted, "score_floor": floor}
+    different = "; ".join(differences(found, wanted))
+    return different and f"with other settings ({different})"

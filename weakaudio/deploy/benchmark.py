@@ -103,11 +103,16 @@ def vector_instructions() -> str:
     """AVX2, AVX-512, VNNI and bf16, as far as the processor has them and `ATEN_CPU_CAPABILITY` and
     `ONEDNN_MAX_CPU_ISA` allow them; otherwise what torch calls its CPU capability."""
     capability = torch.backends.cpu.get_cpu_capability()
-    limited = capability != "AVX512" or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    limited = capability != "AVX512" or limit in ("SSE41", "AVX", "AVX2")
     found = re.search(r"^flags\s*: (.+)$", _cpuinfo(), re.MULTILINE)
     flags = set(found[1].split()) if found and capability in ("AVX2", "AVX512") else set()
     if limited:
         flags = {flag for flag in flags if not flag.startswith(("avx512", "amx"))}
+    if limit == "AVX512_CORE":
+        flags -= _INSTRUCTIONS["VNNI"] | _INSTRUCTIONS["bf16"]
+    if limit == "AVX512_CORE_VNNI":
+        flags -= _INSTRUCTIONS["bf16"]
     return " ".join(name for name, any_of in _INSTRUCTIONS.items() if any_of & flags) or capability
 
 

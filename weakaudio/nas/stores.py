@@ -20,6 +20,7 @@ from filelock import FileLock
 from weakaudio.errors import StoreError, WeakAudioError
 from weakaudio.files import FolderLock, atomic_write
 from weakaudio.nas.search_space import ArchitectureConfig
+from weakaudio.settings import differences
 
 _LOG, _STAGES = "weakaudio search", "weakaudio stages"
 _LOG_VERSION = 1
@@ -308,17 +309,5 @@ def _is_error(value: Any) -> bool:
 
 def _check_settings(path: Path, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if found != now:
-        different = "; ".join(_differences(found, now))
+        different = "; ".join(differences(found, now))
         raise StoreError(f"{path}: was made with other settings ({different}); give another path, or those settings")
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, by name: `seed 0, now 1`."""
-    found = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name} {json.dumps(before)}, now {json.dumps(after)}")
-    return found

@@ -25,6 +25,7 @@ from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
 from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained import save_model
+from weakaudio.settings import differences
 from weakaudio.training.callbacks import (
     EVERY_EPOCH,
     AtomicCheckpointIO,
@@ -220,12 +221,11 @@ def _refuse_other_run(cli: TrainCLI, out: Path) -> None:
         return
     saved = _decisive((out / CONFIG).read_text(encoding="utf-8"))
     now = _decisive(cli.parser.dump(cli.config, skip_none=False))
-    for name in sorted(saved.keys() | now.keys()):
-        if saved.get(name) != now.get(name):
-            raise ProtocolError(
-                f"{out}: holds a run with {name} {saved.get(name)}, now it is {now.get(name)}; resume it "
-                f"with the configuration it was started with ({out / CONFIG}), or give another folder"
-            )
+    if different := "; ".join(differences(saved, now)):
+        raise ProtocolError(
+            f"{out}: the run in this folder was made with other settings ({different}); resume it with those that it "
+            f"was started with ({out / CONFIG}), or give another folder"
+        )
 
 
 def _decisive(text: str) -> dict[str, Any]:
