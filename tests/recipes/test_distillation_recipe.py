@@ -81,7 +81,7 @@ def test_a_run_resumes_only_with_the_same_settings(arguments: dict[str, Any], tm
     train(str(tmp_path), epochs=1, **arguments)
     with pytest.raises(ProtocolError, match="seed 0, now 5"):
         train(str(tmp_path), epochs=2, **{**arguments, "seed": 5})
-    with pytest.raises(ProtocolError, match="batch_size 2, not 4"):
+    with pytest.raises(ProtocolError, match="batch_size 2, now 4"):
         train(str(tmp_path), epochs=2, **{**arguments, "batch_size": 4})
 
 
