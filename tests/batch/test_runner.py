@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from killable import Killable, wait_to_be_killed
 
 from weakaudio.batch import runner
 from weakaudio.batch.checkpoint import Outcome, RunCheckpoint
@@ -48,33 +51,31 @@ def recordings(make_wavs: Callable[..., Path], rng: np.random.Generator) -> Path
 
 # ---- resumption ------------------------------------------------------------------------------------------
 
-JOB = """
-import sys, time
-import torch
-torch.set_num_threads(int(sys.argv[6]))
-from weakaudio.batch import runner
-from weakaudio.batch.detect import detect_folder
-from weakaudio.inference.detector import Detector
-from weakaudio.inference.embedder import Embedder
-from weakaudio.batch.embed import embed_folder
-from weakaudio.batch.checkpoint import RunCheckpoint
-runner._CHUNK_FILES, runner._WINDOWS_AT_ONCE = 2, 1
-add = RunCheckpoint.add
-left = int(sys.argv[5])
-def add_and_tell(checkpoint, outcomes):
-    global left
-    if left == 0:
-        time.sleep(3600)  # it is killed here at the latest
-    left -= 1
-    add(checkpoint, outcomes)
-    print("kept", flush=True)
-RunCheckpoint.add = add_and_tell
-job, model, source, out = sys.argv[1:5]
-if job == "detect":
-    detect_folder(Detector.from_pretrained(model), source, out)
-else:
+
+Job = Callable[[str, Path, Path], object]  # of the path of a model, the recordings and the output
+
+
+def work(tell: Callable[[str], None], job: Job, model: str, source: Path, out: Path, adds: int) -> None:
+    """Run a job that tells when it has kept a part of its results, and waits to be killed after some."""
+    runner._CHUNK_FILES, runner._WINDOWS_AT_ONCE = 2, 1
+    add, left = RunCheckpoint.add, iter(range(adds))
+
+    def add_and_tell(checkpoint: RunCheckpoint, outcomes: Any) -> None:
+        if next(left, None) is None:
+            wait_to_be_killed()
+        add(checkpoint, outcomes)
+        tell("kept")
+
+    RunCheckpoint.add = add_and_tell  # type: ignore[method-assign]
+    job(model, source, out)
+
+
+def embed(model: str, source: Path, out: Path) -> None:
     embed_folder(Embedder.from_pretrained(model), source, out, "segment")
-"""
+
+
+def detect(model: str, source: Path, out: Path) -> None:
+    detect_folder(Detector.from_pretrained(model), source, out)
 
 
 def n_done(checkpoint: Path) -> int:
@@ -83,32 +84,28 @@ def n_done(checkpoint: Path) -> int:
         return database.execute("SELECT COUNT(*) FROM parts").fetchone()[0]
 
 
-@pytest.mark.parametrize(("job", "suffix"), [("embed", "h5"), ("detect", "csv")])
+@pytest.mark.parametrize(("job", "suffix"), [(embed, "h5"), (detect, "csv")])
 def test_runs_that_are_killed_again_and_again_end_with_the_same_bytes(
-    model: Model, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, suffix: str
+    model: Model,
+    recordings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Job,
+    suffix: str,
 ) -> None:
-    save_model(model, tmp_path / "m.safetensors")
+    path = str(tmp_path / "m.safetensors")
+    save_model(model, path)
     out, undisturbed = tmp_path / "killed" / f"o.{suffix}", tmp_path / "whole" / f"o.{suffix}"
-
-    def command(adds: int) -> list[str]:
-        numbers = map(str, (adds, torch.get_num_threads()))
-        return [sys.executable, "-c", JOB, job, str(tmp_path / "m.safetensors"), str(recordings), str(out), *numbers]
-
     steps = [0]
     for _ in range(2):
-        run = subprocess.Popen(command(2), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert run.stdout is not None
-        assert run.stdout.readline() == b"kept\n"
-        run.kill()
-        run.wait()
+        run = Killable(work, job, path, recordings, out, 2)
+        assert run.receive() == "kept"
+        assert run.kill() == -signal.SIGKILL
         steps.append(n_done(checkpoint_path(out)))
     assert 0 < steps[1] < steps[2] < 20  # nothing is lost, and it was not at its end
-    assert subprocess.run(command(1000), capture_output=True).returncode == 0
+    assert Killable(work, job, path, recordings, out, 1000).wait() == 0
     monkeypatch.setattr(runner, "_CHUNK_FILES", 2)
-    if job == "detect":
-        detect_folder(Detector.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed)
-    else:
-        embed_folder(Embedder.from_pretrained(tmp_path / "m.safetensors"), recordings, undisturbed, "segment")
+    job(path, recordings, undisturbed)
     assert out.read_bytes() == undisturbed.read_bytes()
     assert (out.parent / "failures.csv").read_bytes() == (undisturbed.parent / "failures.csv").read_bytes()
 

@@ -5,9 +5,10 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from killable import Killable, wait_to_be_killed
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -123,45 +125,30 @@ def test_a_pickled_store_reads_the_same(tmp_path: Path) -> None:
         assert_clip(twin, n)
 
 
-WRITER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import test_store
-from weakaudio.data.store import StoreWriter
+def write_until_killed(tell: Callable[[str], None], folder: Path, adds: int) -> None:
+    """`write_clips` that tells before each clip, and waits to be killed after some."""
+    add, left = StoreWriter.add, iter(range(adds))
 
-class Telling(StoreWriter):
-    left = {stop}
-    def add(self, *arguments):
-        print("adding", flush=True)
-        if self.left == 0:
-            time.sleep(3600)  # it is killed here at the latest
-        self.left -= 1
-        super().add(*arguments)
+    def add_and_tell(writer: StoreWriter, *arguments: Any) -> None:
+        tell("adding")
+        if next(left, None) is None:
+            wait_to_be_killed()
+        add(writer, *arguments)
 
-test_store.StoreWriter = Telling
-test_store.write_clips(Path({folder!r}), count=60)
-"""
+    StoreWriter.add = add_and_tell  # type: ignore[method-assign]
+    write_clips(folder, count=60)
 
 
 def test_a_store_written_by_killed_runs_equals_an_uninterrupted_one(tmp_path: Path, rng: np.random.Generator) -> None:
     write_clips(tmp_path / "uninterrupted", count=60)
     folder = tmp_path / "killed"
 
-    def start(stop: int) -> subprocess.Popen[bytes]:
-        code = WRITER.format(tests=str(Path(__file__).parent), folder=str(folder), stop=stop)
-        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-
     for adds in (2, 11, 14, 17):
-        with start(adds + 2) as run:
-            assert run.stdout is not None
-            assert [run.stdout.readline() for _ in range(adds)] == [b"adding\n"] * adds
-            time.sleep(rng.uniform(0, 0.004))  # anywhere in what it does to a clip
-            run.kill()
-        assert run.returncode == -signal.SIGKILL
-    with start(1000) as run:
-        run.communicate()
-    assert run.returncode == 0
+        run = Killable(write_until_killed, folder, adds + 2)
+        assert [run.receive() for _ in range(adds)] == ["adding"] * adds
+        time.sleep(rng.uniform(0, 0.004))  # anywhere in what it does to a clip
+        assert run.kill() == -signal.SIGKILL
+    write_clips(folder, count=60)
     shards = sorted(path.name for path in folder.iterdir())
     assert shards == sorted(path.name for path in (tmp_path / "uninterrupted").iterdir())
     for name in shards:
@@ -172,15 +159,13 @@ def test_a_store_written_by_killed_runs_equals_an_uninterrupted_one(tmp_path: Pa
         assert_clip(store, n)
 
 
+def write_and_die_before_renaming(_: object, folder: Path) -> None:
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    write_clips(folder)
+
+
 def test_a_run_killed_before_the_rename_leaves_no_shard(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_store\n"
-        "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"test_store.write_clips(Path({str(tmp_path)!r}))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert Killable(write_and_die_before_renaming, tmp_path).wait() == -signal.SIGKILL
     with pytest.raises(StoreError, match="no clip store"):
         ClipStore(tmp_path)
     write_clips(tmp_path)
@@ -308,21 +293,18 @@ def test_reading_does_not_change_the_store(tmp_path: Path) -> None:
     assert {path: (path.read_bytes(), os.stat(path).st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 
+def hold_store(tell: Callable[[str], None], folder: Path) -> None:
+    with StoreWriter(folder, 8000):
+        tell("writing")
+        wait_to_be_killed()
+
+
 def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from weakaudio.data.store import StoreWriter\n"
-        f"with StoreWriter({str(tmp_path)!r}, 8000):\n"
-        "    print('writing', flush=True)\n"
-        "    time.sleep(3600)\n"
-    )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert run.stdout is not None
-    assert run.stdout.readline() == b"writing\n"
+    run = Killable(hold_store, tmp_path)
+    assert run.receive() == "writing"
     with pytest.raises(StoreError, match="another run writes to it"):
         StoreWriter(tmp_path, 8000)
     run.kill()
-    run.wait()
-    run.stdout.close()
     with StoreWriter(tmp_path, 8000), pytest.raises(StoreError, match="another run"):
         StoreWriter(tmp_path, 8000)
     write_clips(tmp_path)

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from killable import Killable, wait_to_be_killed
+from weakaudio_data_prep import summary
 from weakaudio_data_prep.folder import prepare
 
 from weakaudio.data.corpus import Corpus
-from weakaudio.data.store import ClipStore
+from weakaudio.data.store import ClipStore, StoreWriter
 from weakaudio.errors import DataPrepError, ManifestError
 
 MakeWavs = Callable[..., Path]
@@ -114,24 +117,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-KILLED = """
-import sys, time
-import weakaudio_data_prep.summary as summary
+class SmallShards(StoreWriter):
+    """Waits to be killed once it has so many shards."""
 
-class Slow(summary.StoreWriter):
-    def __init__(self, folder, sample_rate):
+    most = 1000
+
+    def __init__(self, folder: Path, sample_rate: int) -> None:
         super().__init__(folder, sample_rate, shard_samples=2000)
 
-    def add(self, *arguments):
-        if len(list(self.folder.glob("shard-*.h5"))) >= {stop}:
-            print("stopped", flush=True)
-            time.sleep(3600)  # it is killed here
+    def add(self, *arguments: Any) -> None:
+        if len(list(self.folder.glob("shard-*.h5"))) >= self.most:
+            wait_to_be_killed()
         super().add(*arguments)
 
-summary.StoreWriter = Slow
-from weakaudio_data_prep.folder import prepare
-prepare({root!r}, {out!r}, sample_rate=8000)
-"""
+
+def pack_until_killed(_: object, root: Path, out: Path, most: int) -> None:
+    SmallShards.most, summary.StoreWriter = most, SmallShards  # type: ignore[misc]
+    prepare(str(root), str(out), sample_rate=8000)
 
 
 def test_packing_by_killed_runs_equals_an_uninterrupted_one(make_wavs: MakeWavs, tmp_path: Path) -> None:
@@ -140,22 +142,18 @@ def test_packing_by_killed_runs_equals_an_uninterrupted_one(make_wavs: MakeWavs,
 
     out = tmp_path / "out"  # the same folder for both, as failures.csv names it
 
-    def start(stop: int) -> subprocess.Popen[bytes]:
-        """A run that waits once it has so many shards."""
-        code = KILLED.format(root=str(root), out=str(out), stop=stop)
-        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    start(1000).communicate()
+    assert Killable(pack_until_killed, root, out, 1000).wait() == 0
     uninterrupted = contents(out)
     assert {"failures.csv", "labels.txt", "manifest.csv", "store/shard-00006.h5"} <= set(uninterrupted)
     shutil.rmtree(out)
     for shards in (1, 4):
-        with start(shards) as run:
-            assert run.stdout is not None
-            assert b"stopped\n" in iter(run.stdout.readline, b"")
-            run.kill()
+        run = Killable(pack_until_killed, root, out, shards)
+        while len(list(out.glob("store/shard-*.h5"))) < shards:
+            assert run.process.is_alive()
+            time.sleep(0.002)
+        assert run.kill() == -signal.SIGKILL
         assert len(list(out.glob("store/shard-*.h5"))) == shards
-    start(1000).communicate()
+    assert Killable(pack_until_killed, root, out, 1000).wait() == 0
     assert contents(out) == uninterrupted
 
 

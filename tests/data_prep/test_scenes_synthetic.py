@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
 from jsonargparse import auto_cli
+from killable import Killable, wait_to_be_killed
+from numpy.typing import NDArray
 from weakaudio_data_prep import scenes_synthetic
 from weakaudio_data_prep.scenes_synthetic import AMBIENCES, SCENES, Scene, prepare
 from weakaudio_data_prep.summary import Summary
@@ -206,52 +208,33 @@ def test_clips_can_be_packed_for_training(event_clips: Path, urban: Path, beds: 
     assert set(corpus.events()["path"]) <= set(corpus.store.keys)
 
 
-KILLED = """
-import json, time, soundfile
-import weakaudio_data_prep.scenes_synthetic as scenes
+def make_until_killed(tell: Callable[[str], None], out: Path, sources: list[Path], files: int) -> None:
+    """Wait to be killed in the middle of a file, once so many are written."""
+    scenes_synthetic.SCENES, scenes_synthetic.AMBIENCES = TINY, TINY_AMBIENCES
+    write, left = sf.write, iter(range(files))
 
-scenes.SCENES = {{name: scenes.Scene(**scene) for name, scene in json.loads({scenes!r}).items()}}
-scenes.AMBIENCES = json.loads({ambiences!r})
-write = soundfile.write
+    def stop(path: Path, audio: NDArray[np.float32], *arguments: Any, **settings: Any) -> None:
+        if next(left, None) is None:
+            write(path, audio[: audio.size // 2], *arguments, **settings)
+            tell("stopped")
+            wait_to_be_killed()
+        write(path, audio, *arguments, **settings)
 
-left = {stop}
-
-def stop(path, audio, *arguments, **settings):
-    global left
-    if left == 0:
-        write(path, audio[: audio.size // 2], *arguments, **settings)
-        print("stopped", flush=True)
-        time.sleep(3600)  # it is killed here
-    left -= 1
-    write(path, audio, *arguments, **settings)
-
-soundfile.write = stop
-scenes.prepare({out!r}, **{sources!r}, per_scene=10, seconds=2.0, sample_rate=2205)
-"""
+    sf.write = stop
+    make(out, *sources, **SMALL)
 
 
 def test_a_corpus_made_by_killed_runs_equals_an_uninterrupted_one(
     event_clips: Path, urban: Path, beds: Path, tmp_path: Path
 ) -> None:
-    def start(stop: int) -> subprocess.Popen[bytes]:
-        """A run that waits in the middle of a file once it has written so many."""
-        code = KILLED.format(
-            scenes=json.dumps({name: vars(scene) for name, scene in TINY.items()}),
-            ambiences=json.dumps(TINY_AMBIENCES),
-            sources={"esc50": str(event_clips), "urbansound8k": str(urban), "backgrounds": str(beds)},
-            out=str(tmp_path / "killed"),
-            stop=stop,
-        )
-        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    make(tmp_path / "uninterrupted", event_clips, urban, beds, **SMALL)
-    for clips in (2, 7):
-        with start(clips) as run:
-            assert run.stdout is not None
-            assert b"stopped\n" in iter(run.stdout.readline, b"")
-            run.kill()
+    sources = [event_clips, urban, beds]
+    make(tmp_path / "uninterrupted", *sources, **SMALL)
+    for files in (2, 7):
+        run = Killable(make_until_killed, tmp_path / "killed", sources, files)
+        assert run.receive() == "stopped"
+        assert run.kill() == -signal.SIGKILL
         assert not (tmp_path / "killed" / "manifest.csv").exists()
-    start(1000).communicate()
+    assert Killable(make_until_killed, tmp_path / "killed", sources, 1000).wait() == 0
     killed = digest(tmp_path / "killed")
     assert {name: value for name, value in killed.items() if not name.endswith(".part")} == digest(
         tmp_path / "uninterrupted"

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from killable import Killable, wait_to_be_killed
+from weakaudio_data_prep import soundscapes
 from weakaudio_data_prep.soundscapes import prepare
 
 from weakaudio.audio.io import read_audio
@@ -145,41 +148,38 @@ def test_wav_files_are_the_clips_of_the_store(event_clips: Path, tmp_path: Path)
         np.testing.assert_array_equal(read_audio(path)[0], corpus.store.audio(n))
 
 
-KILLED = """
-import sys, time
-import weakaudio_data_prep.soundscapes as soundscapes
+class SmallShards(soundscapes.StoreWriter):
+    """Waits to be killed once it has so many shards."""
 
-class Slow(soundscapes.StoreWriter):
-    def __init__(self, folder, sample_rate):
+    most = 1000
+
+    def __init__(self, folder: Path, sample_rate: int) -> None:
         super().__init__(folder, sample_rate, shard_samples=30000)
 
-    def add(self, *arguments):
-        if len(list(self.folder.glob("shard-*.h5"))) >= {stop}:
-            print("stopped", flush=True)
-            time.sleep(3600)  # it is killed here
+    def add(self, *arguments: Any) -> None:
+        if len(list(self.folder.glob("shard-*.h5"))) >= self.most:
+            wait_to_be_killed()
         super().add(*arguments)
 
-soundscapes.StoreWriter = Slow
-soundscapes.prepare({root!r}, {out!r}, train=12, val=4, test=4, sample_rate=2205)
-"""
+
+def prepare_until_killed(_: object, root: Path, out: Path, most: int) -> None:
+    SmallShards.most, soundscapes.StoreWriter = most, SmallShards  # type: ignore[misc]
+    prepare(str(root), str(out), train=12, val=4, test=4, sample_rate=2205)
 
 
 def test_a_corpus_made_by_killed_runs_equals_an_uninterrupted_one(event_clips: Path, tmp_path: Path) -> None:
-    def start(out: str, stop: int) -> subprocess.Popen[bytes]:
-        """A run that waits once it has so many shards."""
-        code = KILLED.format(root=str(event_clips), out=str(tmp_path / out), stop=stop)
-        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    start("uninterrupted", 1000).communicate()
+    killed, uninterrupted = tmp_path / "killed", tmp_path / "uninterrupted"
+    assert Killable(prepare_until_killed, event_clips, uninterrupted, 1000).wait() == 0
     for shards in (1, 3):
-        with start("killed", shards) as run:
-            assert run.stdout is not None
-            assert b"stopped\n" in iter(run.stdout.readline, b"")
-            run.kill()
-        assert len(list((tmp_path / "killed").glob("store/shard-*.h5"))) == shards
-        assert not (tmp_path / "killed" / "manifest.csv").exists()
-    start("killed", 1000).communicate()
-    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted")
+        run = Killable(prepare_until_killed, event_clips, killed, shards)
+        while len(list(killed.glob("store/shard-*.h5"))) < shards:
+            assert run.process.is_alive()
+            time.sleep(0.002)
+        assert run.kill() == -signal.SIGKILL
+        assert len(list(killed.glob("store/shard-*.h5"))) == shards
+        assert not (killed / "manifest.csv").exists()
+    assert Killable(prepare_until_killed, event_clips, killed, 1000).wait() == 0
+    assert digest(killed) == digest(uninterrupted)
 
 
 def test_another_seed_into_the_same_folder_never_mixes_labels_and_audio(event_clips: Path, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ import csv
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from killable import Killable
+from weakaudio_data_prep import summary
 from weakaudio_data_prep.audioset import prepare
 
 from weakaudio.data.corpus import Corpus, verify_corpus
@@ -127,41 +128,29 @@ def test_audioset_fits_its_ontology(real_data: Path) -> None:
     assert above == {"Dog", "Domestic animals, pets", "Animal"}
 
 
-RUN = """
-import sys
-sys.path.insert(0, {repository!r})
-import weakaudio_data_prep.summary as summary
-from weakaudio_data_prep.audioset import prepare
-
-class Small(summary.StoreWriter):
-    def __init__(self, folder, sample_rate):
+class SmallShards(summary.StoreWriter):
+    def __init__(self, folder: Path, sample_rate: int) -> None:
         super().__init__(folder, sample_rate, shard_samples=4000)
 
-summary.StoreWriter = Small
-if __name__ == "__main__":
-    print("ready", flush=True)
-    prepare({root!r}, {out!r}, {audio!r}, ["eval"], sample_rate=16000, workers={workers})
-    print("done", flush=True)
-"""
+
+def prepare_small(tell: Callable[[str], None], root: Path, out: Path, workers: int) -> None:
+    summary.StoreWriter = SmallShards  # type: ignore[misc]
+    tell("ready")
+    prepare(str(root), str(out), str(root / "audio"), ["eval"], sample_rate=16000, workers=workers)
 
 
 def test_twenty_kills_at_random_moments_lose_and_double_nothing(real_data: Path, tmp_path: Path) -> None:
     made = fake(real_data, tmp_path / "root", 3000)
     out = tmp_path / "out"
 
-    def start(workers: int) -> subprocess.Popen[bytes]:
-        where = {"root": str(made.root), "out": str(out), "audio": str(made.root / "audio"), "workers": workers}
-        code = RUN.format(repository=str(Path(__file__).parents[2]), **where)
-        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert run.stdout is not None
-        assert run.stdout.readline() == b"ready\n"
+    def start(workers: int) -> Killable:
+        run = Killable(prepare_small, made.root, out, workers)
+        assert run.receive() == "ready"
         return run
 
     def finish(workers: int) -> dict[str, bytes]:
         """The corpus."""
-        run = start(workers)
-        run.communicate()
-        assert run.returncode == 0
+        assert start(workers).wait() == 0
         files = (path for path in out.rglob("*") if path.is_file())
         return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
@@ -173,14 +162,13 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(real_data: Path,
         shards = len(list(out.glob("store/*.h5")))
         run = start(1 + kills % 2)
         wanted = shards + rng.integers(0, 5)
-        while len(list(out.glob("store/*.h5"))) < wanted and run.poll() is None:
+        while len(list(out.glob("store/*.h5"))) < wanted and run.process.is_alive():
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.02))
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        kills += run.returncode == -signal.SIGKILL
+        code = run.kill()
+        kills += code == -signal.SIGKILL
         while_packing += len(list(out.glob("store/*.h5"))) > shards and not (out / "manifest.csv").exists()
-        if run.returncode == 0:  # it was done before the kill: begin again
+        if code == 0:  # it was done before the kill: begin again
             assert finish(2) == undisturbed
             shutil.rmtree(out)
     assert while_packing >= 3

@@ -190,7 +190,7 @@ def test_every_option_changes_the_result(tones: Path, run: Path, tmp_path: Path)
     seen = {(run / "model.safetensors").read_bytes()}
     options = [[option] for option in EVERYTHING if not option.startswith(("--checkpoint", "--averaging.decay"))]
     options += [["--model.mixup=logmel"], ["--model.focal_gamma=2"], ["--data.augment={polarity: true}"]]
-    options += [["--averaging.kind=swa", "--averaging.start=0.1"]]  # before the best epoch, which is the second
+    options += [["--averaging.kind=swa", "--averaging.start=0.1"]]  # in the first epoch
     for n, option in enumerate(options):
         seen.add(train(arguments(tones, tmp_path / f"{n}", *option)).read_bytes())
     assert len(seen) == len(options)  # + 1 - 1: polarity alone changes no log-mel
