@@ -11,10 +11,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,25 +19,19 @@ from typing import Annotated
 
 import librosa
 import numpy as np
-import soundfile as sf
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from weakaudio_data_prep import folder
 
 from recipes.benchmark import plain
-from recipes.benchmark.compare import QUICK, Scale, compare, noise, waveforms
+from recipes.benchmark.compare import QUICK, Scale, compare, waveforms
 from recipes.command import command
 from recipes.results import Row
 from weakaudio.audio.frontend import FrontEnd, LogMel, get_front_end
-from weakaudio.audio.io import find_audio, from_int16, write_wav
+from weakaudio.audio.io import find_audio
 from weakaudio.batch.detect import detect_folder
-from weakaudio.data.corpus import STORE, Corpus
-from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
-from weakaudio.data.store import ClipStore
-from weakaudio.deploy.benchmark import Job, time_rounds, use_threads
+from weakaudio.deploy.benchmark import Job, use_threads
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.networks import Network, WeakCNN, WindowedCNN
@@ -50,13 +41,6 @@ from weakaudio.training.losses import LOSSES
 
 TOLERANCE = 1e-4  # between the probabilities of two ways to run N_S
 _FILES, _THRESHOLD = 120, 0.5
-PROCESSES = {
-    "python (reference)": ["-c", "pass"],
-    "import weakaudio": ["-c", "import weakaudio"],
-    "weakaudio --help": ["-m", "weakaudio.cli", "--help"],
-    "weakaudio models": ["-m", "weakaudio.cli", "models"],
-    "import torch (for comparison)": ["-c", "import torch"],
-}
 
 
 def front_ends(scale: Scale) -> Iterator[Row]:
@@ -130,50 +114,25 @@ def _onnx(network: nn.Module, frames: Tensor, threads: int) -> Callable[[], Tens
 
 
 def training(scale: Scale) -> Iterator[Row]:
-    """A step from waveforms: front end, forward, loss, backward, optimiser; and what else changes its speed."""
+    """A step from waveforms: front end, forward, loss, backward, optimiser."""
     torch.manual_seed(0)
     targets = (torch.rand(scale.clips, plain.N_CLASSES) < 0.005).float()
-    audio = {preset: waveforms(scale, get_front_end(preset).sample_rate) for preset in ("paper-44k", "16k")}
+    audio = waveforms(scale, get_front_end("paper-44k").sample_rate)
     reference = plain.PlainTagger(scale.width)
 
-    def step(
-        kind: type[WeakCNN], loss: str, small: bool = False, bf16: bool = False, last: bool = False, how: str = ""
-    ) -> Job:
-        preset, width = ("16k", max(scale.width / 4, 1 / 16)) if small else ("paper-44k", scale.width)
-        network = kind(plain.N_CLASSES, n_mels=get_front_end(preset).n_mels, width=width)
-        if last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if how == "compiled":
-            network.compile(dynamic=True)
-        model = Model(network, preset, [f"class {n}" for n in range(plain.N_CLASSES)])
+    def step(kind: type[WeakCNN], loss: str) -> Job:
+        labels = [f"class {n}" for n in range(plain.N_CLASSES)]
+        model = Model(kind(plain.N_CLASSES, width=scale.width), "paper-44k", labels)
+        return _step(model, lambda: LOSSES[loss](model(audio), targets))
 
-        def of_batch() -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                return LOSSES[loss](model(audio[preset]), targets)
-
-        return _step(model, of_batch)
-
-    yield from compare(
-        "training step",
-        scale,
-        {
-            "torchaudio + plain network (reference)": _step(
-                reference, lambda: F.binary_cross_entropy(reference(audio["paper-44k"]), targets)
-            ),
-            "WeakCNN, weak loss": step(WeakCNN, "weak"),
-            "WindowedCNN, SLAT loss": step(WindowedCNN, "slat"),
-        },
-    )
     jobs = {
-        "WeakCNN, float32 (reference)": step(WeakCNN, "weak", True),
-        "WeakCNN, channels-last": step(WeakCNN, "weak", True, last=True),
-        "WeakCNN, bf16": step(WeakCNN, "weak", True, bf16=True),
-        "WeakCNN, bf16, channels-last": step(WeakCNN, "weak", True, bf16=True, last=True),
-        "WindowedCNN (SLAT), bf16, channels-last": step(WindowedCNN, "slat", True, bf16=True, last=True),
+        "torchaudio + plain network (reference)": _step(
+            reference, lambda: F.binary_cross_entropy(reference(audio), targets)
+        ),
+        "WeakCNN, weak loss": step(WeakCNN, "weak"),
+        "WindowedCNN, SLAT loss": step(WindowedCNN, "slat"),
     }
-    if scale is not QUICK:  # compiling takes a minute
-        jobs["WeakCNN, bf16, channels-last, compiled"] = step(WeakCNN, "weak", True, True, True, "compiled")
-    yield from compare("training switches", scale, jobs)
+    yield from compare("training step", scale, jobs)
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Job:
@@ -185,68 +144,6 @@ def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Job:
         optimizer.step()
 
     return step
-
-
-def loading(scale: Scale) -> Iterator[Row]:
-    """Epochs of batches from a clip store, against the same loader on WAV files, with 0 to 2 loader processes."""
-    for name, sample_rate in {"16 kHz": 16000, "44.1 kHz": 44100}.items():
-        with tempfile.TemporaryDirectory() as root:
-            corpus = write_corpus(Path(root), sample_rate, scale)
-            for processes, workers in {"no worker": 0, "1 worker": 1, "2 workers": 2}.items():
-                files, store = loaders(corpus, scale.audio_seconds, workers)
-                jobs: dict[str, Job] = {
-                    f"WAV files, {processes} (reference)": partial(deque, files, 0),
-                    f"clip store, {processes}": partial(deque, store, 0),
-                }
-                yield from compare(f"loading {name}", scale, jobs, 15 * scale.audio_seconds)
-
-
-class WavStore(ClipStore):
-    """Has the clips of a corpus as its clip store has them, but reads them from their WAV files."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        super().__init__(corpus.root / STORE)
-        self._wavs = [corpus.root / key for key in self.keys]
-
-    def audio(self, n: int) -> NDArray[np.float32]:
-        return from_int16(sf.read(self._wavs[n], dtype="int16")[0])
-
-
-def write_sounds(root: Path, sample_rate: int, scale: Scale, times: int) -> Path:
-    """A folder of 16-bit WAV files of noise in two classes, `times` as many as the scale has clips."""
-    for n in range(times * scale.clips):
-        path = root / f"class{n % 2}" / f"{n:03d}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_wav(path, noise(n, scale, sample_rate), sample_rate)
-    return root
-
-
-def write_corpus(root: Path, sample_rate: int, scale: Scale) -> Path:
-    """The folder of a corpus of WAV files, packed at their own rate: 20 minutes of audio at full scale."""
-    folder.prepare(str(write_sounds(root / "sounds", sample_rate, scale, 15)), str(root / "corpus"), sample_rate)
-    return root / "corpus"
-
-
-def loaders(root: Path, batch_seconds: float, workers: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    """Loaders of a corpus that read its WAV files and its store; they differ in nothing else."""
-    files, store = Corpus(root), Corpus(root)
-    files.store = WavStore(files)
-    one, other = (clip_loader(ClipDataset(corpus, {}), batch_seconds, workers, seed=0) for corpus in (files, store))
-    return one, other
-
-
-def start(rounds: int) -> Iterator[Row]:
-    """Seconds of a fresh process: importing the package, and the first answers of the command line."""
-
-    def run(arguments: list[str]) -> Job:
-        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-
-    seconds = time_rounds(
-        [run(arguments) for arguments in PROCESSES.values()], torch.device("cpu"), rounds=(rounds, rounds)
-    )
-    for system, median in zip(PROCESSES, np.median(seconds, axis=0).tolist(), strict=True):
-        row = {"what": "start", "system": system, "metric": "s", "n": rounds, "data": "a fresh process"}
-        yield {**row, "value": median}
 
 
 def files_to_table(scale: Scale, data: Path, weights: Path | None) -> Iterator[Row]:
@@ -291,9 +188,8 @@ def main(
     scale = QUICK if quick else Scale()
     with use_threads(scale.threads):
         if not only_files:
-            for part in (front_ends, inference, training, loading):
+            for part in (front_ends, inference, training):
                 yield from part(scale)
-            yield from start(scale.rounds)
         if data:
             yield from files_to_table(scale, data, yamnet)
 
