@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from training_runs import arguments, epochs, same
+from training_runs import arguments, epochs
 
 from weakaudio.data.corpus import Corpus
 from weakaudio.errors import ProtocolError
@@ -74,4 +75,6 @@ def test_a_killed_run_on_two_devices_is_resumed(tones: Path, two: Path, tmp_path
     with pytest.raises(ProtocolError, match=r"trainer.devices"):
         train(arguments(tones, out, *SETTINGS))
     assert devices(tones, out).returncode == 0
-    same(out, two)
+    assert (out / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    # A checkpoint holds the sum of the losses of both devices, so that they are added in another order.
+    pd.testing.assert_frame_equal(epochs(out), epochs(two), rtol=1e-6)
