@@ -17,7 +17,7 @@ import pytest
 from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -19,7 +19,7 @@ from weakaudio.formats.embeddings import read_embeddings
 from weakaudio.formats.thresholds import read_thresholds
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 Run = Callable[..., tuple[int, str, str]]
 RATE = 16000

@@ -34,13 +34,13 @@ _HOME = {
     "evaluate_events": "weakaudio.evaluation.events",
     "export_onnx": "weakaudio.deploy.export",
     "fine_tune": "weakaudio.transfer.fine_tune",
-    "list_models": "weakaudio.pretrained",
-    "load_model": "weakaudio.pretrained",
+    "list_models": "weakaudio.pretrained.catalogue",
+    "load_model": "weakaudio.pretrained.registry",
     "paired_bootstrap": "weakaudio.transfer.compare",
     "read_audio": "weakaudio.audio.io",
     "read_embeddings": "weakaudio.formats.embeddings",
     "read_events": "weakaudio.formats.events",
-    "save_model": "weakaudio.pretrained",
+    "save_model": "weakaudio.pretrained.checkpoint",
     "stream_audio": "weakaudio.audio.io",
     "train": "weakaudio.training.fit",
     "write_events": "weakaudio.formats.events",
@@ -72,9 +72,9 @@ if TYPE_CHECKING:
     from weakaudio.inference.streaming import StreamingDetector as StreamingDetector
     from weakaudio.networks import WeakCNN as WeakCNN
     from weakaudio.networks.model import Model as Model
-    from weakaudio.pretrained import list_models as list_models
-    from weakaudio.pretrained import load_model as load_model
-    from weakaudio.pretrained import save_model as save_model
+    from weakaudio.pretrained.catalogue import list_models as list_models
+    from weakaudio.pretrained.checkpoint import save_model as save_model
+    from weakaudio.pretrained.registry import load_model as load_model
     from weakaudio.training.fit import train as train
     from weakaudio.training.lightning_module import TaggingModule as TaggingModule
     from weakaudio.transfer.compare import paired_bootstrap as paired_bootstrap

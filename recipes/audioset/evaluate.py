@@ -21,10 +21,10 @@ from weakaudio.data.corpus import Corpus
 from weakaudio.errors import ManifestError, StoreError
 from weakaudio.evaluation.corpus import evaluate
 from weakaudio.evaluation.tagging import TaggingMetrics
-from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
+from weakaudio.reports.figures import save_figure
 
 # mAP and mAUC, of arXiv 1711.01369.
 PAPER = {"N_S, the paper's *": (0.213, 0.927), "SLAT, the paper's *": (0.167, 0.915)}
@@ -74,9 +74,7 @@ def main(
     where = {"split": SPLITS.get(split, split)}
     found = evaluate(loaded, clips, where, thresholds_from=None, device=find_device("auto"))
     found.save(out)
-    figure = per_class_figure(found.per_class, training_positives(loaded, clips))
-    with atomic_write(out / "per_class.png") as part:
-        figure.savefig(part, format="png", dpi=150)
+    save_figure(per_class_figure(found.per_class, training_positives(loaded, clips)), out / "per_class.png")
     console, clip = Console(), found.clip
     console.print(results_table(run_name(model), clip))
     classes = f"means over the {clip.n_classes} of {len(loaded.labels)} classes that occur in them"

@@ -64,9 +64,9 @@ class PlainNS(nn.Module):
         return segments.mean((2, 3))
 
 
-def plain_copy(network: WeakCNN, width: float = 1.0) -> PlainNS:
+def plain_copy(network: WeakCNN) -> PlainNS:
     """`PlainNS` with the weights of a `WeakCNN` that is not fused."""
-    plain = PlainNS(network.classifier.out_features, width)
+    plain = PlainNS(network.classifier.out_features, network.config["width"])
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     ours = [module for module in network.modules() if isinstance(module, kinds)]
     *theirs, last = [module for module in plain.modules() if isinstance(module, kinds)]
@@ -89,25 +89,15 @@ def randomise_norms(network: Network) -> None:
             nn.init.normal_(module.bias, std=0.1)
 
 
-class PlainTagger(nn.Module):
-    """torchaudio's log-mel and the plain network."""
+def torchaudio_logmel() -> Callable[[Tensor], Tensor]:
+    """The log-mel `paper-44k` (B, T, F) of waveforms (B, N)."""
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
-    def __init__(self, width: float) -> None:
-        from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
-
-        super().__init__()
-        fe = get_front_end("paper-44k")
-        sizes = {"n_fft": fe.n_fft, "hop_length": fe.hop_length, "n_mels": fe.n_mels}
-        self.mel = MelSpectrogram(fe.sample_rate, **sizes, pad_mode="constant", norm="slaney", mel_scale="slaney")
-        self.level = AmplitudeToDB(top_db=80.0)
-        self.network = PlainNS(N_CLASSES, width)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Clip probabilities (B, C) of waveforms (B, N)."""
-        with torch.no_grad():
-            frames = self.level(self.mel(waveform)).transpose(1, 2).contiguous()  # (B, T, F)
-        probs: Tensor = self.network(frames)
-        return probs
+    fe = get_front_end("paper-44k")
+    sizes = {"n_fft": fe.n_fft, "hop_length": fe.hop_length, "n_mels": fe.n_mels}
+    mel = MelSpectrogram(fe.sample_rate, **sizes, pad_mode="constant", norm="slaney", mel_scale="slaney")
+    level = AmplitudeToDB(top_db=fe.top_db)
+    return torch.no_grad()(lambda waveform: level(mel(waveform)).transpose(1, 2).contiguous())
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ import copy
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,35 +26,65 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recipes.benchmark import plain
-from recipes.benchmark.compare import QUICK, Scale, compare, waveforms
+from recipes.benchmark.compare import compare
 from recipes.command import command
 from recipes.results import Row
 from weakaudio.audio.frontend import FrontEnd, LogMel, get_front_end
 from weakaudio.audio.io import find_audio
 from weakaudio.batch.detect import detect_folder
-from weakaudio.deploy.benchmark import Job, use_threads
+from weakaudio.deploy.benchmark import Job, noise, use_threads
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.networks import Network, WeakCNN, WindowedCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.losses import LOSSES
 
 TOLERANCE = 1e-4  # between the probabilities of two ways to run N_S
 _FILES, _THRESHOLD = 120, 0.5
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Size of the benchmark."""
+
+    clips: int = 8
+    seconds: float = 10.0
+    """of a clip"""
+    rounds: int = 7
+    width: float = 1.0
+    """of N_S"""
+    threads: int = 2
+    """of torch, ONNX Runtime and TFLite"""
+
+    def noise(self, preset: str) -> Tensor:
+        """(clips, N) at the rate of a front end, the same every time."""
+        return noise(get_front_end(preset).sample_rate, self.seconds, self.clips)
+
+
+QUICK = Scale(clips=2, seconds=1.5, rounds=1, width=1 / 8, threads=1)
+
+
+def rows(what: str, scale: Scale, jobs: Mapping[str, Job], data: str | None = None) -> Iterator[Row]:
+    """Speed of jobs, each of which takes in all clips, against the first one; `data` describes clips but noise."""
+    about = f"clips of {scale.seconds:g} s of noise, batch {scale.clips}, {scale.threads} threads"
+    for system, seconds, ratio in compare(jobs, scale.rounds):
+        row = {"what": what, "system": system, "data": data or about}
+        yield {**row, "metric": "audio s/s", "value": scale.clips * scale.seconds / seconds}
+        if ratio:
+            yield {**row, "metric": "times the reference", **ratio}
+
+
 def front_ends(scale: Scale) -> Iterator[Row]:
     """All clips at once against librosa's clip by clip."""
     for preset in ("paper-44k", "16k"):
-        fe, logmel = get_front_end(preset), LogMel(preset)
-        audio = waveforms(scale, fe.sample_rate)
+        audio = scale.noise(preset)
+        jobs: dict[str, Job] = {
+            "librosa (reference)": partial(_librosa, audio, get_front_end(preset)),
+            "LogMel": partial(LogMel(preset), audio),
+        }
         with torch.inference_mode():
-            jobs: dict[str, Job] = {
-                "librosa (reference)": partial(_librosa, audio, fe),
-                "LogMel": partial(logmel, audio),
-            }
-            yield from compare(f"front end {preset}", scale, jobs)
+            yield from rows(f"front end {preset}", scale, jobs)
 
 
 def _librosa(audio: Tensor, fe: FrontEnd) -> list[NDArray[np.float32]]:
@@ -69,14 +100,13 @@ def inference(scale: Scale) -> Iterator[Row]:
         A way to run N_S gives other probabilities than the plain network.
     """
     torch.manual_seed(0)
-    logmel = LogMel("paper-44k")
     network = WeakCNN(plain.N_CLASSES, width=scale.width, coverage="paper")
     plain.randomise_norms(network)
-    fused, reference = copy.deepcopy(network).fuse(), plain.plain_copy(network, scale.width)
+    fused, reference = copy.deepcopy(network).fuse(), plain.plain_copy(network)
     slat = WindowedCNN(plain.N_CLASSES, width=scale.width, coverage="paper").eval()
     slat.load_state_dict(network.state_dict())
     with torch.inference_mode():
-        frames, _ = logmel(waveforms(scale, logmel.front_end.sample_rate))
+        frames, _ = LogMel("paper-44k")(scale.noise("paper-44k"))
         jobs: dict[str, Callable[[], Tensor]] = {
             f"plain eager network, batch of {scale.clips} (reference)": lambda: reference(frames),
             f"WeakCNN eager, batch of {scale.clips}": lambda: network(frames).clip_probs,
@@ -90,7 +120,7 @@ def inference(scale: Scale) -> Iterator[Row]:
             difference = float((job() - expected).abs().max())
             if not difference <= TOLERANCE:
                 raise RuntimeError(f"{name}: probabilities are up to {difference:.1e} from the plain network's")
-        yield from compare("inference", scale, {**jobs, "WindowedCNN (SLAT) eager": lambda: slat(frames).clip_probs})
+        yield from rows("inference", scale, {**jobs, "WindowedCNN (SLAT) eager": lambda: slat(frames).clip_probs})
 
 
 def _in_chunks(network: Network, frames: Tensor, size: int) -> Tensor:
@@ -117,22 +147,19 @@ def training(scale: Scale) -> Iterator[Row]:
     """A step from waveforms: front end, forward, loss, backward, optimiser."""
     torch.manual_seed(0)
     targets = (torch.rand(scale.clips, plain.N_CLASSES) < 0.005).float()
-    audio = waveforms(scale, get_front_end("paper-44k").sample_rate)
-    reference = plain.PlainTagger(scale.width)
-
-    def step(kind: type[WeakCNN], loss: str) -> Job:
-        labels = [f"class {n}" for n in range(plain.N_CLASSES)]
-        model = Model(kind(plain.N_CLASSES, width=scale.width), "paper-44k", labels)
-        return _step(model, lambda: LOSSES[loss](model(audio), targets))
-
+    audio, mel = scale.noise("paper-44k"), plain.torchaudio_logmel()
+    reference = plain.PlainNS(plain.N_CLASSES, scale.width)
+    labels = [f"class {n}" for n in range(plain.N_CLASSES)]
+    n_s = Model(WeakCNN(plain.N_CLASSES, width=scale.width), "paper-44k", labels)
+    slat = Model(WindowedCNN(plain.N_CLASSES, width=scale.width), "paper-44k", labels)
     jobs = {
         "torchaudio + plain network (reference)": _step(
-            reference, lambda: F.binary_cross_entropy(reference(audio), targets)
+            reference, lambda: F.binary_cross_entropy(reference(mel(audio)), targets)
         ),
-        "WeakCNN, weak loss": step(WeakCNN, "weak"),
-        "WindowedCNN, SLAT loss": step(WindowedCNN, "slat"),
+        "WeakCNN, weak loss": _step(n_s, lambda: LOSSES["weak"](n_s(audio), targets)),
+        "WindowedCNN, SLAT loss": _step(slat, lambda: LOSSES["slat"](slat(audio), targets)),
     }
-    yield from compare("training step", scale, jobs)
+    yield from rows("training step", scale, jobs)
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Job:
@@ -173,8 +200,9 @@ def files_to_table(scale: Scale, data: Path, weights: Path | None) -> Iterator[R
                 weights, files, _THRESHOLD, base / "yamnet.csv", scale.threads
             )
         seconds = sum(librosa.get_duration(path=path) for path in files)
-        about = f"{len(files)} clips of ESC-50, {seconds / len(files):g} s each at 16 kHz, {scale.threads} threads"
-        yield from compare("files to table", scale, jobs, seconds, about)
+        scale = replace(scale, clips=len(files), seconds=seconds / len(files))
+        about = f"{scale.clips} clips of ESC-50, {scale.seconds:g} s each at 16 kHz, {scale.threads} threads"
+        yield from rows("files to table", scale, jobs, about)
 
 
 @command("benchmark")

@@ -71,31 +71,18 @@ def _numbers(results: Mapping[str, Result], folds: FoldScores) -> report.KeyNumb
 
 def _clips(corpus: Corpus, model: Model) -> list[report.Picture]:
     """The first long clips of the test split, not selected otherwise."""
-    rate, store = model.sample_rate, corpus.store
-    long = [n for n in corpus.select({"split": "test"}) if store.n_samples[n] >= _SECONDS * rate]
-    return [
-        report.Picture(
-            _clip_figure(corpus, model, n),
-            f"{store.keys[n]}, labelled {', '.join(store.labels[n])}.",
-            report.Sound(store.audio(n), rate),
-        )
-        for n in long[:_CLIPS]
-    ]
-
-
-def _clip_figure(corpus: Corpus, model: Model, n: int) -> Figure:
-    audio, events = corpus.store.audio(n), corpus.events()
-    with torch.inference_mode():
-        logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
-        output = model.network(logmel, n_frames)
-    return figures.clip_figure(
-        logmel[0].numpy(),
-        model.front_end,
-        model.segment_times(len(audio)),
-        output.segment_logits[0].sigmoid().numpy(),
-        model.labels,
-        events[events["path"] == corpus.store.keys[n]],
-    )
+    store, events, pictures = corpus.store, corpus.events(), []
+    long = [n for n in corpus.select({"split": "test"}) if store.n_samples[n] >= _SECONDS * model.sample_rate]
+    for n in long[:_CLIPS]:
+        audio, key = store.audio(n), store.keys[n]
+        with torch.inference_mode():
+            logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
+            probs = model.network(logmel, n_frames).segment_logits[0].sigmoid().numpy()
+        times, true = model.segment_times(len(audio)), events[events["path"] == key]
+        figure = figures.clip_figure(logmel[0].numpy(), model.front_end, times, probs, model.labels, true)
+        caption = f"{key}, labelled {', '.join(store.labels[n])}."
+        pictures.append(report.Picture(figure, caption, report.Sound(audio, model.sample_rate)))
+    return pictures
 
 
 def _bars(results: Mapping[str, Result]) -> Figure:

@@ -29,7 +29,8 @@ from weakaudio.deploy.benchmark import time_path
 from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.contract import StagedNetwork
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 
 _THRESHOLD = 0.2  # probability from which the teacher counts as positive
 _FEWEST = 5  # positive clips of a class, for its average precision to count

@@ -13,16 +13,8 @@ from typing import Annotated
 
 from recipes.command import command
 from recipes.results import ROOT
-from weakaudio.pretrained import load_model, save_model
-
-
-def ship(path: str | Path, name: str, root: Path = ROOT) -> Path:
-    """Write a student as `pretrained/NAME.safetensors`; returns the path."""
-    model = load_model(path)
-    model.metadata |= {"name": name, "licence": "MIT", "card": f"pretrained/{name}.md"}
-    out = root / "pretrained" / f"{name}.safetensors"
-    save_model(model, out, half=True)
-    return out
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 
 
 @command()
@@ -30,10 +22,15 @@ def main(
     model: Annotated[str, "model file of a run"],
     name: Annotated[str, "by which it will be known"],
     /,
-) -> None:
+    *,
+    root: Annotated[Path, "folder of the project"] = ROOT,
+) -> Path:
     """Ship a trained student."""
-    out = ship(model, name)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    student = load_model(model)
+    student.metadata |= {"name": name, "licence": "MIT", "card": f"pretrained/{name}.md"}
+    out = root / "pretrained" / f"{name}.safetensors"
+    save_model(student, out, half=True)
+    return out
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
 from weakaudio.networks.runtime import find_precision
-from weakaudio.pretrained import load_model, model_checksum, save_model
+from weakaudio.pretrained.checkpoint import model_checksum, save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.settings import differences
 from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
 from weakaudio.training.distillation import Distiller

@@ -31,7 +31,8 @@ from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.progress import progress
 
 _C = 0.03  # of the logistic regression; chosen by the validation clips' mAP among 0.01, 0.03, 0.1 and 0.3

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from recipes import esc50
-from recipes.benchmark.compare import Scale, compare, waveforms
+from recipes.benchmark.compare import compare
 from recipes.command import command, over_folds, run_name
 from recipes.latency import published
 from recipes.results import Row
@@ -29,11 +30,12 @@ from weakaudio import memory
 from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.deploy.backends import fastest
-from weakaudio.deploy.benchmark import PathTimes, time_path, use_threads
+from weakaudio.deploy.benchmark import Job, PathTimes, noise, time_path, use_threads
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.deploy.quantize import export_int8
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.estimators import EmbeddingTransformer
 
 BATCHES = (1, 8)
@@ -72,13 +74,13 @@ def by_tagger(tagger: OnnxTagger, model: Model) -> published.Run:
 
 
 def systems(
-    models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, scale: Scale
+    models: dict[str, Model], taggers: dict[str, OnnxTagger], yamnet: Path | None, seconds: float, clips: int
 ) -> Iterator[System]:
     """All systems, the reference first; our models by the backend that is fastest for this batch, and in int8."""
 
     def by_fastest(name: str, model: Model) -> System:
-        found = fastest(model, scale.seconds, scale.clips)
-        note = f"{name}, batch {scale.clips}: {found.name}"
+        found = fastest(model, seconds, clips)
+        note = f"{name}, batch {clips}: {found.name}"
         return System(f"{name}, fastest backend", model.sample_rate, found.run, note)
 
     mn04 = models[MN04]
@@ -92,30 +94,32 @@ def systems(
     yield System("N_S as released (44.1 kHz)", 44100, published.plain_ns())
     yield by_fastest("N_S (44.1 kHz)", load_model("untrained-44k"))
     if yamnet is not None:
-        yield System("YAMNet, TFLite", 16000, published.yamnet(yamnet, scale.threads))
+        yield System("YAMNet, TFLite", 16000, published.yamnet(yamnet, torch.get_num_threads()))
 
 
-def speeds(what: str, found: Sequence[System], scale: Scale) -> Iterator[Row]:
+def speeds(what: str, found: Sequence[System], seconds: float, clips: int) -> Iterator[Row]:
     """Latency of single clips or speed of a batch, and the ratio to the reference."""
-    batches = {system.name: waveforms(scale, system.sample_rate) for system in found}
-    one = scale.clips == 1
-    yield from compare(
-        what,
-        scale,
-        {system.name: lambda run=system.run, x=batches[system.name]: run(x) for system in found},  # type: ignore[misc]
-        data=f"clips of {scale.seconds:g} s of noise, from waveform, {scale.threads} threads; ESC-50 at 16 kHz",
-        speed=f"ms for {scale.seconds:g} s" if one else f"times real time, batch {scale.clips}",
-        ratio=f"times mn04 as published, batch {scale.clips}",
-        latency=one,
-        notes={system.name: system.note for system in found},
-        before=lambda: time.sleep(_REST),
-    )
+    jobs: dict[str, Job] = {one.name: partial(one.run, noise(one.sample_rate, seconds, clips)) for one in found}
+    notes = {one.name: one.note for one in found}
+    for name, taken, ratio in compare(jobs, ROUNDS, before=lambda: time.sleep(_REST)):
+        row = {"what": what, "system": name, "data": _about(seconds), "note": notes[name]}
+        if clips == 1:
+            yield {**row, "metric": f"ms for {seconds:g} s", "value": 1000 * taken}
+        else:
+            yield {**row, "metric": f"times real time, batch {clips}", "value": clips * seconds / taken}
+        if ratio:
+            yield {**row, "metric": f"times mn04 as published, batch {clips}", **ratio}
 
 
-def stages(name: str, times: PathTimes, threads: int) -> Iterator[Row]:
+def _about(seconds: float) -> str:
+    threads = torch.get_num_threads()
+    return f"clips of {seconds:g} s of noise, from waveform, {threads} threads; ESC-50 at 16 kHz"
+
+
+def stages(name: str, times: PathTimes) -> Iterator[Row]:
     """Milliseconds per clip of each stage of a model's path."""
     found = {"decode": times.decode, "resample": times.resample, "log-mel": times.logmel, "network": times.network}
-    data = f"clips of {times.seconds:g} s of noise, network fused, {threads} threads"
+    data = f"clips of {times.seconds:g} s of noise, network fused, {torch.get_num_threads()} threads"
     for stage, seconds in found.items():
         row = {"what": f"path, batch {times.batch}", "system": name, "data": data}
         yield {**row, "metric": f"{stage} (ms for {times.seconds:g} s)", "value": 1000 * seconds}
@@ -149,24 +153,24 @@ def main(
     with use_threads(threads):
         taggers = {name: in_int8(one, work / f"{name}-int8.onnx", data / "collected") for name, one in models.items()}
         for clips in BATCHES:
-            scale = Scale(clips, seconds, ROUNDS, threads=threads)
-            yield from speeds(what, list(systems(models, taggers, yamnet, scale)), scale)
+            found = list(systems(models, taggers, yamnet, seconds, clips))
+            yield from speeds(what, found, seconds, clips)
         if keep_memory:
             return
         for name, one in models.items():
             for clips in BATCHES:
-                yield from stages(name, time_path(one, seconds, clips), threads)
+                yield from stages(name, time_path(one, seconds, clips))
         manifest = esc50.prepared(data / "esc50-16k", work)
-        about = f"clips of {seconds:g} s of noise, from waveform, {threads} threads; ESC-50 at 16 kHz"
         for name, one in models.items():
             checksum = f"{name}: SHA-256 of the model {model_checksum(one)[:12]}"  # a run's weights are not shipped
-            row: Row = {"what": what, "metric": "ESC-50 (%)", "data": about}
+            row: Row = {"what": what, "metric": "ESC-50 (%)", "data": _about(seconds)}
             row["note"] = checksum if names[name] in model else None
-            found = over_folds(esc50.score(EmbeddingTransformer(names[name]).fit_transform(manifest.paths), manifest))
+            embeddings = EmbeddingTransformer(names[name]).fit_transform(manifest.paths)
+            quality = over_folds(esc50.score(embeddings, manifest))
             for line in (f"{name}, fastest backend", *((REFERENCE, OUR_FRONT_END) if name == MN04 else ())):
-                yield {**row, "system": line, **found}
-            found = over_folds(esc50.score(embed(taggers[name], one, manifest), manifest))
-            yield {**row, "system": f"{name}, int8", **found}
+                yield {**row, "system": line, **quality}
+            quality = over_folds(esc50.score(embed(taggers[name], one, manifest), manifest))
+            yield {**row, "system": f"{name}, int8", **quality}
 
 
 if __name__ == "__main__":

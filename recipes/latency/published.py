@@ -8,44 +8,38 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.benchmark import plain
 from weakaudio.audio.frontend import LogMel
 from weakaudio.networks import Network, WeakCNN
-from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
+from weakaudio.networks.pooling import masked_mean
 
 Run = Callable[[Tensor], Tensor]
 """Clip probabilities (B, C) of waveforms (B, N)."""
 
 
-class EfficientATFrontEnd(nn.Module):
-    """Front end of EfficientAT at inference, step by step as published, where each batch computes the mel filters."""
+_WINDOW = torch.hann_window(800, periodic=False)
+_EMPHASIS = torch.tensor([[[-0.97, 1.0]]])
 
-    def __init__(self) -> None:
-        from torchaudio.compliance.kaldi import get_mel_banks
 
-        super().__init__()
-        self.filters = get_mel_banks
-        self.register_buffer("window", torch.hann_window(800, periodic=False), persistent=False)
-        self.register_buffer("emphasis", torch.tensor([[[-0.97, 1.0]]]), persistent=False)
+def efficientat_logmel(waveform: Tensor) -> Tensor:
+    """(B, N) at 32 kHz to (B, T, 128): EfficientAT's front end at inference, step by step as published, where each
+    batch computes the mel filters."""
+    from torchaudio.compliance.kaldi import get_mel_banks
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(B, N) at 32 kHz to (B, T, 128)."""
-        x = F.conv1d(waveform[:, None], self.get_buffer("emphasis"))[:, 0]
-        spectrum = torch.stft(
-            x, 1024, hop_length=320, win_length=800, window=self.get_buffer("window"), return_complex=True
-        )
-        power = torch.view_as_real(spectrum).square().sum(-1)  # (B, F, T)
-        filters, _ = self.filters(128, 1024, 32000.0, 0.0, 15000.0, 100.0, -500.0, 1.0)
-        mel = torch.matmul(F.pad(filters, (0, 1)), power)
-        return (((mel + 1e-5).log() + 4.5) / 5.0).transpose(1, 2)
+    x = F.conv1d(waveform[:, None], _EMPHASIS)[:, 0]
+    spectrum = torch.stft(x, 1024, hop_length=320, win_length=800, window=_WINDOW, return_complex=True)
+    power = torch.view_as_real(spectrum).square().sum(-1)  # (B, F, T)
+    filters, _ = get_mel_banks(128, 1024, 32000.0, 0.0, 15000.0, 100.0, -500.0, 1.0)
+    mel = torch.matmul(F.pad(filters, (0, 1)), power)
+    return (((mel + 1e-5).log() + 4.5) / 5.0).transpose(1, 2)
 
 
 def efficientat(model: Model) -> Run:
     """A network of EfficientAT behind its own front end, nothing fused, without segment scores."""
-    return clips_alone(EfficientATFrontEnd(), model.network.eval())
+    return clips_alone(efficientat_logmel, model.network.eval())
 
 
 def clips_alone(front_end: Callable[[Tensor], Tensor], network: Network) -> Run:
@@ -54,7 +48,7 @@ def clips_alone(front_end: Callable[[Tensor], Tensor], network: Network) -> Run:
     @torch.inference_mode()
     def run(waveform: Tensor) -> Tensor:
         embeddings, mask = network.forward_features(front_end(waveform))
-        return network.forward_head(mean_embedding(embeddings, mask)).sigmoid()
+        return network.forward_head(masked_mean(embeddings, mask)).sigmoid()
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +84,8 @@ def figures(meaning: Meaning) -> dict[str, Figure]:
     }
 
 
-def build(meaning: Meaning, origin: str) -> str:
-    """The page as HTML; `origin` names command and model."""
-    drawn = figures(meaning)
+def build(meaning: Meaning, drawn: Mapping[str, Figure], origin: str) -> str:
+    """The page as HTML, with the figures of `figures`; `origin` names command and model."""
     first = meaning.events[meaning.events["rank"] == 1].drop(columns="rank").rename(columns=_HEADERS)
     pairs = pd.Series([frozenset(pair) for pair in meaning.nearest[["class", "nearest"]].to_numpy()])
     nearest = report.Table(meaning.nearest[~pairs.duplicated()][:_MOST], _NEAREST)

@@ -7,27 +7,22 @@ Writes report.html, each figure as PNG and SVG, and each table as CSV.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
 from recipes import esc50
 from recipes.command import command
 from recipes.semantics.page import Meaning, build, figures
 from weakaudio import load_model
-from weakaudio.audio.io import read_audio
 from weakaudio.data.manifest import Manifest
 from weakaudio.errors import DataPrepError
 from weakaudio.files import write_table
+from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
-from weakaudio.networks.runtime import fused_copy
-from weakaudio.pretrained import model_checksum
-from weakaudio.progress import progress
+from weakaudio.pretrained.checkpoint import model_checksum
 from weakaudio.reports.figures import save_figure
 from weakaudio.reports.html import write_page
 from weakaudio.transfer import semantics
@@ -52,26 +47,10 @@ def super_categories(folder: Path) -> dict[str, str]:
     return {name: GROUPS[number // 10] for name, number in pairs}
 
 
-@torch.inference_mode()
-def run_model(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings (n, D), the mean over segments, and clip probabilities (n, E) of recordings, in one pass.
-
-    Raises
-    ------
-    AudioError
-        A recording cannot be read.
-    """
-    embeddings, probs = [], []
-    for path in progress(paths, len(paths), f"embedding {len(paths)} clips"):
-        output = model(torch.from_numpy(read_audio(path, model.sample_rate)[0])[None])
-        embeddings.append(output.embeddings[0, output.mask[0]].float().mean(0).numpy())
-        probs.append(output.clip_probs[0].numpy())
-    return np.stack(embeddings), np.stack(probs)
-
-
 def measure(clips: Manifest, groups: dict[str, str], model: Model, seed: int = 0) -> Meaning:
     """All numbers of the page."""
-    X, probs = run_model(model, clips.paths)
+    embedder = Embedder(model, "f1+f2", dtype="float32")
+    X, probs = np.split(embedder.embed_files(clips.paths), [model.network.n_features], axis=1)
     table = clips.table.copy()
     table["labels"] = table["labels"].map(lambda labels: [name.replace("_", " ") for name in labels])
     y = [labels[0] for labels in table["labels"]]
@@ -95,10 +74,11 @@ def write(meaning: Meaning, out: Path, origin: str) -> None:
     """Write the page, its figures and its tables."""
     for name, table in meaning.tables().items():
         write_table(table, out / f"{name}.csv")
-    for name, figure in figures(meaning).items():
+    drawn = figures(meaning)
+    for name, figure in drawn.items():
         for suffix in (".png", ".svg"):
             save_figure(figure, out / f"{name}{suffix}")
-    write_page(build(meaning, origin), out / REPORT)
+    write_page(build(meaning, drawn, origin), out / REPORT)
 
 
 @command()
@@ -110,7 +90,7 @@ def main(
     """Show what the classes of ESC-50 mean to a model."""
     loaded = load_model(model)
     clips = esc50.prepared(data / CORPUS, out / CORPUS)
-    meaning = measure(clips, super_categories(data / CORPUS), fused_copy(loaded, torch.device("cpu")))
+    meaning = measure(clips, super_categories(data / CORPUS), loaded)
     write(meaning, out, f"python -m recipes.semantics.run; {model}, SHA-256 of its weights: {model_checksum(loaded)}")
     print(f"report: {out / REPORT}")
 

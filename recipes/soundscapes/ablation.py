@@ -20,12 +20,12 @@ from weakaudio_data_prep.soundscapes import SETTINGS
 
 from recipes.command import command, over_seeds
 from recipes.results import Row
-from recipes.soundscapes.corpus import prepare_small
+from recipes.soundscapes.corpus import prepare
 from recipes.soundscapes.run import RUNS, about, train_once
 from weakaudio.audio.io import find_audio
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import Evaluation, evaluate
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 
 BASE = "baseline (mean pooling)"
 _UNIT_NORM = "--trainer.callbacks+=weakaudio.training.weight_norm.WeightNormalisation"
@@ -120,7 +120,7 @@ def main(
     only: Annotated[Sequence[str], "parts of variants' names; without it, all"] = (),
 ) -> Iterator[Row]:
     """Compare poolings, networks and training techniques."""
-    corpus, folder = prepare_small(data, RUNS), RUNS / "ablation"
+    corpus, folder = prepare(data, RUNS, small=True), RUNS / "ablation"
     given = materials(data, folder, corpus)
     for name in (name for name in VARIANTS if not only or any(part in name for part in only)):
         models = [load_model(train_variant(name, seed, folder, corpus, given)) for seed in seeds]

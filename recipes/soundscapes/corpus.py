@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,59 +22,48 @@ ESC10 |= {"helicopter", "rain", "rooster", "sea_waves", "sneezing"}
 _SAME = {"dog_bark": "dog", "engine_idling": "engine", "jackhammer": "drilling"}
 
 
-def prepare(data: Path, folder: Path, sizes: dict[str, int] = LARGE) -> Path:
+def prepare(data: Path, folder: Path, small: bool = False, sizes: dict[str, int] | None = None) -> Path:
     """Folder of the corpus, below `folder`, mixed unless it exists.
 
     Parameters
     ----------
     data
-        Has `esc50-16k/`, `urbansound8k/` (folds 1 and 2) and `backgrounds/`.
+        Has `esc50-16k/`, `urbansound8k/` (folds 1 and 2; not for the small corpus) and `backgrounds/`.
+    small
+        A smaller and easier corpus, of the ten classes of ESC-10.
     sizes
-        Clips of each split.
+        Clips of each split; None: `LARGE` or `SMALL`.
     """
-    return _mix(data, folder / "corpus", sizes, lambda: _events(data, folder))
-
-
-def prepare_small(data: Path, folder: Path, sizes: dict[str, int] = SMALL) -> Path:
-    """A smaller and easier corpus, of the ten classes of ESC-10."""
-    return _mix(data, folder / "corpus-small", sizes, lambda: _ten_classes(data, folder))
-
-
-def _mix(data: Path, corpus: Path, sizes: dict[str, int], events: Callable[[], Path]) -> Path:
+    corpus = folder / ("corpus-small" if small else "corpus")
     if not (corpus / MANIFEST).is_file():  # written last
+        sizes = sizes or (SMALL if small else LARGE)
         train, val, test = (sizes[split] for split in ("train", "val", "test"))
-        soundscapes.prepare(str(events()), str(corpus), str(data / "backgrounds"), train, val, test)
+        events = _events(data, folder, small)
+        soundscapes.prepare(str(events), str(corpus), str(data / "backgrounds"), train, val, test)
     return corpus
 
 
-def _ten_classes(data: Path, folder: Path) -> Path:
-    """Manifest of ESC-50's clips of the classes of ESC-10."""
-    esc, events = folder / "esc50", folder / "events-small"
+def _events(data: Path, folder: Path, small: bool = False) -> Path:
+    """Folder of the manifest of all event clips: folds 1 to 3 train, 4 validates, 5 tests."""
+    esc, urban, events = folder / "esc50", folder / "urbansound8k", folder / ("events-small" if small else "events")
     esc50.prepare(str(data / "esc50-16k"), str(esc))
-    manifest = read_manifest(esc / MANIFEST)
-    table = manifest.table.assign(path=[os.path.relpath(path, events) for path in manifest.paths])
-    return _write(table[[labels[0] in ESC10 for labels in table["labels"]]], events)
-
-
-def _events(data: Path, folder: Path) -> Path:
-    """Manifest of all event clips: folds 1 to 3 train, 4 validates, 5 tests."""
-    esc, urban, events = folder / "esc50", folder / "urbansound8k", folder / "events"
-    esc50.prepare(str(data / "esc50-16k"), str(esc))
-    urbansound8k.prepare(str(data / "urbansound8k"), str(urban), without=str(esc), foreground_only=True)
+    manifests = [read_manifest(esc / MANIFEST)]
+    if not small:
+        urbansound8k.prepare(str(data / "urbansound8k"), str(urban), without=str(esc), foreground_only=True)
+        manifests.append(read_manifest(urban / MANIFEST))
     tables = []
-    for manifest in (read_manifest(esc / MANIFEST), read_manifest(urban / MANIFEST)):
+    for manifest in manifests:
         table = manifest.table
         paths = [os.path.relpath(path, events) for path in manifest.paths]
         labels = [[_SAME.get(name, name) for name in labels] for labels in table["labels"]]
         folds = table["fold"] if manifest.root == esc else _share_out(table)
         tables.append(pd.DataFrame({"path": paths, "labels": labels, "fold": folds, "source": table["source"]}))
-    return _write(pd.concat(tables), events)
-
-
-def _write(table: pd.DataFrame, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(Manifest(table.reset_index(drop=True), folder), folder / MANIFEST)
-    return folder
+    clips = pd.concat(tables, ignore_index=True)
+    if small:
+        clips = clips[[labels[0] in ESC10 for labels in clips["labels"]]].reset_index(drop=True)
+    events.mkdir(parents=True, exist_ok=True)
+    write_manifest(Manifest(clips, events), events / MANIFEST)
+    return events
 
 
 def _share_out(urban: pd.DataFrame) -> pd.Series:

@@ -7,9 +7,9 @@ From the project's folder. Finished runs are used again, and a killed one resume
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -20,26 +20,19 @@ from recipes.soundscapes.corpus import prepare
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import Evaluation, evaluate
 from weakaudio.networks.runtime import find_device
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import METRICS, MODEL, train
 
 RUNS = Path("runs/soundscapes")
 _HERE = Path(__file__).parent
 
 
-class System(NamedTuple):
-    """A row of the tables."""
-
-    config: str
-    """name of the YAML file"""
-    epochs: int
-
-
 # SLAT's epochs take more than twice as long: N_S is measured after as much time, and after as many epochs.
+# A row of the tables: name of its YAML file, and epochs.
 SYSTEMS = {
-    "N_S (weak labels), 20 epochs": System("weak", 20),
-    "N_S (weak labels), 10 epochs": System("weak", 10),
-    "SLAT, 10 epochs": System("slat", 10),
+    "N_S (weak labels), 20 epochs": ("weak", 20),
+    "N_S (weak labels), 10 epochs": ("weak", 10),
+    "SLAT, 10 epochs": ("slat", 10),
 }
 
 
@@ -62,46 +55,42 @@ def about(evaluation: Evaluation) -> str:
 
 def measure(folder: Path, corpus: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> Iterator[Row]:
     """Train each system with each seed, and evaluate it; tables by class are written into the folders of the runs."""
-    found: dict[str, list[Evaluation]] = {}
-    training: dict[str, list[float]] = {}
-    for name, system in SYSTEMS.items():
+    for name, (config, epochs) in SYSTEMS.items():
+        evaluations, training = [], []
         for seed in seeds:
-            out = folder / f"{system.config}-{system.epochs}{'' if seed == 1 else f'-seed{seed}'}"
-            options = [f"--trainer.max_epochs={system.epochs}", *overrides]
-            model = load_model(train_once(out, system.config, corpus, seed, options))
-            evaluation = evaluate(model, Corpus(corpus), device=find_device("auto"))
-            evaluation.save(out / "evaluation")
-            found.setdefault(name, []).append(evaluation)
+            out = folder / f"{config}-{epochs}{'' if seed == 1 else f'-seed{seed}'}"
+            model = load_model(train_once(out, config, corpus, seed, [f"--trainer.max_epochs={epochs}", *overrides]))
+            evaluations.append(evaluate(model, Corpus(corpus), device=find_device("auto")))
+            evaluations[-1].save(out / "evaluation")
             # The median: other work on the machine may slow some epochs down.
-            training.setdefault(name, []).append(float(pd.read_csv(out / METRICS)["seconds"].median()))
-    yield from rows(found, training)
+            training.append(float(pd.read_csv(out / METRICS)["seconds"].median()))
+        yield from rows(name, evaluations, training)
+    chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "data": about(evaluations[0])}
+    yield {**chance, "value": evaluations[0].clip.prevalence}
 
 
-def rows(found: Mapping[str, Sequence[Evaluation]], training: Mapping[str, Sequence[float]]) -> Iterator[Row]:
-    """Means over seeds; `training` has the seconds per epoch, with validation."""
-    first = next(iter(found.values()))[0]
-    chance = {"what": "clips", "system": "chance (class prevalence)", "metric": "mAP", "data": about(first)}
-    yield {**chance, **over_seeds([first.clip.prevalence])}
-    for system, evaluations in found.items():
-        segment, event = [e.segment for e in evaluations if e.segment], [e.event for e in evaluations if e.event]
-        psds = [e.psds for e in evaluations if e.psds]
-        values: dict[tuple[str, str], list[float]] = {
-            ("clips", "mAP"): [e.clip.mean_ap for e in evaluations],
-            ("clips", "mAUC"): [e.clip.mean_auc for e in evaluations],
-            ("clips", "d'"): [e.clip.d_prime for e in evaluations],
-            ("clips", "lwlrap"): [e.clip.lwlrap for e in evaluations],
-            ("localisation", "segment F1, macro"): [f1.macro.f1 for f1 in segment],
-            ("localisation", "segment F1, micro"): [f1.micro.f1 for f1 in segment],
-            ("localisation", "event F1, macro"): [f1.macro.f1 for f1 in event],
-            ("localisation", "event F1, micro"): [f1.micro.f1 for f1 in event],
-            ("localisation", "PSDS 1"): [score.scenario1 for score in psds],
-            ("localisation", "PSDS 2"): [score.scenario2 for score in psds],
-            ("time", "training, s an epoch"): list(training[system]),
-            ("time", "inference, s"): [e.seconds for e in evaluations],
-        }
-        for (what, metric), one in values.items():
-            if one and np.isfinite(one).all():  # d' of a perfect score is infinite
-                yield {"what": what, "system": system, "metric": metric, "data": about(first), **over_seeds(one)}
+def rows(system: str, evaluations: Sequence[Evaluation], training: Sequence[float]) -> Iterator[Row]:
+    """Means over the seeds of a system; `training` has the seconds per epoch, with validation."""
+    segment, event = [e.segment for e in evaluations if e.segment], [e.event for e in evaluations if e.event]
+    psds = [e.psds for e in evaluations if e.psds]
+    values: dict[tuple[str, str], Sequence[float]] = {
+        ("clips", "mAP"): [e.clip.mean_ap for e in evaluations],
+        ("clips", "mAUC"): [e.clip.mean_auc for e in evaluations],
+        ("clips", "d'"): [e.clip.d_prime for e in evaluations],
+        ("clips", "lwlrap"): [e.clip.lwlrap for e in evaluations],
+        ("localisation", "segment F1, macro"): [f1.macro.f1 for f1 in segment],
+        ("localisation", "segment F1, micro"): [f1.micro.f1 for f1 in segment],
+        ("localisation", "event F1, macro"): [f1.macro.f1 for f1 in event],
+        ("localisation", "event F1, micro"): [f1.micro.f1 for f1 in event],
+        ("localisation", "PSDS 1"): [score.scenario1 for score in psds],
+        ("localisation", "PSDS 2"): [score.scenario2 for score in psds],
+        ("time", "training, s an epoch"): training,
+        ("time", "inference, s"): [e.seconds for e in evaluations],
+    }
+    for (what, metric), one in values.items():
+        if one and np.isfinite(one).all():  # d' of a perfect score is infinite
+            row = {"what": what, "system": system, "metric": metric, "data": about(evaluations[0])}
+            yield {**row, **over_seeds(one)}
 
 
 @command("soundscapes")

@@ -17,7 +17,7 @@ from weakaudio.data.manifest import Manifest
 from weakaudio.errors import ProtocolError
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned

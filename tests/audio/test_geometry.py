@@ -11,9 +11,7 @@ from weakaudio.audio.geometry import (
     Coverage,
     SegmentGeometry,
     frame_count,
-    frame_counts,
     halve,
-    halves,
     length_mask,
     timeline,
 )
@@ -25,7 +23,7 @@ GEOMETRY = {coverage: SegmentGeometry(span=128, hop=64, coverage=coverage) for c
 @given(st.integers(0, 10**7), st.integers(1, 1000))
 def test_frames_are_the_multiples_of_the_hop(n_samples: int, hop: int) -> None:
     assert frame_count(n_samples, hop) == len(range(0, n_samples + 1, hop))
-    assert frame_counts(torch.tensor([n_samples]), hop).tolist() == [frame_count(n_samples, hop)]
+    assert frame_count(torch.tensor([n_samples]), hop).tolist() == [frame_count(n_samples, hop)]
 
 
 @given(st.integers(1, 50000), coverages)
@@ -40,7 +38,7 @@ def test_segments_are_the_output_of_six_poolings_and_a_kernel_of_two(n_frames: i
 def test_counts_of_a_batch_equal_those_of_its_clips(lengths: list[int], coverage: str) -> None:
     geometry = GEOMETRY[coverage]
     assert geometry.segment_counts(torch.tensor(lengths)).tolist() == [geometry.n_segments(n) for n in lengths]
-    assert halves(torch.tensor(lengths), coverage).tolist() == [halve(n, coverage) for n in lengths]
+    assert halve(torch.tensor(lengths), coverage).tolist() == [halve(n, coverage) for n in lengths]
 
 
 @pytest.mark.parametrize(("n_frames", "expected"), [(896, 13), (862, 12), (431, 5), (128, 1), (127, 1), (192, 2)])

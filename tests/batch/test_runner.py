@@ -31,7 +31,7 @@ from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import Network, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from weakaudio.deploy.benchmark import PathTimes, time_path
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 STAGES = (("dense", 1, 4), ("dense", 1, 4), ("dense", 1, 8), ("dense", 1, 8))
 
@@ -204,7 +204,8 @@ def test_the_fastest_of_those_that_are_right_is_chosen(
         "broken": broken,
         "other": other_backend,
     }
-    choice = fastest(model, seconds=0.3, batch=2, others=ways)
+    monkeypatch.setattr(backends, "onnx_backends", lambda: ways)
+    choice = fastest(model, seconds=0.3, batch=2)
     assert isinstance(choice, Fastest)
     assert choice.name == name
     assert list(choice.seconds.items()) == sorted(zip(("fused", "other"), seconds, strict=True), key=lambda i: i[1])
@@ -228,5 +229,6 @@ def test_a_compiler_that_fails_leaves_its_backend_out(
     assert code == 0
     assert "compiled left out: no C++ compiler" in text
     monkeypatch.setattr(backends, "time_rounds", rounds_of(1.0))
-    assert fastest(model, 0.2, compiled=True, others={}).left_out == {"compiled": "no C++ compiler"}
-    assert fastest(model, 0.2, others={}).left_out == {}  # only if asked
+    monkeypatch.setattr(backends, "onnx_backends", dict)
+    assert fastest(model, 0.2, compiled=True).left_out == {"compiled": "no C++ compiler"}
+    assert fastest(model, 0.2).left_out == {}  # only if asked

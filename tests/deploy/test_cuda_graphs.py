@@ -42,7 +42,6 @@ def stand_in(self: GraphedModel, seconds: float) -> graphs._Bucket:
 
 @pytest.fixture
 def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_check", lambda device: None)
     monkeypatch.setattr(GraphedModel, "_capture", torch.inference_mode()(stand_in))
 
 

@@ -15,7 +15,7 @@ from weakaudio.audio.io import write_wav
 from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.networks import FlashCNN, Network, WindowedCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 Run = Callable[..., tuple[int, str, str]]
 

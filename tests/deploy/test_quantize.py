@@ -18,7 +18,7 @@ from weakaudio.deploy.quantize import compare, export_int8, quantize
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.networks import FlashCNN, Network, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 
 Audio = NDArray[np.float32]
 Randomise = Callable[[Network], Network]

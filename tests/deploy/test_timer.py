@@ -43,8 +43,8 @@ def test_warm_up_runs_do_not_count_and_rounds_are_within_their_bounds(of_job: fl
 def test_a_processor_is_described_with_the_vector_instructions_in_use(
     flags: str | None, capability: str, limit: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpuinfo = "" if flags is None else f"model name\t: Toaster 9\nflags\t\t: fpu {flags} xsave\n"
-    monkeypatch.setattr(benchmark, "_cpuinfo", lambda: cpuinfo)
+    cpuinfo = {} if flags is None else {"model name": "Toaster 9", "flags": f"fpu {flags} xsave"}
+    monkeypatch.setattr(benchmark, "cpuinfo", lambda: cpuinfo)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert vector_instructions() == said

@@ -24,7 +24,7 @@ from weakaudio.evaluation.corpus import evaluate
 from weakaudio.evaluation.tagging import per_class_metrics, tagging_metrics
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import model_checksum, save_model
+from weakaudio.pretrained.checkpoint import model_checksum, save_model
 
 LABELS = ["onset", "macro_average"]
 RATE = 16000

@@ -18,7 +18,8 @@ from weakaudio.inference.hear import HearModel, get_scene_embeddings, get_timest
 from weakaudio.networks import FlashCNN, MobileNet, Network, WeakCNN
 from weakaudio.networks.model import Model
 from weakaudio.networks.panns import Cnn14
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 
 STAGES = (("dense", 1, 4), ("dense", 1, 4), ("dense", 1, 8), ("dense", 1, 8))
 NETWORKS: dict[str, tuple[Callable[[], Network], str]] = {

@@ -20,7 +20,7 @@ from weakaudio.inference.embedder import Embedder
 from weakaudio.inference.similarity import EmbeddingIndex, choose_example
 from weakaudio.networks import FlashCNN, Network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 from weakaudio.reports.similarity_page import write_similar_page
 
 RATE = 16000

@@ -16,7 +16,7 @@ from weakaudio.nas.blockwise import BlockwiseDistillation
 from weakaudio.nas.proxies import ShortTraining
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -27,7 +27,8 @@ from weakaudio.nas.stores import StageStore
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 
 CONFIG: dict[str, Any] = {
     "stages": [["dense", 1, 8], ["dense", 1, 16], ["dense", 1, 16], ["dense", 0, 16]],

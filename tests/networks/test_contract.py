@@ -19,7 +19,8 @@ from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks import NETWORKS, Network, Output, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import POOLINGS, Pooling
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 
 Randomise = Callable[..., Network]
 

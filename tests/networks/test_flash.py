@@ -15,7 +15,8 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.networks import FlashCNN, MobileNet, Network
 from weakaudio.networks.model import Model
 from weakaudio.networks.operators import OPERATORS
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 
 STAGES = (("dense", 1, 4), ("dense", 0, 8), ("dense", 2, 8), ("dense", 1, 16))
 

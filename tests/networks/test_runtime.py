@@ -105,7 +105,8 @@ def test_auto_is_bfloat16_on_a_cpu_only_where_it_is_native(
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     for native in (True, False):
-        monkeypatch.setattr(runtime, "_cpu_has_bfloat16", lambda native=native: native)
+        flags = "avx2 avx512_bf16" if native else "avx2"
+        monkeypatch.setattr(runtime, "cpuinfo", lambda flags=flags: {"flags": flags})
         expected = allowed and native
         assert find_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
         assert find_precision("auto", "cpu") == ("bf16-mixed" if expected else "32-true")
@@ -119,11 +120,10 @@ def test_a_dtype_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")
-def test_the_processor_is_asked_in_either_way_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch says of it is private, and may be gone from a later one."""
-    found = runtime._cpu_has_bfloat16.__wrapped__()
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    assert runtime._cpu_has_bfloat16.__wrapped__() == found
+def test_linux_tells_of_bfloat16_what_torch_tells() -> None:
+    flags = runtime.cpuinfo()["flags"].split()
+    assert ("avx512_bf16" in flags) == torch.cpu._is_avx512_bf16_supported()
+    assert ("amx_bf16" in flags) == torch.cpu._is_amx_tile_supported()
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ def layers_of_the_paper(network: WeakCNN) -> nn.Sequential:
     for block in network.blocks:
         for layer in block:
             layers += [layer.conv, layer.norm, nn.ReLU()]
-        layers.append(nn.MaxPool2d(2, ceil_mode=network.coverage == "all"))
+        layers.append(nn.MaxPool2d(2, ceil_mode=network.geometry.coverage == "all"))
     return nn.Sequential(*layers, network.f1.conv, network.f1.norm, nn.ReLU()).eval()
 
 

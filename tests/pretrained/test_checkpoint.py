@@ -15,7 +15,9 @@ from weakaudio.errors import CheckpointError
 from weakaudio.networks import NETWORKS, Network, build_network
 from weakaudio.networks.model import Model
 from weakaudio.networks.pooling import POOLINGS
-from weakaudio.pretrained import list_models, load_model, model_checksum, read_header, save_model
+from weakaudio.pretrained.catalogue import list_models
+from weakaudio.pretrained.checkpoint import model_checksum, read_header, save_model
+from weakaudio.pretrained.registry import load_model
 
 
 def tiny_model(name: str = "weakcnn", **config: object) -> Model:

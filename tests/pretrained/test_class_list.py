@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from weakaudio.errors import LabelError
-from weakaudio.pretrained import read_class_list
+from weakaudio.pretrained.converters import read_class_list
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from weakaudio.errors import CheckpointError
-from weakaudio.pretrained import CONVERTERS, convert, converters, open_model, read_header, save_model
+from weakaudio.pretrained import converters
+from weakaudio.pretrained.checkpoint import open_model, read_header, save_model
+from weakaudio.pretrained.converters import CONVERTERS, convert
 
 NAMES = [f"class {n}" for n in range(12)]
 

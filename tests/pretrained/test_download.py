@@ -18,6 +18,7 @@ import pytest
 from weights_server import WeightsServer
 
 from weakaudio.errors import CheckpointError
+from weakaudio.pretrained import download as transfers
 from weakaudio.pretrained.catalogue import Entry
 from weakaudio.pretrained.download import download
 
@@ -57,10 +58,14 @@ def no_page(path: Path) -> None:
 
 
 @pytest.fixture
-def get(cache: Path) -> Get:
+def get(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Get:
+    monkeypatch.setattr(transfers, "_WAIT", 0.0)
+
     def run(*urls: str, attempts: int = 3, timeout: float = 60.0, **facts: object) -> Path:
         wanted = entry(*urls, **facts)  # type: ignore[arg-type]
-        download(wanted, no_page, timeout=timeout, attempts=attempts, wait=0.0)
+        monkeypatch.setattr(transfers, "_TIMEOUT", timeout)
+        monkeypatch.setattr(transfers, "_ATTEMPTS", attempts)
+        download(wanted, no_page)
         assert wanted.path is not None
         return wanted.path
 

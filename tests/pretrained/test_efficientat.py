@@ -13,7 +13,7 @@ from plain_efficientat import State, logits, random_state
 from weakaudio.audio.io import read_audio
 from weakaudio.errors import CheckpointError
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import convert
+from weakaudio.pretrained.converters import convert
 
 RATE = 32000
 NAMES = [f"class {n}" for n in range(12)]

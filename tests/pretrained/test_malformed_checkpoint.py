@@ -16,8 +16,7 @@ import torch
 from malformed import Outcome, expect, read_damaged
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.pretrained import model_checksum
-from weakaudio.pretrained.checkpoint import open_model
+from weakaudio.pretrained.checkpoint import model_checksum, open_model
 
 
 def _check_checkpoint(path: Path, seed: Path, changes: tuple[str, ...]) -> Outcome:

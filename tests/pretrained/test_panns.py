@@ -11,7 +11,7 @@ import torch
 from plain_panns import State, probs, random_state
 
 from weakaudio.errors import CheckpointError
-from weakaudio.pretrained import convert
+from weakaudio.pretrained.converters import convert
 
 RATE = 32000
 NAMES = [f"class {n}" for n in range(12)]

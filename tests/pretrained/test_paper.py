@@ -11,7 +11,7 @@ from plain_paper import random_state, segment_probs
 
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import WeakCNN
-from weakaudio.pretrained import convert
+from weakaudio.pretrained.converters import convert
 
 RATE = 44100
 NAMES = [f"class {n}" for n in range(527)]

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,11 @@ from recipes import results
 from weakaudio.errors import CheckpointError
 from weakaudio.networks import MobileNet, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import CONVERTERS, list_models, load_model, model_checksum, save_model
 from weakaudio.pretrained import catalogue as catalogue_module
-from weakaudio.pretrained import registry as registry_module
-from weakaudio.pretrained.catalogue import Entry, cache_folder, catalogue, shipped_folder
-from weakaudio.pretrained.converters import audioset_labels
+from weakaudio.pretrained.catalogue import Entry, cache_folder, catalogue, list_models, shipped_folder
+from weakaudio.pretrained.checkpoint import model_checksum, save_model
+from weakaudio.pretrained.converters import CONVERTERS, audioset_labels
+from weakaudio.pretrained.registry import load_model
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["Speech", "Dog", "Rain"]
@@ -56,7 +55,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     base = Model(WeakCNN(len(LABELS), n_mels=64, width=1 / 16), "16k", LABELS)
     save_model(base, folder / "weakaudio-base.safetensors")
     monkeypatch.setattr(catalogue_module, "shipped_folder", lambda: folder)
-    monkeypatch.setattr(registry_module, "download", partial(registry_module.download, attempts=2, wait=0.0))
+    monkeypatch.setattr("weakaudio.pretrained.download._ATTEMPTS", 2)
+    monkeypatch.setattr("weakaudio.pretrained.download._WAIT", 0.0)
     monkeypatch.setenv("WEAKAUDIO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return folder
@@ -365,12 +365,3 @@ def test_listing_loads_no_torch() -> None:
     listing = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert listing.stdout.endswith("[]\n")
     assert "untrained-16k" in listing.stdout
-
-
-def test_lazy_names_can_be_imported_in_any_order() -> None:
-    code = (
-        "import weakaudio.pretrained as pretrained\n"
-        "assert [name for name in pretrained.__all__ if getattr(pretrained, name) is None] == []\n"
-        "assert callable(pretrained.convert)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import torch
 from weakaudio.audio.io import read_audio
 from weakaudio.networks import Output
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import convert, read_class_list
+from weakaudio.pretrained.converters import convert, read_class_list
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,8 @@ from recipes.soundscapes import ablation
 from weakaudio.data.corpus import Corpus
 from weakaudio.evaluation.corpus import evaluate
 from weakaudio.networks.layers import ConvNorm
-from weakaudio.pretrained import load_model, read_header
+from weakaudio.pretrained.checkpoint import read_header
+from weakaudio.pretrained.registry import load_model
 
 TINY = ["--model.network_config.width=0.0625", *TINIEST[1:]]  # the width alone: variants set the pooling as well
 

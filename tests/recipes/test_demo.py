@@ -11,7 +11,7 @@ from recipes.demo import run
 from weakaudio.data.corpus import MANIFEST, Corpus
 from weakaudio.data.manifest import read_manifest
 from weakaudio.formats.embeddings import read_embeddings
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import MODEL
 
 CONFIGS = {name: Path(run.__file__).parent / f"demo_{name}.yaml" for name in run.SYSTEMS.values()}

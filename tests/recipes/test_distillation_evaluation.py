@@ -14,7 +14,7 @@ from recipes.distillation import evaluate
 from recipes.distillation.lag import Lag
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 
 
 def test_agreement_is_that_of_plain_counting() -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from weakaudio_data_prep.unlabelled import prepare
 
-from recipes.distillation.ship import ship
+from recipes.distillation import ship
 from recipes.distillation.train import CONFIG, _find_precision, train
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, model_checksum, save_model
+from weakaudio.pretrained.checkpoint import model_checksum, save_model
+from weakaudio.pretrained.registry import load_model
 
 STAGES = [["dense", 1, 4], ["dense", 0, 8], ["dense", 0, 8], ["dense", 0, 16]]
 
@@ -93,8 +94,8 @@ def test_a_run_keeps_the_precision_it_began_in(tmp_path: Path) -> None:
 
 def test_a_student_is_shipped_at_half_size_with_its_metadata(arguments: dict[str, Any], tmp_path: Path) -> None:
     path = train(str(tmp_path / "run"), epochs=1, **arguments)
-    shipped = ship(path, "weakaudio-tiny", tmp_path)
-    assert shipped == tmp_path / "pretrained" / "weakaudio-tiny.safetensors"
+    assert ship.main([str(path), "weakaudio-tiny", "--root", str(tmp_path)]) == 0
+    shipped = tmp_path / "pretrained" / "weakaudio-tiny.safetensors"
     model, trained = load_model(shipped), load_model(path)
     assert model.metadata["name"] == "weakaudio-tiny"
     assert model.metadata["licence"] == "MIT"

@@ -17,7 +17,7 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import FlashCNN, Network, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 from weakaudio.transfer.classifiers import linear_svm
 from weakaudio.transfer.command import cross_validate_manifest
 from weakaudio.transfer.cross_validation import cross_validate

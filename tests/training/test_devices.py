@@ -17,7 +17,7 @@ from training_runs import arguments, epochs
 from weakaudio.data.corpus import Corpus
 from weakaudio.errors import ProtocolError
 from weakaudio.evaluation.corpus import evaluate
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import train
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would block each other

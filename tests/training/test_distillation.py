@@ -11,7 +11,8 @@ import torch
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.distillation import Distiller
 
 LABELS = ["dog", "rain", "saw"]

@@ -20,7 +20,8 @@ from weakaudio.errors import ProtocolError, StoreError, WeakAudioError
 from weakaudio.evaluation.corpus import evaluate
 from weakaudio.files import FolderLock
 from weakaudio.networks import runtime
-from weakaudio.pretrained import load_model, read_header
+from weakaudio.pretrained.checkpoint import read_header
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
 

@@ -17,7 +17,7 @@ import torch
 from killable import Killable
 from training_runs import EVERYTHING, arguments, epochs, same
 
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training import callbacks
 from weakaudio.training import fit as command
 from weakaudio.training.fit import train

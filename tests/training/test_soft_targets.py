@@ -16,7 +16,8 @@ from weakaudio.data.datamodule import ClipDataset, clip_loader
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError, WeakAudioError
 from weakaudio.networks import build_network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.losses import weak_loss

@@ -28,7 +28,8 @@ from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, model_checksum, save_model
+from weakaudio.pretrained.checkpoint import model_checksum, save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.cross_validation import cross_validate
 from weakaudio.transfer.estimators import (
     EmbeddingTransformer,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.networks import FlashCNN, MobileNet, Network, StackedNetwork, WeakCNN
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, clip_probs, cross_validate_fine_tuned
 from weakaudio.transfer.fine_tune import PRESETS, FineTuneConfig, Preset, attach, fine_tune, trained_parameters
 

@@ -12,7 +12,8 @@ from weakaudio.inference.detector import Detector
 from weakaudio.inference.embedder import Embedder
 from weakaudio.networks import FlashCNN, MobileNet, Network
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.own_classes import adapt_folder
 
 

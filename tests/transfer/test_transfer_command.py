@@ -11,7 +11,8 @@ import soundfile as sf
 from weakaudio import __version__
 from weakaudio.data.manifest import read_manifest
 from weakaudio.errors import AudioError, ManifestError, ProtocolError, WeakAudioError
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.command import PREDICTIONS, SCORES, cross_validate_manifest, transfer
 from weakaudio.transfer.cross_validation import cross_validate

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import frame_count, frame_counts, length_mask
+from weakaudio.audio.geometry import frame_count, length_mask
 from weakaudio.errors import WeakAudioError
 
 Edges = Literal["zeros", "reflect"]
@@ -232,7 +232,7 @@ class LogMel(nn.Module):
             parts = zip(waveform.split(size), lengths.split(size), strict=True)
             mel = torch.cat([self._mel_power(*part) for part in parts])
             level = mel.add_(fe.offset).clamp_(min=_AMIN).log10_().mul_(10.0)
-        return level, frame_counts((lengths - fe.n_dropped).clamp(min=0), fe.hop_length)
+        return level, frame_count((lengths - fe.n_dropped).clamp(min=0), fe.hop_length)
 
     def _mel_power(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F) float32"""

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Coverage = Literal["all", "paper"]
+Count = TypeVar("Count", int, "Tensor")
+"""A number, or an integer tensor of them."""
 COVERAGES: tuple[Coverage, ...] = get_args(Coverage)
 _DECIMALS = 6  # of times in seconds, so that rounding errors do not separate equal times
 
 
-def frame_count(n_samples: int, hop_length: int) -> int:
+def frame_count(n_samples: Count, hop_length: int) -> Count:
     """Number of frames of a centred short-time transform: one at each multiple of the hop."""
     return 1 + n_samples // hop_length
 
 
-def frame_counts(n_samples: Tensor, hop_length: int) -> Tensor:
-    """`frame_count` of an integer tensor."""
-    return 1 + torch.div(n_samples, hop_length, rounding_mode="floor")
-
-
-def halve(length: int, coverage: Coverage) -> int:
+def halve(length: Count, coverage: Coverage) -> Count:
     """Length after one 2x pooling: rounded up with coverage "all", down with "paper"."""
-    return -(-length // 2) if coverage == "all" else length // 2
-
-
-def halves(lengths: Tensor, coverage: Coverage) -> Tensor:
-    """`halve` of an integer tensor."""
-    return torch.div(lengths + 1 if coverage == "all" else lengths, 2, rounding_mode="floor")
+    return (length + 1 if coverage == "all" else length) // 2
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) lengths to a (B, size) bool mask, true at positions before the end of their row."""
+    import torch  # not needed to run an exported model
+
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -65,8 +60,7 @@ class SegmentGeometry:
     def segment_counts(self, n_frames: Tensor) -> Tensor:
         """`n_segments` of an integer tensor."""
         rounded = n_frames + (self.hop - 1) if self.coverage == "all" else n_frames
-        steps = torch.div(rounded, self.hop, rounding_mode="floor")
-        return (steps + 1 - self.span // self.hop).clamp(min=1)
+        return (rounded // self.hop + 1 - self.span // self.hop).clamp(min=1)
 
     def times(self, n_frames: int, frame_seconds: float, clip_seconds: float) -> NDArray[np.float64]:
         """Start and end of each segment of a clip.

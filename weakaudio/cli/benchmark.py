@@ -41,7 +41,7 @@ def benchmark(
     from weakaudio.deploy.backends import fastest
     from weakaudio.deploy.benchmark import describe, time_path, use_threads
     from weakaudio.networks.runtime import find_device
-    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.registry import load_model
     from weakaudio.progress import progress
 
     batches = batch or [1, 8]

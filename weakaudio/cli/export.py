@@ -36,16 +36,16 @@ def export(
         raise WeakAudioError(
             "--int8 and --calibrate FOLDER go together: the recordings calibrate the ranges of 8-bit values"
         )
-    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.registry import load_model
 
     opened = load_model(model)
     if calibrate is None:
         from weakaudio.deploy.export import export_onnx
 
-        exported = export_onnx(opened, out, front_end.value)
+        difference = export_onnx(opened, out, front_end.value)
         typer.echo(
-            f"{len(opened.labels)} classes, {opened.sample_rate} Hz, {exported.size / 1e6:.1f} MB; probabilities "
-            f"differ from the model's by {exported.difference:.0e} at most -> {out}"
+            f"{len(opened.labels)} classes, {opened.sample_rate} Hz, {out.stat().st_size / 1e6:.1f} MB; "
+            f"probabilities differ from the model's by {difference:.0e} at most -> {out}"
         )
     else:
         from weakaudio.deploy.quantize import export_int8

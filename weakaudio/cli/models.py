@@ -55,7 +55,7 @@ def models(
 def _speeds(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Times real time and milliseconds for a clip of each model; and the errors of those that do not open."""
     from weakaudio.deploy.benchmark import time_path
-    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.registry import load_model
     from weakaudio.progress import progress
 
     speeds: dict[str, tuple[str, ...]] = {}
@@ -85,8 +85,9 @@ def convert(
     ] = None,
 ) -> None:
     """Convert published weights of another project to a model file; a pickle with code in it is refused, not run."""
-    from weakaudio.pretrained import convert as run
-    from weakaudio.pretrained import read_class_list, save_model
+    from weakaudio.pretrained.checkpoint import save_model
+    from weakaudio.pretrained.converters import convert as run
+    from weakaudio.pretrained.converters import read_class_list
 
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: a model file's name ends in .safetensors")

@@ -290,7 +290,7 @@ def _write_page(out: Path, full: Path | None) -> None:
 
 def _front_end(teacher: str, frame_stride: int) -> FrontEnd:
     from weakaudio.audio.frontend import decimated
-    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.registry import load_model
 
     return decimated(load_model(teacher).front_end, frame_stride)
 

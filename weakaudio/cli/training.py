@@ -32,7 +32,7 @@ def teach(
 ) -> None:
     """Write a teacher's class probabilities for each clip, for `weakaudio train --teacher FILE`."""
     from weakaudio.data.corpus import Corpus
-    from weakaudio.pretrained import load_model
+    from weakaudio.pretrained.registry import load_model
     from weakaudio.training.soft_targets import write_soft_targets
 
     n_clips = write_soft_targets(load_model(model), Corpus(corpus), out, {"split": split}, device=device)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from weakaudio.deploy.benchmark import Job, noise, time_rounds
+from weakaudio.deploy.benchmark import noise, time_rounds
+from weakaudio.deploy.export import TOLERANCE, FrontEndPlace, export_onnx
+from weakaudio.deploy.onnx_file import first_line
+from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import fused_copy
-
-TOLERANCE = 1e-4
-"""Greatest difference between the probabilities of a backend and of the model."""
 
 Tag = Callable[[Tensor], Tensor]
 """Clip probabilities (B, C) of waveforms (B, N), all of one length, at the model's rate."""
@@ -35,14 +36,7 @@ class Fastest:
     """backends that do not work here, and why"""
 
 
-def fastest(
-    model: Model,
-    seconds: float = 10.0,
-    batch: int = 1,
-    compiled: bool = False,
-    others: Mapping[str, Callable[[Model], Tag]] | None = None,
-    budget: float = 3.0,
-) -> Fastest:
+def fastest(model: Model, seconds: float = 10.0, batch: int = 1, compiled: bool = False) -> Fastest:
     """Run a model on this CPU by each backend, and choose the fastest.
 
     The backends: "fused" (normalisation folded into convolutions, channels-last), "compiled" (the same by
@@ -54,10 +48,6 @@ def fastest(
         Length and number of the clips to be fastest for.
     compiled
         Try `torch.compile`: takes a C++ compiler, and up to a minute.
-    others
-        More backends, by name, as functions that make one of a model; None: `onnx_backends`.
-    budget
-        Seconds to spend on timed runs.
 
     Raises
     ------
@@ -66,26 +56,25 @@ def fastest(
     """
     waveform = noise(model.sample_rate, seconds, batch)
     fused = _on_torch(model)
-    makers: dict[str, Callable[[Model], Tag]] = {"fused": lambda _: fused}
-    if compiled:
-        makers["compiled"] = lambda model: _on_torch(model, compiled=True)
-    makers.update(onnx_backends() if others is None else others)
-    backends: dict[str, Tag] = {}
-    left_out: dict[str, str] = {}
     expected = fused(waveform)
+    backends = {"fused": fused}
+    left_out: dict[str, str] = {}
+    makers = onnx_backends()
+    if compiled:
+        makers = {"compiled": lambda model: _on_torch(model, compiled=True), **makers}
     for name, make in makers.items():
         try:
             run = make(model)
             difference = float((run(waveform) - expected).abs().max())
         except (WeakAudioError, RuntimeError, ImportError) as error:
-            left_out[name] = (str(error) or type(error).__name__).splitlines()[0]
+            left_out[name] = first_line(error)
             continue
         if difference <= TOLERANCE:
             backends[name] = run
         else:
             left_out[name] = f"its probabilities differ from the model's by up to {difference:.2g}"
-    jobs: list[Job] = [lambda run=run: run(waveform) for run in backends.values()]  # type: ignore[misc]
-    medians = np.median(time_rounds(jobs, torch.device("cpu"), budget), axis=0)
+    jobs = [partial(run, waveform) for run in backends.values()]
+    medians = np.median(time_rounds(jobs, torch.device("cpu"), budget=3.0), axis=0)
     taken = dict(sorted(zip(backends, medians.tolist(), strict=True), key=lambda item: item[1]))
     name = next(iter(taken))
     return Fastest(name, backends[name], taken, left_out)
@@ -108,13 +97,10 @@ def _on_torch(model: Model, compiled: bool = False) -> Tag:
     return run
 
 
-def _onnx(model: Model, front_end: str) -> Tag:
-    from weakaudio.deploy.export import export_onnx
-    from weakaudio.deploy.onnx_tagger import OnnxTagger
-
+def _onnx(model: Model, front_end: FrontEndPlace) -> Tag:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        export_onnx(model, path, front_end)  # type: ignore[arg-type]
+        export_onnx(model, path, front_end)
         tagger = OnnxTagger(path, torch.get_num_threads())  # reads all of it
     logmel = fused_copy(model, torch.device("cpu")).logmel
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +22,22 @@ from weakaudio.audio.io import read_audio, resample
 from weakaudio.deploy.onnx_file import package
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
-from weakaudio.networks.runtime import fused_copy
+from weakaudio.networks.runtime import BFLOAT16, cpuinfo, fused_copy
 
 FILE_RATE = 44100
 """Sample rate in Hz of the 16-bit WAV whose decoding is timed."""
 
 Job = Callable[[], object]
-Clock = Callable[[], float]
 
 WARM_UP = 3
 """Untimed runs of each job: kernels are chosen, memory is allocated."""
 
 _ROUNDS = (7, 40)  # at least, at most
-_INSTRUCTIONS = {  # by the flags of /proc/cpuinfo
+_INSTRUCTIONS = {  # by the flags of `cpuinfo`
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
     "VNNI": {"avx_vnni", "avx512_vnni"},
-    "bf16": {"avx512_bf16", "amx_bf16"},
+    "bf16": BFLOAT16,
 }
 
 
@@ -74,6 +72,8 @@ class Device:
 def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> Device:
     """Describe a device as it is used now, with torch's current number of threads.
 
+    A processor is named with the vector instructions that torch uses, as `AMD EPYC, AVX2`.
+
     Raises
     ------
     WeakAudioError
@@ -87,16 +87,9 @@ def describe(device: torch.device, graphs: bool = False, int8: bool = False) -> 
         raise WeakAudioError(f"device {device}: CUDA graphs need a GPU")
     onnxruntime = package("onnxruntime").__version__ if int8 else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Device(
-        device.type, processor(), cores, torch.get_num_threads(), torch.__version__, onnxruntime=onnxruntime
-    )
-
-
-def processor() -> str:
-    """Name of this machine's processor and the vector instructions that torch uses, as `AMD EPYC, AVX2`."""
-    names = re.findall(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {vector_instructions()}"
+    name = cpuinfo().get("model name") or platform.processor() or platform.machine()
+    name, threads = f"{name}, {vector_instructions()}", torch.get_num_threads()
+    return Device(device.type, name, cores, threads, torch.__version__, onnxruntime=onnxruntime)
 
 
 def vector_instructions() -> str:
@@ -105,8 +98,7 @@ def vector_instructions() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     limited = capability != "AVX512" or limit in ("SSE41", "AVX", "AVX2")
-    found = re.search(r"^flags\s*: (.+)$", _cpuinfo(), re.MULTILINE)
-    flags = set(found[1].split()) if found and capability in ("AVX2", "AVX512") else set()
+    flags = set(cpuinfo().get("flags", "").split()) if capability in ("AVX2", "AVX512") else set()
     if limited:
         flags = {flag for flag in flags if not flag.startswith(("avx512", "amx"))}
     if limit == "AVX512_CORE":
@@ -114,11 +106,6 @@ def vector_instructions() -> str:
     if limit == "AVX512_CORE_VNNI":
         flags -= _INSTRUCTIONS["bf16"]
     return " ".join(name for name, any_of in _INSTRUCTIONS.items() if any_of & flags) or capability
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 @contextmanager
@@ -148,7 +135,7 @@ def time_rounds(
     device: torch.device,
     budget: float = 0.5,
     before: Job | None = None,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
     rounds: tuple[int, int] | None = None,
 ) -> NDArray[np.float64]:
     """Time jobs in interleaved rounds of one run each, so that a machine that slows down slows all of them.
@@ -172,26 +159,25 @@ def time_rounds(
     for job in jobs:
         for _ in range(WARM_UP):
             job()
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def taken_by(job: Job) -> float:
+        if before is not None:
+            before()
+        wait()
+        start = clock()
+        job()
+        wait()
+        return clock() - start
+
     end = clock() + budget
     taken: list[list[float]] = []
     while len(taken) < least or (len(taken) < most and clock() < end):
-        taken.append([_time(job, device, before, clock) for job in jobs])
+        taken.append([taken_by(job) for job in jobs])
     return np.array(taken)
-
-
-def _time(job: Job, device: torch.device, before: Job | None, clock: Clock) -> float:
-    if before is not None:
-        before()
-    _synchronize(device)
-    start = clock()
-    job()
-    _synchronize(device)
-    return clock() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # --- a model

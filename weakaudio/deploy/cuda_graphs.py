@@ -7,8 +7,8 @@ next bucket, which by the contract of `Network` does not change its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,6 @@ class GraphedModel:
         if batch < 1:
             raise WeakAudioError(f"CUDA graphs for a batch of {batch} clips: expected 1 or more")
         self.device = find_device(device)
-        _check(self.device)
         self.batch = batch
         self.model = fused_copy(model, self.device)
         self._buckets = [self._capture(length) for length in self.seconds]
@@ -78,8 +77,17 @@ class GraphedModel:
                 f"clips of {samples / self.model.sample_rate:g} s: the longest of these CUDA graphs is for "
                 f"{self.seconds[-1]:g} s; cut the clips, or capture a longer bucket"
             )
-        segments = self.model.network.geometry.n_segments(logmel.shape[1])
-        return bucket.run(logmel, n_frames, segments)
+        others, frames = self.batch - clips, bucket.logmel.shape[1]
+        bucket.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, others)))
+        bucket.lengths.copy_(pad(n_frames, (0, others), value=1))
+        bucket.replay()
+        segments, out = self.model.network.geometry.n_segments(logmel.shape[1]), bucket.output
+        return Output(  # copies, as the next replay overwrites these
+            out.segment_logits[:clips, :segments].clone(),
+            out.clip_probs[:clips].clone(),
+            out.embeddings[:clips, :segments].clone(),
+            out.mask[:clips, :segments].clone(),
+        )
 
     def _capture(self, seconds: float) -> _Bucket:
         fe = self.model.front_end
@@ -92,8 +100,7 @@ class GraphedModel:
         return _Bucket(logmel, lengths, replay, outputs["last"])
 
 
-@dataclass
-class _Bucket:
+class _Bucket(NamedTuple):
     """A graph with its input and output memory."""
 
     logmel: Tensor
@@ -102,20 +109,6 @@ class _Bucket:
     """(B,) frames"""
     replay: Callable[[], None]
     output: Output
-
-    def run(self, logmel: Tensor, lengths: Tensor, segments: int) -> Output:
-        clips, frames, _ = self.logmel.shape
-        self.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, clips - len(logmel))))
-        self.lengths.copy_(pad(lengths, (0, clips - len(lengths)), value=1))
-        self.replay()
-        given = slice(0, len(logmel))
-        out = self.output
-        return Output(  # copies, as the next replay overwrites these
-            out.segment_logits[given, :segments].clone(),
-            out.clip_probs[given].clone(),
-            out.embeddings[given, :segments].clone(),
-            out.mask[given, :segments].clone(),
-        )
 
 
 def capture(job: Callable[[], object], device: torch.device) -> Callable[[], None]:
@@ -126,7 +119,8 @@ def capture(job: Callable[[], object], device: torch.device) -> Callable[[], Non
     WeakAudioError
         No GPU, or the job reads a value back from the GPU, which cannot be captured.
     """
-    _check(device)
+    if device.type != "cuda":
+        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.backends")
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
@@ -141,8 +135,3 @@ def capture(job: Callable[[], object], device: torch.device) -> Callable[[], Non
         reason = str(error).splitlines()[0]
         raise WeakAudioError(f"cannot be captured in a CUDA graph ({reason})") from error
     return graph.replay
-
-
-def _check(device: torch.device) -> None:
-    if device.type != "cuda":
-        raise WeakAudioError(f"device {device}: CUDA graphs need a GPU; on a CPU use weakaudio.deploy.backends")

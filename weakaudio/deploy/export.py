@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,11 +17,10 @@ from weakaudio import __version__
 from weakaudio.deploy.onnx_file import check_name, package, quietly, with_header
 from weakaudio.deploy.onnx_tagger import FORMAT_VERSION, INPUTS, OUTPUTS, OnnxOutput, OnnxTagger
 from weakaudio.deploy.product_logmel import ProductLogMel
-from weakaudio.deploy.product_recurrence import without_loops
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
 
 FrontEndPlace = Literal["inside", "outside"]
 """Where the log-mel is computed: in the ONNX file or outside of it."""
@@ -36,17 +35,7 @@ _EMBEDDING_TOLERANCE = 1e-3  # of the largest value, or of 1
 _CHECKED_SECONDS = (0.0, 0.013, 0.5, 1.7, 4.0, 31.0)  # the first: a single sample
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The file that `export_onnx` wrote."""
-
-    size: int
-    """bytes"""
-    difference: float
-    """greatest between probabilities of the file and of the model, over clips from one sample to 31 s"""
-
-
-def export_onnx(model: Model, path: str | Path, front_end: FrontEndPlace = "inside") -> Exported:
+def export_onnx(model: Model, path: str | Path, front_end: FrontEndPlace = "inside") -> float:
     """Write a model with its network fused to an ONNX file of opset 17, atomically.
 
     Batch size and length are dynamic; all clips of a batch have the same length, without padding. The file takes
@@ -64,6 +53,10 @@ def export_onnx(model: Model, path: str | Path, front_end: FrontEndPlace = "insi
         Is copied.
     front_end
         "inside": the file takes waveforms. "outside": log-mels, for devices that compute these themselves.
+
+    Returns
+    -------
+    The greatest difference between probabilities of the file and of the model, over clips from one sample to 31 s.
 
     Raises
     ------
@@ -86,7 +79,7 @@ def export_onnx(model: Model, path: str | Path, front_end: FrontEndPlace = "insi
             difference = _difference(part, model)
         except WeakAudioError as error:
             raise _refusal(model, str(error).removeprefix(f"{part}: ")) from error
-    return Exported(path.stat().st_size, difference)
+    return difference
 
 
 class _Graph(nn.Module):
@@ -134,7 +127,7 @@ def _trace(model: Model, front_end: FrontEndPlace) -> bytes:
     shape = (2, frames * fe.hop_length + 3) if front_end == "inside" else (2, frames, fe.n_mels)
     name = INPUTS[front_end]
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), quietly(), without_loops():
+    with warnings.catch_warnings(), torch.no_grad(), quietly():
         warnings.simplefilter("ignore")  # about what a trace fixes, which `_difference` checks
         try:
             torch.onnx.export(

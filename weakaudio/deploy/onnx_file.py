@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weakaudio.deploy.onnx_tagger import INSTALL, KEY, first_line
 from weakaudio.errors import CheckpointError, WeakAudioError
+
+KEY = "weakaudio"
+"""Name of the header in a file's metadata."""
 
 
 def package(name: str) -> Any:
@@ -25,7 +27,7 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise WeakAudioError(f"ONNX files need {name.split('.')[0]}: {INSTALL}") from error
+        raise WeakAudioError(f"ONNX files need {name.split('.')[0]}: run `pip install weakaudio[onnx]`") from error
 
 
 @contextmanager
@@ -37,6 +39,11 @@ def runtime_errors(what: str | Path) -> Iterator[None]:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         raise WeakAudioError(f"{what}: ONNX Runtime fails ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's message; its type if it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def check_name(path: str | Path) -> Path:

@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weakaudio.audio.geometry import SegmentGeometry, frame_count
 from weakaudio.audio.io import check_sample_rate, mono_floats, resample
+from weakaudio.deploy.onnx_file import KEY, first_line, package, runtime_errors
 from weakaudio.errors import CheckpointError, WeakAudioError
 
 FORMAT_VERSION = 2
 _METADATA = {1: "notes", 2: "metadata"}  # key of the free entry, in each format that this release reads
-KEY = "weakaudio"
-"""Name of the header in a file's metadata."""
 INPUTS = {"inside": "waveform", "outside": "logmel"}
 """Name of a file's input, by where its front end is."""
-INSTALL = "run `pip install weakaudio[onnx]`"
 
 
 class OnnxOutput(NamedTuple):
@@ -67,14 +66,13 @@ class OnnxTagger:
     """all parameters of the log-mel"""
     front_end_place: str
     """inside: the file takes waveforms; outside: log-mels"""
+    input: str
+    """name of the file's input"""
     metadata: dict[str, Any]
     """the model's metadata: training data, metrics, licence"""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise WeakAudioError(f"{path}: running an ONNX file needs onnxruntime: {INSTALL}") from error
+        onnxruntime = package("onnxruntime")
         if threads is not None and threads < 1:
             raise WeakAudioError(f"{threads} threads: at least 1")
         self.path = Path(path)
@@ -91,11 +89,6 @@ class OnnxTagger:
         if header is None:
             raise CheckpointError(f"{path}: an ONNX file that `weakaudio export` did not write: it lacks metadata")
         self._read_header(header)
-
-    @property
-    def input(self) -> str:
-        """Name of the file's input."""
-        return INPUTS[self.front_end_place]
 
     def tag(self, audio: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
         """Tag mono audio of shape (N,), full scale at +-1, at any `sample_rate` in Hz: (C,) class probabilities.
@@ -135,25 +128,15 @@ class OnnxTagger:
                 f"{self.path}: a {self.input} of shape {batch.shape} and type {batch.dtype}: expected float32 of "
                 f"shape {'(clips, samples)' if expected == 2 else '(clips, frames, mels)'}"
             )
-        try:
+        with runtime_errors(f"{self.path}: a {self.input} of shape {batch.shape}"):
             return OnnxOutput(*self._session.run(list(OUTPUTS), {self.input: batch}))
-        except Exception as error:
-            raise WeakAudioError(
-                f"{self.path}: ONNX Runtime fails on a {self.input} of shape {batch.shape} ({first_line(error)})"
-            ) from error
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
         """(S, 2) start and end in seconds of the segments of a clip of `n_samples` samples at `sample_rate`."""
-        # The same as `weakaudio.audio.geometry`, which imports torch.
-        fe, geometry = self.front_end, self._geometry
-        span, hop, clip = geometry["span"], geometry["hop"], n_samples / self.sample_rate
-        n_frames = 1 + max(n_samples - (fe["pre_emphasis"] != 0), 0) // fe["hop_length"]
-        steps = -(-n_frames // hop) if geometry["coverage"] == "all" else n_frames // hop
-        starts = np.arange(max(steps - span // hop + 1, 1)) * hop - geometry["lead"]
-        seconds = np.stack([starts, starts + span], axis=1) * (fe["hop_length"] / self.sample_rate)
-        if geometry["coverage"] == "all":
-            seconds[-1, 1] = clip
-        return np.clip(seconds, 0.0, clip)
+        # As `FrontEnd.n_frames`, whose module imports torch.
+        hop_length, n_dropped = self.front_end["hop_length"], self.front_end["pre_emphasis"] != 0
+        n_frames = frame_count(max(n_samples - n_dropped, 0), hop_length)
+        return self._geometry.times(n_frames, hop_length / self.sample_rate, n_samples / self.sample_rate)
 
     def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[OnnxOutput, NDArray[np.float64]]:
         if self.front_end_place != "inside":
@@ -177,7 +160,8 @@ class OnnxTagger:
             self.labels, self.sample_rate = facts["labels"], facts["sample_rate"]
             self.checksum, self.precision = facts["sha256"], facts["precision"]
             self.front_end, self.front_end_place = facts["front_end"], facts["front_end_place"]
-            self._geometry, self.metadata = facts["geometry"], facts[_METADATA[version]]
+            self.input = INPUTS[self.front_end_place]
+            self._geometry, self.metadata = SegmentGeometry(**facts["geometry"]), facts[_METADATA[version]]
             names = [
                 [tensor.name for tensor in side] for side in (self._session.get_inputs(), self._session.get_outputs())
             ]
@@ -199,16 +183,9 @@ class OnnxTagger:
 
 def session_options(threads: int | None) -> Any:
     """An `onnxruntime.SessionOptions`, as all files are run here; threads None: one per core."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = package("onnxruntime").SessionOptions()
     options.intra_op_num_threads = threads or 0
     # Threads that spin while they wait occupy cores that the caller needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised
     return options
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message; its type if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]

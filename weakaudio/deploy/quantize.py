@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from weakaudio.audio.frontend import FrontEnd, LogMel
 from weakaudio.audio.io import find_audio, read_audio
 from weakaudio.deploy.export import FRONT_END, FrontEndPlace, export_onnx
-from weakaudio.deploy.onnx_file import check_name, package, quietly, runtime_errors, with_header
-from weakaudio.deploy.onnx_tagger import KEY, OnnxTagger
+from weakaudio.deploy.onnx_file import KEY, check_name, package, quietly, runtime_errors, with_header
+from weakaudio.deploy.onnx_tagger import OnnxTagger
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
@@ -120,6 +121,7 @@ def quantize(path: str | Path, out: str | Path, clips: Sequence[NDArray[np.float
 def _quantized(tagger: OnnxTagger, kept: list[str], clips: Sequence[NDArray[np.float32]]) -> bytes:
     """The content of a file in 8 bits, except for the nodes of these names."""
     quantization = package("onnxruntime.quantization")
+    batches = ({tagger.input: batch} for batch in _inputs(tagger, clips, "calibrating"))
     with tempfile.TemporaryDirectory() as scratch, quietly(), runtime_errors(tagger.path):
         prepared, made = Path(scratch, "prepared.onnx"), Path(scratch, "int8.onnx")
         # Without optimisation, which would rename nodes, and which a session does in any case.
@@ -129,7 +131,7 @@ def _quantized(tagger: OnnxTagger, kept: list[str], clips: Sequence[NDArray[np.f
         quantization.quantize_static(
             str(prepared),
             str(made),
-            _Reader(tagger, clips),
+            SimpleNamespace(get_next=lambda: next(batches, None)),
             op_types_to_quantize=list(_QUANTIZED),
             nodes_to_exclude=kept,
             per_channel=True,
@@ -138,16 +140,6 @@ def _quantized(tagger: OnnxTagger, kept: list[str], clips: Sequence[NDArray[np.f
             weight_type=quantization.QuantType.QInt8,
         )
         return made.read_bytes()
-
-
-class _Reader:
-    """Clips in the form that ONNX Runtime's calibration asks for."""
-
-    def __init__(self, tagger: OnnxTagger, clips: Sequence[NDArray[np.float32]]) -> None:
-        self._batches = ({tagger.input: batch} for batch in _inputs(tagger, clips, "calibrating"))
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._batches, None)
 
 
 def compare(first: str | Path, second: str | Path, clips: Sequence[NDArray[np.float32]]) -> Comparison:

@@ -21,7 +21,8 @@ from weakaudio.evaluation.psds import PSDS, psds_scores
 from weakaudio.evaluation.scored_clips import ScoredClips, reference_events, score_frames
 from weakaudio.evaluation.tagging import TaggingMetrics, per_class_metrics, tagging_metrics
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from weakaudio.inference.embedder import Embedder, Part
 from weakaudio.inference.postprocess import SCORE_LEVELS, PostProcessing, Scores, find_events
 from weakaudio.inference.windows import Window, cut, cut_file, find_loudest
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 
 Threshold = float | Mapping[str, float]
 

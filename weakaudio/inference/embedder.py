@@ -21,7 +21,8 @@ from weakaudio.inference.parts import TIME_POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Window, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, share, stack
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 
 LAYERS = ("f1", "f2")
 _BATCH_SECONDS = 20.0  # of audio in a batch: what fits the cache of a CPU

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import weakaudio.pretrained
 from weakaudio.errors import AudioError, WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.networks.contract import mean_embedding
 from weakaudio.networks.model import Model
+from weakaudio.networks.pooling import masked_mean
 from weakaudio.networks.runtime import fused_copy
+from weakaudio.pretrained import registry
 
 SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # Hz, in which HEAR's recordings are available
 
@@ -54,7 +54,7 @@ def load_model(model_file_path: str = "") -> HearModel:
         HEAR has no recordings at the sample rate of the model.
     """
     name = str(model_file_path) or DEFAULT_MODEL
-    model = weakaudio.pretrained.load_model(name)
+    model = registry.load_model(name)
     if model.sample_rate not in SAMPLE_RATES:
         rates = ", ".join(map(str, SAMPLE_RATES))
         raise WeakAudioError(f"{name}: a model for {model.sample_rate} Hz, but HEAR's recordings are at {rates} Hz")
@@ -81,7 +81,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
         Another shape, integers, no samples, NaN or infinite samples.
     """
     embeddings, mask = _embed(audio, model)
-    return mean_embedding(embeddings, mask).to(audio.device)
+    return masked_mean(embeddings, mask).to(audio.device)
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from weakaudio.nas.stores import StageStore
 from weakaudio.networks.flash import FlashCNN
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, fused_copy
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.distillation import decimate
 
 _PLACEHOLDER = 8  # channels of the stages that are built but not used

@@ -23,7 +23,8 @@ from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.nas.search_space import ArchitectureConfig
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_precision
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.distillation import Distiller
 
 WARMUP, LR_DECAY = 0.1, 0.3  # fractions of the steps, over which the learning rate rises and falls

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import SegmentGeometry
+from weakaudio.audio.geometry import SegmentGeometry, length_mask
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.layers import fold_norms
-from weakaudio.networks.pooling import build_pooling
+from weakaudio.networks.layers import clear, clip_lengths, fold_norms, ragged
+from weakaudio.networks.pooling import build_pooling, masked_mean
 
 
 class Output(NamedTuple):
@@ -159,12 +159,23 @@ class StagedNetwork(Network):
     """Base of networks with stages, which can teach or be taught by distillation.
 
     `clip_probs` is the head on the mean of the clip's embeddings, not pooled from segment probabilities. A subclass
-    implements `forward_stages` in place of `forward_trunk`.
+    implements `stage_maps` in place of `forward_trunk`.
     """
 
-    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Maps of the stages, the last of which is the input of `forward_last`, and the mask (B, S) of segments."""
+    def stage_maps(self, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
+        """Maps of the stages, the last of which is the input of `forward_last`, from x (B, 1, T, F).
+
+        `lengths` (B,) are the frames of each clip, past which x is 0; None: all T.
+        """
         raise NotImplementedError
+
+    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Maps of the stages, and the mask (B, S) of segments."""
+        lengths = clip_lengths(logmel, lengths)
+        inner = ragged(lengths, logmel.shape[1])
+        x = logmel[:, None].contiguous(memory_format=torch.channels_last)
+        maps = self.stage_maps(clear(x, inner), inner)
+        return maps, length_mask(self.geometry.segment_counts(lengths), maps[-1].shape[2])
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps, mask = self.forward_stages(logmel, lengths)
@@ -175,10 +186,4 @@ class StagedNetwork(Network):
         return Features(maps, self.forward_last(maps[-1], mask), mask)
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
-        return self.forward_head(mean_embedding(embeddings, mask)).sigmoid()
-
-
-def mean_embedding(embeddings: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B, D) of each clip's embeddings over its own segments."""
-    inside = mask[:, :, None]
-    return torch.where(inside, embeddings, 0.0).sum(1) / inside.sum(1)
+        return self.forward_head(masked_mean(embeddings, mask)).sigmoid()

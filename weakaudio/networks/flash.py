@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle, islice
 
-import torch
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
+from weakaudio.audio.geometry import SegmentGeometry, halve
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import StagedNetwork
-from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
+from weakaudio.networks.layers import ConvNorm, clear
 from weakaudio.networks.operators import OPERATORS
 
 _STEM = 4  # stride of the first convolution
@@ -90,21 +89,17 @@ class FlashCNN(StagedNetwork):
         self.last = ConvNorm(widths[-1], n_features, kernel=(1, n_mels // _SHRINK), padding=0, bias=False)
         self.reset_classifier(n_classes)
 
-    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        lengths = clip_lengths(logmel, lengths)
-        x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
-        inner = ragged(lengths, x.shape[2])
-        x = clear(x, inner)
+    def stage_maps(self, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
         maps = []
         for n, (entry, blocks) in enumerate(zip(self.entries, self.stages, strict=True)):
             for _ in range(2 if n == 0 else 1):  # halvings
-                inner = None if inner is None else halves(inner, "all")
-            x = clear(entry(x).relu_(), inner)
+                lengths = None if lengths is None else halve(lengths, "all")
+            x = clear(entry(x).relu_(), lengths)
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                x = block(x, inner)
+                x = block(x, lengths)
             maps.append(x)
-        return maps, length_mask(self.geometry.segment_counts(lengths), x.shape[2])
+        return maps
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
         embeddings: Tensor = self.last(x).relu_().squeeze(3).transpose(1, 2)

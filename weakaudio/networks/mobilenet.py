@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
+from weakaudio.audio.geometry import SegmentGeometry, halve
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import StagedNetwork
-from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
+from weakaudio.networks.layers import ConvNorm, clear
 
 # Blocks of MobileNetV3-Large at width 1: kernel, expanded channels, channels, squeeze-and-excitation, hardswish,
 # stride.
@@ -78,19 +78,16 @@ class MobileNet(StagedNetwork):
         self.hidden = nn.Linear(self.n_features, _divisible(_HIDDEN * width))
         self.reset_classifier(n_classes)
 
-    def forward_stages(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Maps of the last block before each halving, at strides 4, 8, 16 and 32, and the mask of segments."""
-        lengths = clip_lengths(logmel, lengths)
-        x = logmel[:, None].contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
-        inner = ragged(lengths, x.shape[2])
-        x = F.hardswish(self.stem(clear(x, inner)))
-        inner = None if inner is None else halves(inner, "all")
+    def stage_maps(self, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
+        """Maps of the last block before each halving, at strides 4, 8, 16 and 32."""
+        x = F.hardswish(self.stem(x))
+        lengths = None if lengths is None else halve(lengths, "all")
         maps = []
         for n, block in enumerate(self.blocks):
-            x, inner = block(x, inner)
+            x, lengths = block(x, lengths)
             if n in _STAGE_ENDS:
                 maps.append(x)
-        return maps, length_mask(self.geometry.segment_counts(lengths), x.shape[2])
+        return maps
 
     def forward_last(self, x: Tensor, mask: Tensor) -> Tensor:
         return F.hardswish(self.last(x)).mean(3).transpose(1, 2)
@@ -129,7 +126,7 @@ class _InvertedResidual(nn.Module):
         """Map and clip lengths (B,) after the block, from (B, channels, T, F) and lengths before it (None: all T)."""
         y = x if self.expand is None else self.activation(self.expand(x))
         y = self.activation(self.depthwise(clear(y, lengths)))
-        after = halves(lengths, "all") if lengths is not None and self.stride == 2 else lengths
+        after = halve(lengths, "all") if lengths is not None and self.stride == 2 else lengths
         if self.squeeze is not None:
             y = self.squeeze(y, after)
         y = self.project(y)

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import SegmentGeometry, halves, length_mask
+from weakaudio.audio.geometry import SegmentGeometry, halve, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
 from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
+from weakaudio.networks.pooling import masked_mean
 
 EMBEDDING = 2048  # channels at width 1
 _CHANNELS = (64, 128, 256, 512, 1024, EMBEDDING)
@@ -70,7 +71,7 @@ class Cnn14(Network):
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks[:-1]:
             x = F.avg_pool2d(_convolve(block, x, inner), 2)
-            inner = None if inner is None else halves(inner, "paper")
+            inner = None if inner is None else halve(inner, "paper")
             x = clear(x, inner)  # also a row that was half inside the clip
         return x, mask
 
@@ -83,9 +84,8 @@ class Cnn14(Network):
         return logits
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
-        inside = mask[:, :, None]
-        features = torch.where(inside, embeddings, 0.0)  # never below 0
-        return self.forward_head((features.amax(1) + features.sum(1) / inside.sum(1)) / 2).sigmoid()
+        loudest = torch.where(mask[:, :, None], embeddings, 0.0).amax(1)  # never below 0
+        return self.forward_head((loudest + masked_mean(embeddings, mask)) / 2).sigmoid()
 
     @property
     def context(self) -> int | None:

@@ -18,6 +18,16 @@ from weakaudio.errors import WeakAudioError
 _TINY = 1e-12
 
 
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B, D) of each clip's values (B, S, D) over its own segments, where `mask` (B, S) is True."""
+    inside = mask[:, :, None]
+    return torch.where(inside, x, 0.0).sum(1) / inside.sum(1)
+
+
+def _softmax_mean(probs: Tensor, mask: Tensor, logits: Tensor) -> Tensor:
+    return (probs * logits.masked_fill(~mask[:, :, None], -torch.inf).softmax(1)).sum(1)
+
+
 class Pooling(nn.Module):
     """Base of all poolings, built with the number of classes C and the width D of the embeddings.
 
@@ -36,8 +46,7 @@ class MeanPooling(Pooling):
     """sum(p) / S: the pooling of arXiv 1711.01369."""
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
-        inside = mask[:, :, None]
-        return torch.where(inside, probs, 0.0).sum(1) / inside.sum(1)
+        return masked_mean(probs, mask)
 
 
 class MaxPooling(Pooling):
@@ -59,8 +68,7 @@ class ExponentialSoftmaxPooling(Pooling):
     """sum(p * exp(p)) / sum(exp(p))."""
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
-        weights = probs.masked_fill(~mask[:, :, None], -torch.inf).softmax(1)
-        return (probs * weights).sum(1)
+        return _softmax_mean(probs, mask, probs)
 
 
 class AutoPooling(Pooling):
@@ -71,8 +79,7 @@ class AutoPooling(Pooling):
         self.alpha = nn.Parameter(torch.ones(n_classes))
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
-        weights = (self.alpha * probs).masked_fill(~mask[:, :, None], -torch.inf).softmax(1)
-        return (probs * weights).sum(1)
+        return _softmax_mean(probs, mask, self.alpha * probs)
 
 
 class AttentionPooling(Pooling):
@@ -83,8 +90,7 @@ class AttentionPooling(Pooling):
         self.attention = nn.Linear(n_features, n_classes)
 
     def forward(self, probs: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
-        weights = self.attention(embeddings).float().masked_fill(~mask[:, :, None], -torch.inf).softmax(1)
-        return (probs * weights).sum(1)
+        return _softmax_mean(probs, mask, self.attention(embeddings).float())
 
 
 POOLINGS: dict[str, type[Pooling]] = {

@@ -20,6 +20,8 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.networks.model import Model
 
 DTYPES = ("float32", "bfloat16")
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+"""Flags in `cpuinfo` of processors with bfloat16 arithmetic."""
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -77,7 +79,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
     """Whether a device has bfloat16 arithmetic: a GPU that supports it, a CPU with AVX512_BF16 or AMX.
 
     Elsewhere it is emulated through float32, which is slower than float32. On a CPU the arithmetic is oneDNN's, so
-    ONEDNN_MAX_CPU_ISA can switch it off.
+    ONEDNN_MAX_CPU_ISA can switch it off. Processors are known on Linux only (`cpuinfo`).
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -85,19 +87,15 @@ def has_native_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return limit.upper() not in _WITHOUT_BFLOAT16 and _cpu_has_bfloat16()
+    return limit.upper() not in _WITHOUT_BFLOAT16 and not BFLOAT16.isdisjoint(cpuinfo().get("flags", "").split())
 
 
 @lru_cache(maxsize=1)
-def _cpu_has_bfloat16() -> bool:
-    try:  # private; present in every torch from 2.6 to 2.14
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    except AttributeError:
-        try:
-            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-        except OSError:
-            return False
-        return "avx512_bf16" in flags or "amx_bf16" in flags
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor in /proc/cpuinfo, as "model name" and "flags"; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines() if path.is_file() else []
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def fused_copy(model: Model, device: torch.device) -> Model:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import Network, mean_embedding
+from weakaudio.networks.contract import Network
+from weakaudio.networks.pooling import masked_mean
 
 
 class StackedNetwork(Network):
@@ -50,7 +51,7 @@ class StackedNetwork(Network):
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         scores = self.base.score_segments(embeddings, mask).sigmoid()
-        probs: Tensor = self.classifier(mean_embedding(scores, mask)).sigmoid()
+        probs: Tensor = self.classifier(masked_mean(scores, mask)).sigmoid()
         return probs
 
     @property

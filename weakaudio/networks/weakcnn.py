@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakaudio.audio.geometry import COVERAGES, Coverage, SegmentGeometry, halves, length_mask
+from weakaudio.audio.geometry import COVERAGES, Coverage, SegmentGeometry, halve, length_mask
 from weakaudio.errors import WeakAudioError
 from weakaudio.networks.contract import Network
 from weakaudio.networks.layers import ConvNorm, clear, clip_lengths, ragged
@@ -74,7 +74,6 @@ class WeakCNN(Network):
             "pooling": pooling,
             "coverage": coverage,
         }
-        self.coverage: Coverage = coverage
         self.geometry = SegmentGeometry(span=2 * shrink, hop=shrink, coverage=coverage)
         self.n_features = round(_EMBEDDING * width)
 
@@ -89,9 +88,9 @@ class WeakCNN(Network):
         self.reset_classifier(n_classes)
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        lengths = clip_lengths(logmel, lengths)
+        lengths, coverage = clip_lengths(logmel, lengths), self.geometry.coverage
         x = clear(logmel[:, None], ragged(lengths, logmel.shape[1]))  # (B, 1, T, F)
-        if self.coverage == "paper":  # pads short clips to one segment
+        if coverage == "paper":  # pads short clips to one segment
             x = F.pad(x, (0, 0, 0, max(self.geometry.span - x.shape[2], 0)))
             lengths = lengths.clamp(min=self.geometry.span)
         mask = length_mask(self.geometry.segment_counts(lengths), self.geometry.n_segments(x.shape[2]))
@@ -105,10 +104,10 @@ class WeakCNN(Network):
                     x = clear(x.relu_(), inner)
             # ReLU after the maximum equals ReLU before it, on a quarter of the values; zeros of padding among the
             # four do no harm, as a negative maximum becomes 0, too.
-            x = _halve(clear(x, inner), self.coverage).relu_()
+            x = F.max_pool2d(clear(x, inner), 2, ceil_mode=coverage == "all").relu_()
             if inner is not None:
-                inner = halves(inner, self.coverage)
-                if self.coverage == "paper":  # also drops a row that was half inside the clip
+                inner = halve(inner, coverage)
+                if coverage == "paper":  # also drops a row that was half inside the clip
                     x = clear(x, inner)
         if x.shape[2] < 2:
             x = F.pad(x, (0, 0, 0, 2 - x.shape[2]))
@@ -126,11 +125,6 @@ class WeakCNN(Network):
 
     def layers(self) -> list[nn.Module]:
         return [*self.blocks, self.f1]
-
-
-def _halve(x: Tensor, coverage: Coverage) -> Tensor:
-    """2x2 max pooling; an odd last frame is kept with coverage "all", dropped with "paper"."""
-    return F.max_pool2d(x, 2, ceil_mode=coverage == "all")
 
 
 class WindowedCNN(WeakCNN):

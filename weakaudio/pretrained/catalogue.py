@@ -59,7 +59,7 @@ class Entry:
     sha256: str | None = None
     """of the file, in hexadecimal; None where this project could not verify it"""
     convert: str | None = None
-    """the converter of the file's layout, a key of `weakaudio.pretrained.CONVERTERS`; None: this project's format"""
+    """the converter of the file's layout, a key of `converters.CONVERTERS`; None: this project's format"""
     metrics: tuple[Metric, ...] = ()
 
     @property

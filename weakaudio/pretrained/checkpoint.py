@@ -88,7 +88,7 @@ def open_model(path: str | Path) -> Model:
     path = Path(path)
     header = _stored_header(path)
     try:
-        tensors = _read_tensors(path)
+        tensors = safetensors.torch.load_file(path)
         if header.get("sha256", "") not in ("", _checksum(header, tensors)):  # the first files had none
             raise CheckpointError("their SHA-256 is not that of what was saved; copy or export the file again")
         if broken := _not_finite(tensors):
@@ -99,7 +99,7 @@ def open_model(path: str | Path) -> Model:
         labels = header["labels"]
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise LabelError("labels are not a list of names")
-        model = Model(network, front_end, LabelSet(labels).names, _renamed(header)["metadata"])
+        model = Model(network, front_end, LabelSet(labels).names, header[_METADATA[header["format_version"]]])
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its tensors and header do not fit together: {reason}") from error
@@ -114,7 +114,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     CheckpointError
         Missing file, or not a weakaudio safetensors file of a format that this release reads.
     """
-    return _renamed(_stored_header(Path(path)))
+    header = _stored_header(Path(path))
+    header["metadata"] = header.pop(_METADATA[header["format_version"]], {})
+    return header
 
 
 def _stored_header(path: Path) -> dict[str, Any]:
@@ -141,12 +143,6 @@ def _stored_header(path: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def _renamed(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header in the names of the newest format."""
-    own = _METADATA[header["format_version"]]
-    return {"metadata" if name == own else name: value for name, value in header.items()}
-
-
 def model_checksum(model: Model) -> str:
     """SHA-256 of everything that determines a model's output: network, front end, labels, tensors (not metadata)."""
     digest = hashlib.sha256()
@@ -158,11 +154,6 @@ def model_checksum(model: Model) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:

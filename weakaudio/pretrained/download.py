@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
@@ -22,6 +21,9 @@ from weakaudio.pretrained.catalogue import CACHE_VARIABLE, Entry
 
 _PART, _ORIGIN = "part", "part.json"  # the bytes received so far; their URL and the server's version tag
 _BLOCK = 1 << 16  # bytes; an interrupted transfer keeps whole blocks
+_TIMEOUT = 30.0  # seconds without a response or a byte, after which a connection counts as dead
+_ATTEMPTS = 3  # requests to a server that disconnects, stalls or is busy
+_WAIT = 1.0  # seconds before the second attempt; doubled before each further one
 _BUSY = (408, 425, 429)  # and 5xx: worth another attempt
 
 
@@ -33,9 +35,7 @@ class InterruptedDownloadError(DownloadError):
     """A transfer that another attempt may complete."""
 
 
-def download(
-    entry: Entry, check: Callable[[Path], object], timeout: float = 30.0, attempts: int = 3, wait: float = 1.0
-) -> None:
+def download(entry: Entry, check: Callable[[Path], object]) -> None:
     """Download a published file to `entry.path`, from the first of its URLs that provides it.
 
     An unfinished download is kept in a hidden folder beside the file, if a later call can resume it. Other processes
@@ -47,12 +47,6 @@ def download(
         A model with `urls`. If its file is in the cache already, nothing is done.
     check
         Called on the complete file before it is moved into place; raises CheckpointError if the content is wrong.
-    timeout
-        Seconds without a response or a byte after which a connection counts as dead.
-    attempts
-        Requests to a server that disconnects, stalls or is busy.
-    wait
-        Seconds before the second attempt; doubled before each further one.
 
     Raises
     ------
@@ -62,7 +56,6 @@ def download(
     """
     path = entry.path
     assert path is not None
-    transfer = _Transfer(entry.size, timeout, attempts, wait)
     unfinished = path.with_name(f".{path.name}.download")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +63,12 @@ def download(
             if path.is_file():  # another process was faster
                 return
             try:
-                failures = _try_urls(entry, path, unfinished, transfer, check)
+                failures = _try_urls(entry, path, unfinished, check)
             except OSError:
                 shutil.rmtree(unfinished, ignore_errors=True)  # a full disk
                 raise
             finally:
-                if not _is_resumable(unfinished):
+                if not _origin(unfinished / _PART).get("mark"):
                     shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise CheckpointError(
@@ -90,16 +83,22 @@ def download(
         )
 
 
-def _try_urls(
-    entry: Entry, path: Path, unfinished: Path, transfer: _Transfer, check: Callable[[Path], object]
-) -> list[str]:
+def _try_urls(entry: Entry, path: Path, unfinished: Path, check: Callable[[Path], object]) -> list[str]:
     """Download the file to `path`; returns the failure of each URL if none succeeds, else an empty list."""
     received = unfinished / path.name
     failures = []
     for url in entry.urls:
         unfinished.mkdir(exist_ok=True)
         try:
-            transfer.fetch(url, received)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    _receive(url, unfinished / _PART, entry.size)
+                    break
+                except InterruptedDownloadError:
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+                time.sleep(_WAIT * 2**attempt)
+            os.replace(unfinished / _PART, received)
             found = pooch.file_hash(str(received))
             if entry.sha256 not in (None, found):
                 raise CheckpointError(f"its SHA-256 is {found}, expected {entry.sha256}")
@@ -115,95 +114,56 @@ def _try_urls(
     return failures
 
 
-@dataclass(frozen=True)
-class _Transfer:
-    """HTTP transfers that resume where an earlier one was interrupted, also that of a killed process.
+def _receive(url: str, part: Path, size: int | None) -> None:
+    """Download `url` to `part`, from where an earlier transfer was interrupted, also that of a killed process.
 
     This takes a server that tagged the first part with a version (ETag or Last-Modified); a file that has changed
     since is sent from its beginning (RFC 9110, If-Range).
     """
-
-    size: int | None
-    timeout: float
-    attempts: int
-    wait: float
-
-    def fetch(self, url: str, path: Path) -> None:
-        """Download `url` to `path`; an interrupted transfer leaves its part beside it, and raises DownloadError."""
-        part = path.with_name(_PART)
-        for attempt in range(1, self.attempts + 1):
-            try:
-                self._receive(url, part)
-                break
-            except InterruptedDownloadError:
-                if attempt == self.attempts:
-                    raise
-            time.sleep(self.wait * 2 ** (attempt - 1))
-        os.replace(part, path)
-
-    def _receive(self, url: str, part: Path) -> None:
-        tag = _tag_of_part(part, url)
-        received = part.stat().st_size if tag else 0
-        headers = {"Accept-Encoding": "identity"}
-        if tag and received:
-            headers |= {"Range": f"bytes={received}-", "If-Range": tag}
-        with (
-            _plain_errors(self.timeout),
-            requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response,
-        ):
-            if response.status_code == 416 or (
-                response.status_code == 206 and not _continues(response, received, tag)
-            ):
-                part.unlink(missing_ok=True)
-                raise InterruptedDownloadError("does not resume the interrupted transfer")
-            _check_status(response)
-            if response.status_code != 206:
-                received = 0
-            total = self._total(response)
-            with part.open("ab" if received else "wb") as file, _bar(url, received, total) as advance:
-                if not received:
-                    origin = {"url": url, "mark": _version_tag(response)}
-                    part.with_name(_ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
-                for block in response.iter_content(_BLOCK):
-                    received += file.write(block)
-                    advance(len(block))
-                    if total is not None and received > total:
-                        break
-        if total is not None and received > total:
-            part.unlink()
-            raise DownloadError(f"sends more than the {total} bytes expected")
-        if total is not None and received < total:
-            raise InterruptedDownloadError("disconnected")
-
-    def _total(self, response: requests.Response) -> int | None:
-        """Size of the complete file in bytes, None if unknown; raises if the server disagrees with `size`."""
+    origin = _origin(part)
+    tag = origin.get("mark") if origin.get("url") == url else None
+    received = part.stat().st_size if tag else 0
+    headers = {"Accept-Encoding": "identity"}
+    if tag:
+        headers |= {"Range": f"bytes={received}-", "If-Range": tag}
+    with _plain_errors(), requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        partial = response.status_code == 206
+        if response.status_code == 416 or (partial and not _continues(response, received, tag)):
+            part.unlink(missing_ok=True)
+            raise InterruptedDownloadError("does not resume the interrupted transfer")
+        _check_status(response)
         stated = response.headers.get("Content-Length", "")
-        if response.status_code == 206:
+        if partial:
             stated = response.headers["Content-Range"].rpartition("/")[2]
-        if not stated.isdigit():
-            return self.size
-        if self.size not in (None, int(stated)):
-            raise DownloadError(f"has a file of {stated} bytes, expected {self.size}")
-        return int(stated)
-
-
-def _is_resumable(folder: Path) -> bool:
-    part = folder / _PART
-    return part.is_file() and part.stat().st_size > 0 and bool(_origin(part).get("mark"))
-
-
-def _tag_of_part(part: Path, url: str) -> str | None:
-    """The version tag of a partly received file; None if the transfer must start from the beginning."""
-    origin = _origin(part) if part.is_file() else {}
-    return origin.get("mark") if origin.get("url") == url else None
+        else:
+            received = 0
+        total = int(stated) if stated.isdigit() else size
+        if size not in (None, total):
+            raise DownloadError(f"has a file of {stated} bytes, expected {size}")
+        with part.open("ab" if partial else "wb") as file, _bar(url, received, total) as advance:
+            if not partial:
+                facts = {"url": url, "mark": _version_tag(response)}
+                part.with_name(_ORIGIN).write_text(json.dumps(facts), encoding="utf-8")
+            for block in response.iter_content(_BLOCK):
+                received += file.write(block)
+                advance(len(block))
+                if total is not None and received > total:
+                    break
+    if total is not None and received > total:
+        part.unlink()
+        raise DownloadError(f"sends more than the {total} bytes expected")
+    if total is not None and received < total:
+        raise InterruptedDownloadError("disconnected")
 
 
 def _origin(part: Path) -> dict[str, str]:
+    """URL ("url") and version tag ("mark", if any) of a partly received file; empty if nothing of it is of use."""
     try:
         origin = json.loads(part.with_name(_ORIGIN).read_text(encoding="utf-8"))
+        received = part.stat().st_size
     except (OSError, ValueError):  # ValueError: the process was killed while writing it
         return {}
-    return origin if isinstance(origin, dict) else {}
+    return origin if received and isinstance(origin, dict) else {}
 
 
 def _version_tag(response: requests.Response) -> str | None:
@@ -229,7 +189,7 @@ def _check_status(response: requests.Response) -> None:
 
 
 @contextmanager
-def _plain_errors(timeout: float) -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """Translate the exceptions of requests into `DownloadError` with a short reason."""
     try:
         yield
@@ -237,7 +197,7 @@ def _plain_errors(timeout: float) -> Iterator[None]:
         raise InterruptedDownloadError("disconnected") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
-            raise InterruptedDownloadError(f"sent nothing for {timeout:g} s") from error
+            raise InterruptedDownloadError(f"sent nothing for {_TIMEOUT:g} s") from error
         raise InterruptedDownloadError(f"cannot be reached ({_root(error)})") from error
     except requests.exceptions.RequestException as error:
         raise DownloadError(f"cannot be requested ({error})") from error

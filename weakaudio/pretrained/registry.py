@@ -62,7 +62,8 @@ def _published(entry: Entry) -> Model:
     assert path is not None
     opened = partial(_open, entry=entry, labels=audioset_labels() if entry.convert else [])
     record = path.with_name(f"{path.name}.sha256")
-    expected = entry.sha256 or _recorded(record)
+    recorded = record.read_text(encoding="utf-8", errors="replace").split() if record.is_file() else []
+    expected = entry.sha256 or next(iter(recorded), None)
     if not path.is_file():
         download(replace(entry, sha256=expected), check=opened)
     found = pooch.file_hash(str(path))
@@ -90,11 +91,6 @@ def _open(path: Path, entry: Entry, labels: list[str]) -> Model:
             f"{entry.sample_rate} Hz"
         )
     return model
-
-
-def _recorded(record: Path) -> str | None:
-    words = record.read_text(encoding="utf-8", errors="replace").split() if record.is_file() else []
-    return words[0] if words else None
 
 
 def _trust_on_first_use(entry: Entry, path: Path, record: Path, found: str) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from weakaudio.audio.frontend import decimated
 from weakaudio.errors import ProtocolError
 from weakaudio.networks import build_network
-from weakaudio.networks.contract import Features, mean_embedding
+from weakaudio.networks.contract import Features
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model
+from weakaudio.networks.pooling import masked_mean
+from weakaudio.pretrained.registry import load_model
 from weakaudio.training.schedules import warmup_stable_decay
 
 # Weights of the terms of the loss, which start at about 5 (scores), 1.5 (embedding) and 1 (maps). The maps matter
@@ -136,13 +137,13 @@ class Distiller(lightning.LightningModule):
         logmel, _ = self.teacher.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             theirs = teacher.forward_maps(logmel)
-            their_clip = mean_embedding(theirs.embeddings, theirs.mask)
+            their_clip = masked_mean(theirs.embeddings, theirs.mask)
             clip_targets = teacher.forward_head(their_clip).sigmoid()
             segment_targets = teacher.score_segments(theirs.embeddings, theirs.mask).sigmoid()
             segment_targets = decimate(segment_targets[:, None], self.frame_stride)[:, 0]
             theirs = decimate_features(theirs, self.frame_stride)
         ours = net.forward_maps(logmel[:, :: self.frame_stride])
-        clip = mean_embedding(ours.embeddings, ours.mask)
+        clip = masked_mean(ours.embeddings, ours.mask)
         scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
         )
@@ -205,19 +206,19 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _initialise(model: Model, init_from: str) -> None:
     """Copy the weights of another model, whose front end may have another hop."""
     other = load_model(init_from)
-    theirs = _identity(other)
-    for what, expected in _identity(model).items():
+
+    def identity(model: Model) -> dict[str, Any]:
+        network = type(model.network).__name__, model.network.config
+        front_end = replace(model.front_end, name="", hop_length=1)
+        return {"network": network, "classes": model.labels, "log-mel": front_end}
+
+    theirs = identity(other)
+    for what, expected in identity(model).items():
         if theirs[what] != expected:
             raise ProtocolError(
                 f"{init_from}: cannot initialise the student: {what} {theirs[what]}, expected {expected}"
             )
     model.network.load_state_dict(other.network.state_dict())
-
-
-def _identity(model: Model) -> dict[str, Any]:
-    """Properties in which two models must agree to exchange weights."""
-    network = type(model.network).__name__, model.network.config
-    return {"network": network, "classes": model.labels, "log-mel": replace(model.front_end, name="", hop_length=1)}
 
 
 def _standardise(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from weakaudio.data.datamodule import ClipDataModule
 from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
 from weakaudio.networks.runtime import find_precision
-from weakaudio.pretrained import save_model
+from weakaudio.pretrained.checkpoint import save_model
 from weakaudio.settings import differences
 from weakaudio.training.callbacks import (
     EVERY_EPOCH,
@@ -219,23 +219,10 @@ def _find_precision(out: Path, accelerator: str) -> str | None:
 def _refuse_other_run(cli: TrainCLI, out: Path) -> None:
     if not (out / CONFIG).is_file():
         return
-    saved = _decisive((out / CONFIG).read_text(encoding="utf-8"))
-    now = _decisive(cli.parser.dump(cli.config, skip_none=False))
-    if different := "; ".join(differences(saved, now)):
+    saved = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))
+    now = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    if different := [each for each in differences(saved, now) if each.startswith(_DECISIVE)]:
         raise ProtocolError(
-            f"{out}: the run in this folder was made with other settings ({different}); resume it with those that it "
-            f"was started with ({out / CONFIG}), or give another folder"
+            f"{out}: the run in this folder was made with other settings ({'; '.join(different)}); resume it with "
+            f"those that it was started with ({out / CONFIG}), or give another folder"
         )
-
-
-def _decisive(text: str) -> dict[str, Any]:
-    """Dotted names and values of the decisive settings in a YAML configuration."""
-
-    def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                yield from flatten(f"{name}.{key}" if name else key, item)
-        else:
-            yield name, value
-
-    return {name: value for name, value in flatten("", yaml.safe_load(text)) if name.startswith(_DECISIVE)}

@@ -155,8 +155,15 @@ class TaggingModule(lightning.LightningModule):
         targets = smooth(batch.targets, self.label_smoothing) if self.label_smoothing else batch.targets
         if self._soft_targets is not None:  # side by side, so that mixup treats both alike
             targets = torch.cat([targets, self._soft_targets(batch)], 1)
-        output, targets = self._augment_and_forward(batch.waveform, batch.lengths, targets, self._rng(step))
-        loss = self._loss(output, targets)
+        waveform, lengths, rng = batch.waveform, batch.lengths, self._rng(step)
+        if self.mixup == "waveform":
+            waveform, lengths, targets = mixup(waveform, lengths, targets, self.mixup_alpha, rng)
+        logmel, n_frames = self.model.logmel(waveform, lengths)
+        if self.mixup == "logmel":
+            logmel, n_frames, targets = mixup(logmel, n_frames, targets, self.mixup_alpha, rng)
+        if any(self.masks):
+            logmel = mask_logmel(logmel, n_frames, *self.masks, rng)
+        loss = self._loss(self.model.network(logmel, n_frames), targets)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         counted = len(batch.targets) * torch.stack([loss.detach(), loss.new_ones(())])
         self._losses = self._losses.to(loss.device) + counted
@@ -166,19 +173,6 @@ class TaggingModule(lightning.LightningModule):
         if self.trainer.is_last_batch:
             total, count = self._sum_over_devices(self._losses)
             self.log("train_loss", total / count, on_step=False, on_epoch=True, prog_bar=True)
-
-    def _augment_and_forward(
-        self, waveform: Tensor, lengths: Tensor, targets: Tensor, rng: np.random.Generator
-    ) -> tuple[Output, Tensor]:
-        """Output of the network for mixed and masked clips, and their targets."""
-        if self.mixup == "waveform":
-            waveform, lengths, targets = mixup(waveform, lengths, targets, self.mixup_alpha, rng)
-        logmel, n_frames = self.model.logmel(waveform, lengths)
-        if self.mixup == "logmel":
-            logmel, n_frames, targets = mixup(logmel, n_frames, targets, self.mixup_alpha, rng)
-        if any(self.masks):
-            logmel = mask_logmel(logmel, n_frames, *self.masks, rng)
-        return self.model.network(logmel, n_frames), targets
 
     def _loss(self, output: Output, targets: Tensor) -> Tensor:
         """Loss against labels (B, C), or labels and the teacher's probabilities (B, 2 C)."""

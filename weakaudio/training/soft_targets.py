@@ -16,7 +16,8 @@ from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError
 from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
-from weakaudio.pretrained import load_model, model_checksum
+from weakaudio.pretrained.checkpoint import model_checksum
+from weakaudio.pretrained.registry import load_model
 from weakaudio.progress import progress
 
 SoftTargets = Callable[[Batch], Tensor]

@@ -12,7 +12,7 @@ from weakaudio.data.manifest import Manifest, read_manifest
 from weakaudio.errors import ProtocolError
 from weakaudio.files import atomic_write, write_table
 from weakaudio.inference import DEFAULT_MODEL
-from weakaudio.pretrained import load_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.transfer.classifiers import build_classifier
 from weakaudio.transfer.cross_validate_networks import ADAPTATIONS, cross_validate_fine_tuned
 from weakaudio.transfer.cross_validation import FoldProtocol, FoldScores, cross_validate

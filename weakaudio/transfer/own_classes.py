@@ -17,7 +17,8 @@ from weakaudio.errors import AudioError, ProtocolError
 from weakaudio.files import printable
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.embedder import Embedder
-from weakaudio.pretrained import load_model, save_model
+from weakaudio.pretrained.checkpoint import save_model
+from weakaudio.pretrained.registry import load_model
 from weakaudio.reports.class_figures import confusion_matrix
 from weakaudio.reports.figures import learning_curve
 from weakaudio.reports.html import KeyNumbers, Picture, Section, Table, page, write_page

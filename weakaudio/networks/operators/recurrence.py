@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weakaudio.audio.geometry import length_mask
 from weakaudio.networks.layers import clear
+from weakaudio.networks.operators.attention import FromTokens, ToTokens, head_shape
 from weakaudio.networks.operators.operator import Operator
-from weakaudio.networks.operators.tokens import FromTokens, ToTokens, head_shape
 
 _CHUNK = 64
 _SLOWNESS = 16  # a gate is the 16th root of a sigmoid: initially a memory of some dozens of rows
@@ -43,13 +45,19 @@ class Recurrence(Operator):
             decays = F.logsigmoid(gates).unflatten(2, (2, self.heads)).permute(2, 0, 3, 1) / _SLOWNESS
             if lengths is not None:
                 values = values * length_mask(lengths, x.shape[2])[:, None, :, None]
-            y = gated_linear_attention(queries, keys, values, decays[0], decays[1])
+            y = gated_linear_attention(queries, keys, values, decays[0], decays[1], loops=not torch.jit.is_tracing())
             y = y * (y.square().mean(3, keepdim=True) + _EPS).rsqrt() * F.silu(out_gate)
         return clear(x + self.out(y.transpose(1, 2).flatten(2)), lengths)
 
 
 def gated_linear_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, forward: Tensor, backward: Tensor, chunk: int = _CHUNK
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    forward: Tensor,
+    backward: Tensor,
+    chunk: int = _CHUNK,
+    loops: bool = True,
 ) -> Tensor:
     """Bidirectional gated linear attention, computed in chunks.
 
@@ -71,43 +79,59 @@ def gated_linear_attention(
         (B, heads, T), logarithms of gates in (0, 1].
     chunk
         Rows; affects speed only.
+    loops
+        False: S and R are carried by products over all pairs of chunks, in quadratic time. Tracing would unroll a
+        loop to the length of its example.
 
     Returns
     -------
     (B, heads, T, width)
     """
-    rows = queries.shape[2]
-    chunk = min(chunk, rows)
-    n_chunks = -(-rows // chunk)
-    queries, keys, values = (_cut(x, n_chunks, chunk) for x in (queries, keys, values))  # (B, heads, n, chunk, width)
-    since = _cut(forward[..., None], n_chunks, chunk).cumsum(3)  # (B, heads, n, chunk, 1)
-    step = _cut(backward[..., None], n_chunks, chunk)
+    rows: Any
+    if loops:
+        rows = queries.shape[2]
+        chunk = min(chunk, rows)
+    else:
+        rows = (forward[0, 0] <= 0).sum()  # after a reshape torch's exporter fixes sizes to those of its example
+    n_chunks = (rows + chunk - 1) // chunk
+
+    def cut(x: Tensor) -> Tensor:
+        """(B, heads, T, width) to (B, heads, n, chunk, width), zero-padded at the end"""
+        return F.pad(x, (0, 0, 0, chunk - 1))[:, :, : n_chunks * chunk].unflatten(2, (-1, chunk))
+
+    queries, keys, values = cut(queries), cut(keys), cut(values)
+    since, step = cut(forward[..., None]).cumsum(3), cut(backward[..., None])  # (B, heads, n, chunk, 1)
     until = step.cumsum(3)
     total, until = until[..., -1:, :], until - step  # until: over the rows before each
 
     earlier = torch.ones(chunk, chunk, dtype=torch.bool, device=queries.device).tril()
     decay = torch.where(earlier, since - since.transpose(3, 4), until.transpose(3, 4) - until).exp()
     y = (queries @ keys.transpose(3, 4) * decay) @ values
-    if n_chunks > 1:
+    if not loops or n_chunks > 1:
+        carry = _carry if loops else _carry_at_once
         end = since[..., -1:, :]
         added = (keys * (end - since).exp()).transpose(3, 4) @ values  # (B, heads, n, width, width)
-        y = y + (queries * since.exp()) @ _carry(added, end.exp())
+        y = y + (queries * since.exp()) @ carry(added, end)
         added = (keys * until.exp()).transpose(3, 4) @ values
-        carried = _carry(added.flip(2), total.exp().flip(2)).flip(2)
-        y = y + (queries * (total - until).exp()) @ carried
+        y = y + (queries * (total - until).exp()) @ carry(added.flip(2), total.flip(2)).flip(2)
     return y.flatten(2, 3)[:, :, :rows]
 
 
-def _cut(x: Tensor, n_chunks: int, chunk: int) -> Tensor:
-    """Split (B, heads, T, width) into (B, heads, n, chunk, width), zero-padded at the end."""
-    return F.pad(x, (0, 0, 0, n_chunks * chunk - x.shape[2])).unflatten(2, (n_chunks, chunk))
-
-
 def _carry(added: Tensor, decay: Tensor) -> Tensor:
-    """Memory at the start of each chunk, from the contribution and the decay of each."""
+    """Memory at the start of each chunk, from the contribution of each and the logarithm of its decay."""
+    decay = decay.exp()
     memory = torch.zeros_like(added[:, :, 0])
     before = []
     for n in range(added.shape[2]):
         before.append(memory)
         memory = decay[:, :, n] * memory + added[:, :, n]
     return torch.stack(before, 2)
+
+
+def _carry_at_once(added: Tensor, decay: Tensor) -> Tensor:
+    """`_carry` without a loop."""
+    decay = decay.flatten(2).double()  # differences of long sums
+    ends = decay.cumsum(2)
+    between = (ends - decay)[..., None] - ends[..., None, :]  # from the end of the one to the start of the other
+    fade = between.tril(-1).exp().tril(-1).to(added.dtype)
+    return (fade @ added.flatten(3)).unflatten(3, (added.shape[3], -1))

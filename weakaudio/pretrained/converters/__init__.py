@@ -50,7 +50,12 @@ def convert(kind: str, path: str | Path, labels: Sequence[str] | None = None) ->
                 raise CheckpointError(f"{part!r} in its name: a network or front end that {kind!r} does not support")
         tensors = _state_dict(kind, _read(path, published))
         if labels is None:
-            labels = _default_labels(kind)
+            if not published.audioset_order:
+                raise CheckpointError(
+                    f"{kind!r} orders its classes in its own way, which the file does not hold; without the "
+                    "published list (`classes_id_name.txt`) every score would get a wrong name; give it as --labels"
+                )
+            labels = audioset_labels()
         n_classes = len(tensors[published.classifier])
         if n_classes != len(labels):
             raise CheckpointError(
@@ -62,15 +67,6 @@ def convert(kind: str, path: str | Path, labels: Sequence[str] | None = None) ->
         raise CheckpointError(f"{path}: {error}") from error
     model.metadata = {"source": published.source, "licence": published.licence, "file": path.name}
     return model.eval()
-
-
-def _default_labels(kind: str) -> list[str]:
-    if not CONVERTERS[kind].audioset_order:
-        raise CheckpointError(
-            f"{kind!r} orders its classes in its own way, which the file does not hold; without the published list "
-            "(`classes_id_name.txt`) every score would get a wrong name; give it as --labels"
-        )
-    return audioset_labels()
 
 
 def _state_dict(kind: str, content: object) -> dict[str, Tensor]:
@@ -93,7 +89,7 @@ def _unwrap(content: object, published: PublishedWeights) -> dict[str, Tensor] |
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         return None
-    prefix = published.prefix if all(name.startswith(published.prefix) for name in content) else ""
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""  # of torch's DataParallel
     tensors = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     classifier = tensors.get(published.classifier)
     return None if classifier is None or classifier.ndim < 2 else tensors

@@ -29,11 +29,10 @@ def _width(tensors: Mapping[str, Tensor]) -> float:
     if _HIDDEN not in tensors:
         raise CheckpointError(f"another network: {_HIDDEN} is missing")
     with torch.device("meta"):  # shapes only
-        shapes = {width: MobileNet(1, width=width).hidden.weight.shape for width in WIDTHS}
-    for width, shape in shapes.items():
-        if tensors[_HIDDEN].shape == shape:
-            return width
-    raise CheckpointError(f"another network: its width is none of {', '.join(map(str, WIDTHS))}")
+        widths = {MobileNet(1, width=width).hidden.weight.shape: width for width in WIDTHS}
+    if tensors[_HIDDEN].shape not in widths:
+        raise CheckpointError(f"another network: its width is none of {', '.join(map(str, WIDTHS))}")
+    return widths[tensors[_HIDDEN].shape]
 
 
 def _modules(network: MobileNet) -> dict[str, str]:

@@ -30,5 +30,4 @@ PAPER = PublishedWeights(
     source="arXiv 1711.01369, github.com/anuragkr90/weak_feature_extractor",
     licence="none stated",
     audioset_order=False,
-    prefix="module.",
 )

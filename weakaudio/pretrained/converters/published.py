@@ -27,8 +27,6 @@ class PublishedWeights:
     """whether the classes are those of AudioSet's `class_labels_indices.csv`, in its order"""
     key: str | None = None
     """key of the state dict in the file; None: the file is the state dict"""
-    prefix: str = ""
-    """prefix of all tensor names, in files that have it"""
     unsupported: tuple[str, ...] = ()
     """parts of the file names of other published networks whose tensors have the same names and shapes"""
 
