@@ -91,7 +91,7 @@ def _clip_figure(corpus: Corpus, model: Model, n: int) -> Figure:
     return figures.clip_figure(
         logmel[0].numpy(),
         model.front_end,
-        model.segment_times(len(audio)),
+        model.score_times(len(audio)),
         output.segment_logits[0].sigmoid().numpy(),
         model.labels,
         events[events["path"] == corpus.store.keys[n]],

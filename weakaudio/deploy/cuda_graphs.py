@@ -78,8 +78,10 @@ class GraphedModel:
                 f"clips of {samples / self.model.sample_rate:g} s: the longest of these CUDA graphs is for "
                 f"{self.seconds[-1]:g} s; cut the clips, or capture a longer bucket"
             )
-        segments = self.model.network.geometry.n_segments(logmel.shape[1])
-        return bucket.run(logmel, n_frames, segments)
+        network, frames = self.model.network, logmel.shape[1]
+        return bucket.run(
+            logmel, n_frames, network.geometry.n_segments(frames), network.score_geometry.n_segments(frames)
+        )
 
     def _capture(self, seconds: float) -> _Bucket:
         fe = self.model.front_end
@@ -103,7 +105,7 @@ class _Bucket:
     replay: Callable[[], None]
     output: Output
 
-    def run(self, logmel: Tensor, lengths: Tensor, segments: int) -> Output:
+    def run(self, logmel: Tensor, lengths: Tensor, segments: int, steps: int) -> Output:
         clips, frames, _ = self.logmel.shape
         self.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, clips - len(logmel))))
         self.lengths.copy_(pad(lengths, (0, clips - len(lengths)), value=1))
@@ -111,10 +113,11 @@ class _Bucket:
         given = slice(0, len(logmel))
         out = self.output
         return Output(  # copies, as the next replay overwrites these
-            out.segment_logits[given, :segments].clone(),
+            out.segment_logits[given, :steps].clone(),
             out.clip_probs[given].clone(),
             out.embeddings[given, :segments].clone(),
             out.mask[given, :segments].clone(),
+            out.score_mask[given, :steps].clone(),
         )
 
 

@@ -191,7 +191,9 @@ def decimate(maps: Tensor, frame_stride: int) -> Tensor:
 def decimate_features(features: Features, frame_stride: int) -> Features:
     """A teacher's features at the resolution of a decimated student, for clips without padding."""
     embeddings = decimate(features.embeddings.transpose(1, 2)[..., None], frame_stride)[..., 0].transpose(1, 2)
-    return Features([decimate(x, frame_stride) for x in features.maps], embeddings, features.mask[:, ::frame_stride])
+    maps, lengths = [decimate(x, frame_stride) for x in features.maps], features.lengths
+    lengths = torch.div(lengths + (frame_stride - 1), frame_stride, rounding_mode="floor")
+    return Features(maps, embeddings, features.mask[:, ::frame_stride], lengths)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
