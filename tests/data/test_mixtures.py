@@ -204,8 +204,8 @@ def test_a_target_has_the_classes_of_its_sounds_where_they_are_audible(
         audio, target = mixtures[n]
         np.testing.assert_array_equal(audio, plain[n])
         assert target.shape == (len(times), 3)
-        loud = audible(audio, np.rint(times * RATE).astype(int), RATE)
-        assert not (loud & (target.max(1) == 0)).any()
+        level = np.array([np.abs(audio[a:b]).max(initial=0) for a, b in np.rint(times * RATE).astype(int)])
+        assert (target[level > 0.1 * level.max()].max(1) > 0).all()
         assert set(np.flatnonzero(target.max(0))) <= {one.clip % 3 for one in drawn}
     assert {float(mixtures[n][1].mean()) for n in range(9)} != {1.0}
     waveform, batch = next(iter(mixture_loader(mixtures, 4, workers=0)))

@@ -287,8 +287,8 @@ class _OneEpoch(Sampler[int]):
 def mixture_loader(
     mixtures: Mixtures, batch_size: int, epoch_steps: int | None = None, workers: int = 1
 ) -> DataLoader[Any]:
-    """Batches (B, N), or with targets of (B, N) and (B, R, C), new ones in each epoch of `epoch_steps` steps; None for
-    all mixtures in every epoch."""
+    """Batches (B, N), with targets pairs of (B, N) and (B, R, C); new ones in each epoch of `epoch_steps` steps, None
+    for all mixtures in every epoch."""
     return DataLoader(
         mixtures,
         batch_size=batch_size,

@@ -112,8 +112,10 @@ class Network(nn.Module):
         return self.forward_head(embeddings)
 
     def score_steps(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Logits (B, R, C) at the steps of `score_geometry` and their mask (B, R): those of `score_segments`, unless a
-        network has a finer head."""
+        """Logits (B, R, C) at the steps of `score_geometry`, and their mask (B, R).
+
+        Those of `score_segments`, unless a network has a finer head.
+        """
         return self.score_segments(features.embeddings, features.mask), features.mask
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
