@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet": {"width": 1 / 8},
     "cnn14": {"width": 1 / 16},
     "flash": {"stages": [("dense", 1, 8)] * 4, "n_features": 16},
+    "flash-fine": {"stages": [("dense", 1, 8)] * 4, "n_features": 16, "score_stride": 4, "score_width": 8},
     **{
         f"flash-{name}": {"stages": [(f"dense+{name}", 2, 8)] * 4, "n_features": 16}
         for name in OPERATORS
@@ -75,7 +76,9 @@ def assert_parity(tagger: OnnxTagger, model: Model, clips: torch.Tensor) -> None
     np.testing.assert_allclose(found.embeddings / scale, expected.embeddings.numpy() / scale, rtol=0, atol=1e-4)
     times = tagger.segment_times(clips.shape[1])
     np.testing.assert_array_equal(times, model.segment_times(clips.shape[1]))
-    assert len(times) == probs.shape[1]
+    assert len(times) == found.embeddings.shape[1]
+    np.testing.assert_array_equal(tagger.score_times(clips.shape[1]), model.score_times(clips.shape[1]))
+    assert len(tagger.score_times(clips.shape[1])) == probs.shape[1]
 
 
 @pytest.mark.parametrize("name", SMALL)

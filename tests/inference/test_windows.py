@@ -27,6 +27,11 @@ CASES = {
     "windowed-cnn": ("windowed-cnn", {"n_mels": 64, "width": 1 / 8}, "16k"),
     "cnn14": ("cnn14", {"n_mels": 64, "width": 1 / 16}, "panns-32k"),
     "flash": ("flash", {"n_mels": 64, "stages": [("dense", 1, 8)] * 4, "n_features": 16}, "16k"),
+    "flash, finer scores": (
+        "flash",
+        {"n_mels": 64, "stages": [("dense", 1, 8)] * 4, "n_features": 16, "score_stride": 4, "score_width": 8},
+        "16k",
+    ),
     "flash, mirrored ends": ("flash", {"n_mels": 128, "stages": [("dense", 1, 8)] * 4}, "efficientat-32k"),
     "stacked": ("stacked", {"base": "weakcnn", "base_config": {"n_classes": 4, "n_mels": 64, "width": 1 / 8}}, "16k"),
 }
@@ -68,6 +73,12 @@ def test_a_recording_in_windows_is_the_recording_as_a_whole(
     times = np.concatenate([part.times[part.core] for part in parts])
     np.testing.assert_allclose(core, whole.segments, atol=1e-4)
     np.testing.assert_allclose(times, whole.times, atol=1e-9)
+
+    (scored,) = embedder.score_windows([Window(clip)])
+    scores = embedder.score_windows(windows)
+    core, times = (np.concatenate([getattr(part, of)[part.core] for part in scores]) for of in ("segments", "times"))
+    np.testing.assert_allclose(core, scored.segments, atol=1e-4)
+    np.testing.assert_allclose(times, model.score_times(len(clip)), atol=1e-9)
 
     starts = np.cumsum([0] + [len(part.segments[part.core]) for part in parts])
     for n, part in enumerate(parts):  # the context is right, too

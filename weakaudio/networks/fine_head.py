@@ -98,5 +98,5 @@ def _repeat(x: Tensor, place: Tensor, counts: Tensor, ratio: int) -> Tensor:
     if ratio == 1:
         return x
     nearest = torch.div(place + ratio // 2, ratio, rounding_mode="floor")
-    which = torch.minimum(nearest[None], counts[:, None] - 1)  # (B, R)
+    which = torch.minimum(nearest[None], counts[:, None] - 1).to(torch.int64)  # (B, R); a float in a trace
     return x.gather(1, which[:, :, None].expand(-1, -1, x.shape[2]))

@@ -24,6 +24,9 @@ from weakaudio.training.schedules import warmup_stable_decay
 # most: after 300 steps, ESC-50 (fold 5) without fine-tuning was at 61 % with weights of 1, 2 and 1, 77 % with 0.3, 2
 # and 4, 78 % with 0.3, 2 and 16.
 _SCORES, _EMBEDDING, _MAPS = 0.3, 2.0, 8.0
+# Of the teacher's segments beside its clips; less where targets over time are known, as it hears nothing finer than a
+# second.
+_SEGMENTS, _SEGMENTS_BESIDE_TARGETS = 0.5, 0.15
 _RARE = -5.0  # initial bias of the logits: most classes are absent most of the time
 
 
@@ -34,7 +37,8 @@ class Distiller(lightning.LightningModule):
     clips and for segments, summed over classes. Embedding: mean squared error between a linear map of the student's
     embedding and the teacher's, for clips and for segments. Maps: mean squared error between 1x1 convolutions of the
     student's stages and the teacher's stages of the same resolution. The teacher's embeddings and maps are
-    standardised by channel.
+    standardised by channel. Where the mixtures have targets over time (`Mixtures`) and the student has scores finer
+    than its embeddings, a fourth: binary cross-entropy of these scores with the targets.
 
     Parameters
     ----------
@@ -55,8 +59,8 @@ class Distiller(lightning.LightningModule):
         The student's front end is decimated: it computes every k-th frame of the teacher's, so its segments are k
         times as long, and its targets are local means of the teacher's outputs (`decimate`).
     init_from
-        Name or path of a model to initialise the student from, with the same network, classes and front end (the hop
-        may differ); None: random weights.
+        Name or path of a model to initialise the student from, with the same classes, front end (the hop may differ)
+        and network (a head for finer scores may be new); None: random weights.
 
     Raises
     ------
@@ -94,7 +98,9 @@ class Distiller(lightning.LightningModule):
         net = build_network(
             network, n_classes=len(loaded.labels), n_mels=loaded.front_end.n_mels, **network_config
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        nn.init.constant_(net.classifier.bias, _RARE)
+        for name, parameter in net.named_parameters():
+            if name in ("classifier.bias", "fine.classifier.bias"):
+                nn.init.constant_(parameter, _RARE)
         self.model = Model(net, decimated(loaded.front_end, frame_stride), loaded.labels)
         if init_from is not None:
             _initialise(self.model, init_from)
@@ -116,22 +122,25 @@ class Distiller(lightning.LightningModule):
     def teacher(self) -> Model:
         return self._teacher[0].to(self.device)
 
-    def training_step(self, waveform: Tensor, step: int) -> Tensor:
-        return self._step(waveform, "train")
+    def training_step(self, batch: Tensor | list[Tensor], step: int) -> Tensor:
+        return self._step(batch, "train")
 
-    def validation_step(self, waveform: Tensor, step: int) -> Tensor:
-        return self._step(waveform, "val")
+    def validation_step(self, batch: Tensor | list[Tensor], step: int) -> Tensor:
+        return self._step(batch, "val")
 
-    def _step(self, waveform: Tensor, stage: str) -> Tensor:
-        parts = self.losses(waveform)
-        loss = _SCORES * parts["scores"] + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
+    def _step(self, batch: Tensor | list[Tensor], stage: str) -> Tensor:
+        waveform, targets = (batch, None) if isinstance(batch, Tensor) else batch
+        parts = self.losses(waveform, targets)
+        scores = parts["scores"] + parts.get("targets", 0.0)
+        loss = _SCORES * scores + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
         for name, value in {**parts, "loss": loss}.items():
             bar, title = name == "loss", f"{stage}_{name}"
             self.log(title, value.detach(), bar, False, on_step=False, on_epoch=True, batch_size=len(waveform))
         return loss
 
-    def losses(self, waveform: Tensor) -> dict[str, Tensor]:
-        """Terms of the loss, "scores", "embedding" and "maps", for waveforms (B, N) at the teacher's sample rate."""
+    def losses(self, waveform: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of the loss, "scores", "embedding", "maps" and with targets (B, R, C) "targets", for waveforms (B, N)
+        at the teacher's sample rate."""
         teacher, net = self.teacher.network, self.model.network
         logmel, _ = self.teacher.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -143,7 +152,8 @@ class Distiller(lightning.LightningModule):
             theirs = decimate_features(theirs, self.frame_stride)
         ours = net.forward_maps(logmel[:, :: self.frame_stride])
         clip = mean_embedding(ours.embeddings, ours.mask)
-        scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
+        of_segments = _SEGMENTS if targets is None else _SEGMENTS_BESIDE_TARGETS
+        scores = _cross_entropy(net.forward_head(clip), clip_targets) + of_segments * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
         )
         embedding = F.mse_loss(self.adapter(clip).float(), _standardise(their_clip)) + 0.5 * F.mse_loss(
@@ -154,7 +164,8 @@ class Distiller(lightning.LightningModule):
             F.mse_loss(adapter(ours.maps[a]).float(), _standardise(theirs.maps[b]))
             for (a, b), adapter in zip(self.pairs, self.map_adapters, strict=True)
         ]
-        return {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
+        found = {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
+        return found if targets is None else {**found, "targets": _cross_entropy(net.score_steps(ours)[0], targets)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -213,12 +224,14 @@ def _initialise(model: Model, init_from: str) -> None:
             raise ProtocolError(
                 f"{init_from}: cannot initialise the student: {what} {theirs[what]}, expected {expected}"
             )
-    model.network.load_state_dict(other.network.state_dict())
+    fine = {name: x for name, x in model.network.state_dict().items() if name.startswith("fine.")}
+    model.network.load_state_dict({**fine, **other.network.state_dict()})
 
 
 def _identity(model: Model) -> dict[str, Any]:
     """Properties in which two models must agree to exchange weights."""
-    network = type(model.network).__name__, model.network.config
+    config = {name: value for name, value in model.network.config.items() if not name.startswith("score_")}
+    network = type(model.network).__name__, config
     return {"network": network, "classes": model.labels, "log-mel": replace(model.front_end, name="", hop_length=1)}
 
 
