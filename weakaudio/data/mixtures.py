@@ -166,16 +166,17 @@ class Mixtures(Dataset[Any]):
         sounds = [self._sound(rng) for _ in range(1 + rng.choice(len(_SOUNDS), p=_SOUNDS))]
         response = draw_response(rng, self.n_samples, self.sample_rate)
         heard = [apply_response(sound.audio, response) for sound in sounds]
-        mixture = np.sum(heard, axis=0, dtype=np.float32)
-        peak = np.float32(10 ** (-abs(rng.normal(0, _PEAK_DB)) / 20))
-        gain = peak / max(float(np.abs(mixture).max()), 1e-6)
+        mixture: Waveform = np.sum(heard, axis=0, dtype=np.float32)
+        peak = float(10 ** (-abs(rng.normal(0, _PEAK_DB)) / 20))
+        gain = np.float32(peak / max(float(np.abs(mixture).max()), 1e-6))
+        mixture = (mixture * gain).astype(np.float32)
         if self.targets is None:
-            return mixture * gain
+            return mixture
         absent = np.ones((len(self._steps), len(self.targets[0].labels)), np.float32)
         for sound, audio in zip(sounds, heard, strict=True):
             probs = self.targets[sound.store](sound.clip, sound.start, sound.end)
             absent[audible(audio * gain, self._steps, self.sample_rate)] *= 1 - probs
-        return mixture * gain, 1 - absent
+        return mixture, 1 - absent
 
     def _sound(self, rng: np.random.Generator) -> _Sound:
         which = rng.choice(len(self.stores), p=self.weights)

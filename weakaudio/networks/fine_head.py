@@ -73,12 +73,11 @@ class FineHead(nn.Module):
         counts = self.geometry.segment_counts(lengths)
         inner = ragged(counts, steps)
         place = torch.arange(steps, device=lengths.device)
-        total = 0.0
+        ratio, segments = self.hop // self.geometry.hop, mask.sum(1)
+        total = _repeat(self.embedding(embeddings), place, segments, ratio)
         for project, x, stride in zip(self.maps, maps, self.strides, strict=True):
             own = torch.div(lengths + (stride - 1), stride, rounding_mode="floor")
             total = total + _repeat(project(x).squeeze(3).transpose(1, 2), place, own, stride // self.geometry.hop)
-        ratio, segments = self.hop // self.geometry.hop, mask.sum(1)
-        total = total + _repeat(self.embedding(embeddings), place, segments, ratio)
         y = clear(F.relu(total).transpose(1, 2)[..., None], inner)  # (B, width, R, 1)
         for layer in self.convolutions:
             y = clear(layer(y).relu_(), inner)
