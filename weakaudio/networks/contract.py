@@ -55,6 +55,8 @@ class Network(nn.Module):
     """of embeddings"""
     config: dict[str, Any]
     classifier: nn.Linear
+    clip_seconds: float | None = None
+    """length of the clips that it was made for, where a segment depends on the whole clip; None: any"""
 
     @property
     def score_geometry(self) -> SegmentGeometry:
