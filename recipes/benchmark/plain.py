@@ -105,13 +105,13 @@ def detect_plainly(model: Model, files: Sequence[Path], threshold: float, out: P
     """Detect events file by file: librosa's log-mel and the network of a model as it was trained."""
     fe = model.front_end
     rules = PostProcessing(np.full(len(model.labels), threshold))
-    hop = model.network.geometry.hop * fe.hop_length / fe.sample_rate
+    hop = model.network.score_geometry.hop * fe.hop_length / fe.sample_rate
     tables = []
     for path in files:
         audio, _ = librosa.load(path, sr=fe.sample_rate)
         level = (librosa_logmel(audio, fe) + fe.shift) * fe.gain
         probs = model.network(torch.from_numpy(level.T.astype(np.float32))[None]).segment_logits[0].sigmoid().numpy()
-        scores = Scores(*timeline(probs, model.segment_times(len(audio))[: len(probs)]))
+        scores = Scores(*timeline(probs, model.score_times(len(audio))[: len(probs)]))
         events = find_events([scores], model.labels, rules, hop)
         tables.append(events.assign(file=path.name))
     pd.concat(tables).to_csv(out, index=False)

@@ -78,7 +78,7 @@ def _clips(corpus: Corpus, model: Model) -> list[report.Picture]:
         with torch.inference_mode():
             logmel, n_frames = model.logmel(torch.from_numpy(audio)[None])
             probs = model.network(logmel, n_frames).segment_logits[0].sigmoid().numpy()
-        times, true = model.segment_times(len(audio)), events[events["path"] == key]
+        times, true = model.score_times(len(audio)), events[events["path"] == key]
         figure = figures.clip_figure(logmel[0].numpy(), model.front_end, times, probs, model.labels, true)
         caption = f"{key}, labelled {', '.join(store.labels[n])}."
         pictures.append(report.Picture(figure, caption, report.Sound(audio, model.sample_rate)))

@@ -19,15 +19,18 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgres
 
 from recipes.command import command
 from weakaudio import __version__
+from weakaudio.data.corpus import Corpus
 from weakaudio.data.mixtures import Mixtures, mixture_loader
 from weakaudio.errors import ProtocolError
 from weakaudio.files import FolderLock
+from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_precision
 from weakaudio.pretrained.checkpoint import model_checksum, save_model
 from weakaudio.pretrained.registry import load_model
 from weakaudio.settings import differences
 from weakaudio.training.callbacks import EVERY_EPOCH, AtomicCheckpointIO, Averaging, EpochLog
 from weakaudio.training.distillation import Distiller
+from weakaudio.training.soft_targets import write_sound_targets
 
 MODEL, METRICS, CONFIG = "model.safetensors", "metrics.csv", "config.json"
 _MAY_CHANGE = ("out", "epochs", "cooldown", "workers", "accelerator")  # between the commands of one run
@@ -50,6 +53,7 @@ def train(
     warmup: Annotated[int, "steps at the beginning, over which the learning rate rises"] = 500,
     decay: Annotated[float, "of the exponential moving average of the weights"] = 0.999,
     precision: Annotated[str, "as for Lightning's Trainer, or auto: bf16-mixed where it is native"] = "auto",
+    over_time: Annotated[bool, "with a target over time beside each mixture: a student with `score_stride`"] = False,
     every: Annotated[int, "frame stride: the student gets every k-th frame of the teacher's log-mel"] = 1,
     start: Annotated[str | None, "name or path of a model to initialise the student from"] = None,
     seed: Annotated[int, "of weights and mixtures"] = 0,
@@ -72,8 +76,12 @@ def train(
     steps = epochs * epoch_steps
     schedule = (steps, learning_rate, warmup, cooldown * epoch_steps)
     distiller = Distiller(teacher, network, network_config, *schedule, frame_stride=every, init_from=start)
-    training = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"})
-    validation = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"})
+    timed: dict[str, Any] = {}
+    if over_time:
+        timed["targets"] = [sound_targets(distiller.teacher, corpus) for corpus in corpora]
+        timed["times"] = distiller.model.score_times(round(seconds * distiller.model.sample_rate))
+    training = Mixtures(corpora, seconds, steps * batch_size, seed, {"split": "train"}, **timed)
+    validation = Mixtures(corpora, seconds, 4 * batch_size, seed + 1, {"split": "val"}, **timed)
     last = ModelCheckpoint(folder, filename="last", **EVERY_EPOCH)
     trainer = lightning.Trainer(
         accelerator=accelerator,
@@ -106,6 +114,14 @@ def train(
     finally:
         lock.release()
     return folder / MODEL
+
+
+def sound_targets(teacher: Model, corpus: str) -> Path:
+    """The teacher's targets of the sounds of a corpus, computed once and kept beside them."""
+    path = Path(corpus) / f"targets-{model_checksum(teacher)[:12]}.h5"
+    if not path.is_file():
+        write_sound_targets(teacher, Corpus(corpus), path)
+    return path
 
 
 def _find_precision(path: Path, precision: str, accelerator: str) -> str:

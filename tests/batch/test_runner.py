@@ -321,7 +321,7 @@ def test_windows_of_another_length_do_not_resume_a_run(
     """As a later version of this package may have them: its third window is not where the third was."""
     embedder, source = Embedder(model), recordings / "long.wav"
     embed_folder(embedder, source, tmp_path / "e.h5", "segment")
-    monkeypatch.setattr("weakaudio.batch.runner.WINDOW_SECONDS", 1.5)
+    monkeypatch.setattr("weakaudio.inference.windows.WINDOW_SECONDS", 1.5)
     with pytest.raises(StoreError, match="window_seconds"):
         embed_folder(embedder, source, tmp_path / "e.h5", "segment")
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from weakaudio_data_prep.unlabelled import prepare
 
-from weakaudio.data.mixtures import Mixtures, _filter, mixture_loader
-from weakaudio.errors import ManifestError, ProtocolError
+from weakaudio.data.mixtures import Mixtures, SoundTargets, apply_response, audible, draw_response, mixture_loader
+from weakaudio.data.store import ClipStore
+from weakaudio.errors import ManifestError, ProtocolError, StoreError
 
 MakeWavs = Callable[..., Path]
 RATE = 8000
@@ -85,7 +89,7 @@ def test_mixtures_differ_in_number_speed_and_colour_of_their_sounds(
     mixtures = Mixtures(corpora, 0.5, 200)
     counts, sound = [], Mixtures._sound
 
-    def counted(self: Mixtures, rng: np.random.Generator) -> np.ndarray:
+    def counted(self: Mixtures, rng: np.random.Generator) -> Any:
         counts.append(1)
         return sound(self, rng)
 
@@ -102,7 +106,7 @@ def test_mixtures_differ_in_number_speed_and_colour_of_their_sounds(
     monkeypatch.setattr(mixtures.stores[0], "audio", lambda n: tone)
     monkeypatch.setattr(mixtures.stores[1], "audio", lambda n: tone)
     peaks = [
-        np.abs(np.fft.rfft(sound(mixtures, np.random.default_rng(n)))).argmax() * 2 for n in range(60)
+        np.abs(np.fft.rfft(sound(mixtures, np.random.default_rng(n)).audio)).argmax() * 2 for n in range(60)
     ]  # Hz: the spectrum is of half a second
     assert 0.3 < np.mean(np.abs(np.array(peaks) - 500) > 6) < 0.7  # played at another speed
     assert min(peaks) > 300
@@ -111,7 +115,8 @@ def test_mixtures_differ_in_number_speed_and_colour_of_their_sounds(
 
 def test_some_mixtures_are_filtered_and_some_are_low_passed(rng: np.random.Generator) -> None:
     noise = rng.standard_normal(RATE).astype(np.float32)
-    changed = [_filter(noise, RATE, np.random.default_rng(n)) for n in range(100)]
+    rngs = [np.random.default_rng(n) for n in range(100)]
+    changed = [apply_response(noise, draw_response(rng, RATE, RATE)) for rng in rngs]
     plain = np.mean([np.array_equal(one, noise) for one in changed])
     assert 0.15 < plain < 0.5
     spectra = [np.abs(np.fft.rfft(one)) for one in changed]
@@ -140,3 +145,93 @@ def test_epochs_continue_without_a_gap(corpora: dict[str, float], workers: int) 
         batches += list(loader)
     expected = torch.from_numpy(np.stack([mixtures[n] for n in range(12)]))
     torch.testing.assert_close(torch.cat(batches), expected, rtol=0, atol=0)
+
+
+# ---- targets over time
+
+
+def steps_of(seconds: float, step: float = 0.08) -> np.ndarray:
+    """(R, 2) seconds, centred at multiples of a step."""
+    middles = np.arange(int(seconds / step) + 1) * step
+    return np.stack([middles - step / 2, middles + step / 2], 1).clip(0, seconds)
+
+
+def test_a_sound_is_audible_from_its_onset_to_its_decay_and_through_short_pauses() -> None:
+    time = np.arange(4 * RATE) / RATE
+    steps = np.rint(steps_of(4.0) * RATE).astype(int)
+    middles = steps_of(4.0).mean(1)
+    tone = np.sin(2 * np.pi * 440 * time)
+
+    def heard(envelope: np.ndarray) -> np.ndarray:
+        return audible((0.1 * tone * envelope).astype(np.float32), steps, RATE)
+
+    once, inside = heard((time >= 1.0) & (time < 2.0)), (middles > 1.0) & (middles < 2.0)
+    clear = np.abs(middles[:, None] - [1.0, 2.0]).min(1) > 0.05
+    np.testing.assert_array_equal(once[clear], inside[clear])
+    decaying = heard((time >= 1.0) * 10 ** (1.0 - time))  # by 20 dB a second: 35 dB after 1.75 s
+    assert abs(middles[decaying].max() - 2.75) < 0.1
+    assert heard(((time < 1.0) | (time >= 1.2)) * 1.0).all()  # a pause of 0.2 s
+    assert not heard(((time < 1.0) | (time >= 1.8)) * 1.0).all()
+    assert not heard(np.zeros(len(time))).any()
+
+
+def targets_of(path: Path, folder: str, labels: int = 3) -> Path:
+    """A file of targets in which clip n of a store has class n % labels."""
+    keys = ClipStore(Path(folder) / "store").keys
+    probs = np.eye(labels, dtype=np.float16)[np.arange(len(keys)) % labels]
+    with h5py.File(path, "w") as file:
+        file["paths"], file["first"], file["probs"] = keys, np.arange(len(keys) + 1), probs
+        file.attrs["labels"] = json.dumps([str(n) for n in range(labels)])
+    return path
+
+
+def test_a_target_has_the_classes_of_its_sounds_where_they_are_audible(
+    corpora: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, sound = [], Mixtures._sound
+
+    def recorded(self: Mixtures, rng: np.random.Generator) -> Any:
+        drawn.append(sound(self, rng))
+        return drawn[-1]
+
+    monkeypatch.setattr(Mixtures, "_sound", recorded)
+    files = [targets_of(tmp_path / f"{n}.h5", folder) for n, folder in enumerate(corpora)]
+    times = steps_of(2.0)
+    mixtures = Mixtures(corpora, 2.0, 60, targets=files, times=times)
+    plain = Mixtures(corpora, 2.0, 60)
+    for n in range(60):
+        drawn.clear()
+        audio, target = mixtures[n]
+        np.testing.assert_array_equal(audio, plain[n])
+        assert target.shape == (len(times), 3)
+        level = np.array([np.abs(audio[a:b]).max(initial=0) for a, b in np.rint(times * RATE).astype(int)])
+        assert (target[level > 0.1 * level.max()].max(1) > 0).all()
+        assert set(np.flatnonzero(target.max(0))) <= {one.clip % 3 for one in drawn}
+    assert {float(mixtures[n][1].mean()) for n in range(9)} != {1.0}
+    waveform, batch = next(iter(mixture_loader(mixtures, 4, workers=0)))
+    assert (waveform.shape, batch.shape) == ((4, 2 * RATE), (4, len(times), 3))
+
+
+def test_targets_of_another_store_or_other_classes_are_refused(corpora: dict[str, float], tmp_path: Path) -> None:
+    short, long = corpora
+    other = [targets_of(tmp_path / "a.h5", short), targets_of(tmp_path / "b.h5", long, 4)]
+    with pytest.raises(ProtocolError, match="same classes"):
+        Mixtures(corpora, 1.0, 9, targets=other, times=steps_of(1.0))
+    with pytest.raises(StoreError, match="clips are missing"):
+        SoundTargets(other[1], ClipStore(Path(short) / "store"))
+    (tmp_path / "c.h5").write_bytes(b"nothing")
+    with pytest.raises(StoreError, match=r"c\.h5: no targets of sounds"):
+        SoundTargets(tmp_path / "c.h5", ClipStore(Path(short) / "store"))
+
+
+def test_a_long_sound_has_the_classes_of_the_excerpts_that_are_heard(make_wavs: MakeWavs, tmp_path: Path) -> None:
+    root = make_wavs({"a/long.wav": np.full(12 * RATE, 0.1, np.float32)})
+    prepare(str(root / "a"), str(tmp_path / "long"), RATE, held_out=0.0)
+    store = ClipStore(tmp_path / "long" / "store")
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["paths"], file["first"], file["probs"] = store.keys, [0, 3], np.eye(3, dtype=np.float16)
+        file.attrs["labels"] = json.dumps(list("abc"))
+    targets = SoundTargets(tmp_path / "t.h5", store)
+    assert targets(0, 0, RATE).tolist() == [1, 0, 0]
+    assert targets(0, 4 * RATE, 6 * RATE).tolist() == [1, 1, 0]
+    assert targets(0, 11 * RATE, 12 * RATE).tolist() == [0, 0, 1]

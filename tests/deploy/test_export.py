@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet": {"width": 1 / 8},
     "cnn14": {"width": 1 / 16},
     "flash": {"stages": [("dense", 1, 8)] * 4, "n_features": 16},
+    "flash-fine": {"stages": [("dense", 1, 8)] * 4, "n_features": 16, "score_stride": 4, "score_width": 8},
     **{
         f"flash-{name}": {"stages": [(f"dense+{name}", 2, 8)] * 4, "n_features": 16}
         for name in OPERATORS
@@ -74,7 +75,9 @@ def assert_parity(tagger: OnnxTagger, model: Model, clips: torch.Tensor) -> None
     np.testing.assert_allclose(found.embeddings / scale, expected.embeddings.numpy() / scale, rtol=0, atol=1e-4)
     times = tagger.segment_times(clips.shape[1])
     np.testing.assert_array_equal(times, model.segment_times(clips.shape[1]))
-    assert len(times) == probs.shape[1]
+    assert len(times) == found.embeddings.shape[1]
+    np.testing.assert_array_equal(tagger.score_times(clips.shape[1]), model.score_times(clips.shape[1]))
+    assert len(tagger.score_times(clips.shape[1])) == probs.shape[1]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -172,8 +175,8 @@ def test_a_file_is_one_valid_onnx_of_the_pinned_opset_and_the_same_each_time(
 class DecidingFlash(FlashCNN):
     """Halves what clips of more than 20 s sound like, which the trace's example is not."""
 
-    def forward_trunk(self, logmel: torch.Tensor, lengths: torch.Tensor | None = None) -> Any:
-        return super().forward_trunk(logmel / 2 if logmel.shape[1] > 2000 else logmel, lengths)
+    def stage_maps(self, x: torch.Tensor, lengths: torch.Tensor | None) -> list[torch.Tensor]:
+        return super().stage_maps(x / 2 if x.shape[2] > 2000 else x, lengths)
 
 
 def test_a_network_that_tracing_would_change_is_refused(randomise: Randomise, tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ CASES = {
     "windowed-cnn": ("windowed-cnn", {"n_mels": 64, "width": 1 / 8}, "16k"),
     "cnn14": ("cnn14", {"n_mels": 64, "width": 1 / 16}, "panns-32k"),
     "flash": ("flash", {"n_mels": 64, "stages": [("dense", 1, 8)] * 4, "n_features": 16}, "16k"),
+    "flash, finer scores": (
+        "flash",
+        {"n_mels": 64, "stages": [("dense", 1, 8)] * 4, "n_features": 16, "score_stride": 4, "score_width": 8},
+        "16k",
+    ),
     "flash, mirrored ends": ("flash", {"n_mels": 128, "stages": [("dense", 1, 8)] * 4}, "efficientat-32k"),
     "stacked": ("stacked", {"base": "weakcnn", "base_config": {"n_classes": 4, "n_mels": 64, "width": 1 / 8}}, "16k"),
 }
@@ -68,6 +73,12 @@ def test_a_recording_in_windows_is_the_recording_as_a_whole(
     times = np.concatenate([part.times[part.core] for part in parts])
     np.testing.assert_allclose(core, whole.segments, atol=1e-4)
     np.testing.assert_allclose(times, whole.times, atol=1e-9)
+
+    (scored,) = embedder.score_windows([Window(clip)])
+    scores = embedder.score_windows(windows)
+    core, times = (np.concatenate([getattr(part, of)[part.core] for part in scores]) for of in ("segments", "times"))
+    np.testing.assert_allclose(core, scored.segments, atol=1e-4)
+    np.testing.assert_allclose(times, model.score_times(len(clip)), atol=1e-9)
 
     starts = np.cumsum([0] + [len(part.segments[part.core]) for part in parts])
     for n, part in enumerate(parts):  # the context is right, too
@@ -121,7 +132,9 @@ def test_networks_that_depend_on_all_of_a_clip_see_a_window_with_what_is_around(
     windows = list(cut(model, [clip]))
     parts = Embedder(model).embed_windows(windows)
     assert sum(len(part.segments) for part in parts) == len(model.segment_times(len(clip)))
-    assert {round(len(window.audio) / 16000) for window in windows[:1]} == {45}  # 40 s and 5 s after it
+    assert all(10 <= len(window.audio) / 16000 < 11 for window in windows[2:-2])  # as long as it was trained on
+    network.clip_seconds = None
+    assert {round(len(window.audio) / 16000) for window in list(cut(model, [clip]))[:1]} == {45}  # and 5 s after it
 
 
 def test_summaries_of_parts_are_those_of_the_whole() -> None:

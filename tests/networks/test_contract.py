@@ -25,7 +25,7 @@ from weakaudio.pretrained.registry import load_model
 Randomise = Callable[..., Network]
 
 RATE = 16000  # of the front end "16k": one frame per 160 samples, one segment per 64 or 32 frames
-CHOICES: dict[str, Iterable[str]] = {"pooling": POOLINGS, "coverage": COVERAGES}
+CHOICES: dict[str, Iterable[object]] = {"pooling": POOLINGS, "coverage": COVERAGES, "score_stride": (None, 4, 16)}
 SMALL: dict[str, dict[str, object]] = {
     "weakcnn": {"width": 1 / 8},
     "windowed-cnn": {"width": 1 / 8},
@@ -48,7 +48,7 @@ def networks(*choices: str, **fixed: str) -> pytest.MarkDecorator:
         rest = {key: value for key, value in fixed.items() if takes(name, key)}
         for values in itertools.product(*(CHOICES[choice] for choice in own)):
             config = {**rest, **dict(zip(own, values, strict=True))}
-            cases.append(pytest.param(name, config, id="-".join([name, *values])))
+            cases.append(pytest.param(name, config, id="-".join(map(str, [name, *values]))))
     return pytest.mark.parametrize(("name", "config"), cases)
 
 
@@ -67,10 +67,11 @@ def clips_of(lengths: list[int]) -> list[Tensor]:
 
 
 def assert_same_clip(together: Output, row: int, alone: Output, tolerance: float = 1e-5) -> None:
-    count = int(together.mask[row].sum())
-    assert together.mask[row, :count].all()
-    assert alone.mask.all()
-    for name in ("embeddings", "segment_logits"):
+    for name, mask in (("embeddings", "mask"), ("segment_logits", "score_mask")):
+        inside = getattr(together, mask)[row]
+        count = int(inside.sum())
+        assert inside[:count].all()
+        assert getattr(alone, mask).all()
         expected, value = getattr(alone, name)[0], getattr(together, name)[row, :count]
         torch.testing.assert_close(value, expected, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
     torch.testing.assert_close(together.clip_probs[row], alone.clip_probs[0], rtol=0, atol=tolerance)
@@ -86,7 +87,7 @@ borders = st.builds(
 lengths_of_clips = st.lists(st.one_of(borders, seconds), min_size=2, max_size=3)
 
 
-@networks("pooling", "coverage")
+@networks("pooling", "coverage", "score_stride")
 @settings(max_examples=5)
 @example(lengths=[1, 2])
 @given(lengths=lengths_of_clips)
@@ -102,7 +103,7 @@ def test_a_clip_has_the_same_output_alone_and_in_a_batch(
             assert_same_clip(together, row, model(clip[None]))
 
 
-@networks("coverage", pooling="attention")
+@networks("coverage", "score_stride", pooling="attention")
 def test_a_clip_of_one_sample_has_the_same_output_beside_one_of_two_minutes(
     randomise: Randomise, name: str, config: dict[str, str]
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_clip_of_one_sample_has_the_same_output_beside_one_of_two_minutes(
             assert_same_clip(together, row, model(clip[None]))
 
 
-@networks("coverage", pooling="attention")
+@networks("coverage", "score_stride", pooling="attention")
 @settings(max_examples=15)
 @given(n_frames=st.integers(1, 500), more=st.integers(0, 200))
 def test_padding_is_ignored(
@@ -128,23 +129,24 @@ def test_padding_is_ignored(
         assert_same_clip(together, 0, network(logmel[:, :n_frames]))
 
 
-@networks("pooling", "coverage")
+@networks("pooling", "coverage", "score_stride")
 def test_output_has_the_shapes_of_the_contract(name: str, config: dict[str, str]) -> None:
     network = tiny(name, config).eval()
     lengths = torch.tensor([500, 130, 1])
     output = network(torch.rand(3, 500, 64), lengths)
-    segments = network.geometry.n_segments(500)
-    assert output.segment_logits.shape == (3, segments, 5)
+    segments, steps = network.geometry.n_segments(500), network.score_geometry.n_segments(500)
+    assert output.segment_logits.shape == (3, steps, 5)
+    assert output.score_mask.sum(1).tolist() == [network.score_geometry.n_segments(n) for n in lengths.tolist()]
     assert output.embeddings.shape == (3, segments, network.n_features)
     assert output.mask.sum(1).tolist() == [network.geometry.n_segments(n) for n in lengths.tolist()]
     assert output.clip_probs.shape == (3, 5)
     assert output.clip_probs.dtype == torch.float32
     embeddings, mask = network.forward_features(torch.rand(3, 500, 64), lengths)
-    assert network.forward_head(embeddings).shape == output.segment_logits.shape
+    assert network.forward_head(embeddings).shape == (3, segments, 5)
     assert torch.equal(mask, output.mask)
 
 
-@networks("coverage")
+@networks("coverage", "score_stride")
 def test_cached_trunks_can_be_batched_with_others(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     """Cut to the clip's own rows, and zero-padded in another batch."""
     network = randomise(tiny(name, config))
@@ -164,14 +166,14 @@ def test_cached_trunks_can_be_batched_with_others(randomise: Randomise, name: st
     torch.testing.assert_close(alone[0], expected[1][mask[1]], rtol=0, atol=1e-5)
 
 
-@networks("pooling", "coverage")
+@networks("pooling", "coverage", "score_stride")
 def test_output_is_deterministic(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     logmel, lengths = torch.rand(3, 300, 64), torch.tensor([300, 200, 7])
     first, second = (randomise(tiny(name, config))(logmel, lengths) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@networks("coverage", pooling="attention")
+@networks("coverage", "score_stride", pooling="attention")
 def test_fusing_preserves_the_output(randomise: Randomise, name: str, config: dict[str, str]) -> None:
     network = randomise(tiny(name, config))
     logmel, lengths = torch.rand(3, 431, 64), torch.tensor([431, 200, 7])
@@ -182,7 +184,7 @@ def test_fusing_preserves_the_output(randomise: Randomise, name: str, config: di
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-5)
 
 
-@networks("pooling", "coverage")
+@networks("pooling", "coverage", "score_stride")
 def test_config_rebuilds_the_network_also_after_a_new_classifier(
     randomise: Randomise, name: str, config: dict[str, str]
 ) -> None:
@@ -259,7 +261,7 @@ def test_a_model_needs_one_label_per_class() -> None:
         Model(tiny("weakcnn"), "16k", ["a", "b"])
 
 
-@networks("coverage")
+@networks("coverage", "score_stride")
 @settings(max_examples=15)
 @given(n_samples=st.integers(1, 5 * RATE))
 def test_a_model_gives_times_of_each_segment(name: str, config: dict[str, str], n_samples: int) -> None:
@@ -272,6 +274,8 @@ def test_a_model_gives_times_of_each_segment(name: str, config: dict[str, str], 
     assert times[0, 0] == 0
     assert (times[:, 0] < times[:, 1]).all()
     assert times.max() <= n_samples / RATE
+    with torch.no_grad():
+        assert model(torch.zeros(1, n_samples)).score_mask.shape[1] == len(model.score_times(n_samples))
 
 
 def test_a_model_applies_its_front_end() -> None:

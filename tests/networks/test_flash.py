@@ -49,10 +49,11 @@ LOCAL = [name for name in ARCHITECTURES if name not in ("attention", "recurrence
 
 def test_maps_halve_and_there_is_one_embedding_per_32_frames(randomise: Callable[..., Network]) -> None:
     net = randomise(tiny())
-    maps, embeddings, mask = net.forward_maps(torch.randn(2, 100, 64))
+    maps, embeddings, mask, lengths = net.forward_maps(torch.randn(2, 100, 64))
     assert [tuple(m.shape) for m in maps] == [(2, 4, 25, 16), (2, 8, 13, 8), (2, 8, 7, 4), (2, 16, 4, 2)]
     assert embeddings.shape == (2, 4, 12)
     assert mask.all()
+    assert lengths.tolist() == [100, 100]
 
 
 def test_a_segment_is_centred_on_its_time_and_has_a_finite_receptive_field(randomise: Callable[..., Network]) -> None:
@@ -85,11 +86,42 @@ def test_a_segment_is_centred_on_its_time_and_has_a_finite_receptive_field(rando
         ({"stages": (*STAGES[:3], (7, 1, 4))}, "operator '7': unknown"),
         ({"stages": (*STAGES[:3], ("dense", 1, 0))}, "1 blocks and 0 channels"),
         ({"n_features": 0}, "0 features"),
+        ({"score_stride": 5}, "score_stride 5: expected"),
+        ({"score_stride": 32}, "score_stride 32: expected"),
     ],
 )
 def test_an_invalid_architecture_is_refused(config: dict[str, object], words: str) -> None:
     with pytest.raises(WeakAudioError, match=words):
         FlashCNN(**{"n_classes": 5, "n_mels": 64, "stages": STAGES, "n_features": 12, **config})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_scores_finer_than_embeddings_are_centred_and_see_no_further_than_the_context(
+    randomise: Callable[..., Network], stride: int
+) -> None:
+    """From each step of a segment; so that a recording can be scored in blocks."""
+    net, segment = randomise(tiny(score_stride=stride, score_width=8)), 30
+    ratio = 32 // stride
+    for step in (segment * ratio - ratio // 2, segment * ratio, segment * ratio + ratio // 2 - 1):
+        logmel = torch.randn(1, 60 * 32, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        net(logmel).segment_logits[0, step].square().sum().backward()
+        assert logmel.grad is not None
+        seen = torch.nonzero(logmel.grad[0].abs().amax(1))[:, 0]
+        start = net.geometry.hop * segment - net.geometry.lead
+        assert net.context is not None
+        assert seen.min() >= start - net.context
+        assert seen.max() < start + net.geometry.span + net.context
+        assert abs(int(logmel.grad[0].square().sum(1).argmax()) - stride * step) <= 4 * stride
+    times = Model(net, "16k", list("abcde")).score_times(200_000)
+    np.testing.assert_allclose(times.mean(1)[1:-1], 0.01 * stride * np.arange(1, len(times) - 1))
+    assert (times[1:, 0] == times[:-1, 1]).all()
+
+
+def test_a_new_classifier_scores_in_the_steps_of_the_embeddings(randomise: Callable[..., Network]) -> None:
+    net = randomise(tiny(score_stride=4))
+    net.reset_classifier(2)
+    assert net.score_geometry == net.geometry
+    assert net(torch.randn(1, 100, 64)).segment_logits.shape == (1, 4, 2)
 
 
 def test_blocks_alternate_between_operators() -> None:

@@ -78,6 +78,21 @@ def test_a_run_killed_before_it_wrote_its_model_writes_it_when_resumed(
     assert train(str(tmp_path), epochs=1, **arguments).read_bytes() == whole
 
 
+def test_a_student_with_finer_scores_learns_targets_that_are_made_once(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    fine = {"stages": STAGES, "n_features": 8, "score_stride": 4, "score_width": 8}
+    path = train(str(tmp_path / "fine"), epochs=1, **{**arguments, "network_config": fine}, over_time=True)
+    model = load_model(path)
+    assert len(model.score_times(32000)) == 25  # every 40 ms
+    assert "train_targets" in pd.read_csv(path.parent / "metrics.csv")
+    (corpus,) = arguments["corpora"]
+    (made,) = Path(corpus).glob("targets-*.h5")
+    before = made.stat().st_mtime_ns
+    train(str(tmp_path / "again"), epochs=1, **{**arguments, "network_config": fine}, over_time=True)
+    assert made.stat().st_mtime_ns == before
+
+
 def test_a_run_resumes_only_with_the_same_settings(arguments: dict[str, Any], tmp_path: Path) -> None:
     train(str(tmp_path), epochs=1, **arguments)
     with pytest.raises(ProtocolError, match="seed 0, now 5"):

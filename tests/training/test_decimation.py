@@ -69,9 +69,13 @@ def test_decimation_does_not_shift_in_time(frame_stride: int) -> None:
 def test_all_features_of_a_teacher_get_the_students_resolution() -> None:
     embeddings = torch.arange(10.0).reshape(1, 5, 2)
     features = Features(
-        [torch.ones(1, 3, 40, 4), torch.ones(1, 2, 5, 2)], embeddings, torch.ones(1, 5, dtype=torch.bool)
+        [torch.ones(1, 3, 40, 4), torch.ones(1, 2, 5, 2)],
+        embeddings,
+        torch.ones(1, 5, dtype=torch.bool),
+        torch.tensor([157]),
     )
-    maps, means, mask = decimate_features(features, 2)
+    maps, means, mask, lengths = decimate_features(features, 2)
+    assert lengths.tolist() == [79]
     assert [x.shape[2] for x in maps] == [20, 3]
     torch.testing.assert_close(means, torch.tensor([[[2 / 3, 5 / 3], [4.0, 5.0], [22 / 3, 25 / 3]]]))
     assert mask.tolist() == [[True] * 3]

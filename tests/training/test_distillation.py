@@ -55,6 +55,37 @@ def test_every_term_of_the_loss_falls_on_repeated_audio(teacher: Path) -> None:
         assert last[name] < 0.7 * first[name], name
 
 
+def test_a_target_over_time_is_learnt_by_a_head_with_finer_scores(teacher: Path, tmp_path: Path) -> None:
+    """The class of a tone, where it sounds; a student without that head may be the start of one with it."""
+    start = distiller(teacher)
+    save_model(start.model, tmp_path / "start.safetensors")
+    config = {"stages": STAGES, "n_features": 24, "score_stride": 4, "score_width": 16}
+    more = {"learning_rate": 1e-2, "init_from": str(tmp_path / "start.safetensors")}
+    student = Distiller(str(teacher), "flash", config, steps=100, warmup=0, **more)  # type: ignore[arg-type]
+    for name, tensor in start.model.network.state_dict().items():
+        torch.testing.assert_close(student.model.network.state_dict()[name], tensor)
+    audio, times = 0.1 * noise(), student.model.score_times(32000)
+    targets = torch.zeros(4, len(times), 3)
+    for n, first in enumerate((5000, 12000, 18000, 24000)):
+        audio[n, first : first + 8000] += torch.sin(torch.arange(8000) * 0.3)
+        middles = torch.from_numpy(times.mean(1) * 32000)
+        targets[n, (middles >= first) & (middles < first + 8000), 1] = 1.0
+    optimizer = student.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
+    for _ in range(150):
+        optimizer.zero_grad()
+        student.losses(audio, targets)["targets"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        probs = student.model(audio).segment_logits.sigmoid()
+    assert probs[targets == 1].mean() > 0.8
+    assert probs[..., 1][targets[..., 1] == 0].mean() < 0.2
+    total = student.training_step([audio, targets], 0)
+    parts = student.losses(audio, targets)
+    weights = {"scores": 0.3, "targets": 0.3, "embedding": 2.0, "maps": 8.0}
+    expected = sum(weights[name] * float(value) for name, value in parts.items())
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
 def around(embeddings: torch.Tensor, n: int, width: int) -> torch.Tensor:
     """Mean of `width` segments around the n-th, within the clip."""
     start = min(max(n - width // 2, 0), max(len(embeddings) - width, 0))

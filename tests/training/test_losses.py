@@ -14,7 +14,7 @@ def output(seed: int = 0) -> Output:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
     logits = torch.randn(3, 5, 4, generator=generator).masked_fill(~mask[:, :, None], 50.0)
-    return Output(logits, torch.rand(3, 4, generator=generator), torch.zeros(3, 5, 2), mask)
+    return Output(logits, torch.rand(3, 4, generator=generator), torch.zeros(3, 5, 2), mask, mask)
 
 
 TARGETS = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).float()

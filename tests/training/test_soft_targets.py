@@ -13,6 +13,7 @@ import torch
 from weakaudio.cli import app
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.datamodule import ClipDataset, clip_loader
+from weakaudio.data.mixtures import SoundTargets
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError, WeakAudioError
 from weakaudio.networks import build_network
 from weakaudio.networks.model import Model
@@ -21,7 +22,7 @@ from weakaudio.pretrained.registry import load_model
 from weakaudio.training.fit import train
 from weakaudio.training.lightning_module import TaggingModule
 from weakaudio.training.losses import weak_loss
-from weakaudio.training.soft_targets import open_teacher, write_soft_targets
+from weakaudio.training.soft_targets import open_teacher, write_soft_targets, write_sound_targets
 
 LABELS = ["onset", "macro_average"]
 TINY: dict[str, Any] = {"network_config": {"width": 0.0625}, "front_end": "16k"}
@@ -159,3 +160,19 @@ def test_the_command_writes_the_file(tones: Path, dataset: ClipDataset, tmp_path
     assert result.exit_code == 0
     assert "12 clips ->" in result.output
     open_teacher(tmp_path / "s.h5", dataset, LABELS)
+
+
+def test_targets_of_sounds_are_the_greater_of_two_views_of_each_excerpt(tones: Path, tmp_path: Path) -> None:
+    corpus, model = Corpus(tones), load_model(teacher(tmp_path))
+    write_sound_targets(model, corpus, tmp_path / "t.h5", batch=5)
+    found = SoundTargets(tmp_path / "t.h5", corpus.store)
+    assert found.labels == LABELS
+    for clip in (0, 1, 35):
+        sound = corpus.store.audio(clip)
+        alone = np.pad(sound, (0, max(32000 - len(sound), 0)))
+        repeated = np.resize(np.concatenate([sound, np.zeros(8000, np.float32)]), 80000)
+        with torch.no_grad():
+            views = [model(torch.from_numpy(view)[None]).clip_probs[0].numpy() for view in (alone, repeated)]
+        np.testing.assert_allclose(found(clip, 0, len(sound)), np.maximum(*views), atol=1e-3)
+    with pytest.raises(ProtocolError, match="clips at 16000 Hz, the model takes 44100"):
+        write_sound_targets(load_model(teacher(tmp_path, front_end="paper-44k")), corpus, tmp_path / "u.h5")

@@ -110,7 +110,7 @@ def detect_folder(
     folder = source if isinstance(source, str | Path) else None
     check_output([own.name for own in recordings], detector.model.labels, out, format, folder)
     analysis = ScoreAnalysis(detector)
-    with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
+    with open_checkpoint(analysis, source, out, overwrite) as checkpoint:
         analysis.settings = checkpoint.settings  # an earlier run may have kept scores above a lower floor
         analyse_recordings(analysis, recordings, checkpoint, engine)
         done, failures = collect_outcomes(checkpoint, recordings, unreadable, out, source)

@@ -121,7 +121,7 @@ def embed_folder(
     check_suffix(out)
     recordings, unreadable = find_recordings(source, include, exclude)
     analysis = EmbeddingAnalysis(embedder, level)
-    with open_checkpoint(analysis.settings, source, out, overwrite) as checkpoint:
+    with open_checkpoint(analysis, source, out, overwrite) as checkpoint:
         analyse_recordings(analysis, recordings, checkpoint, engine)
         done, failures = collect_outcomes(checkpoint, recordings, unreadable, out, source)
         names = [own.name for own in done]

@@ -19,7 +19,7 @@ from weakaudio.batch.checkpoint import Arrays, Outcome, RunCheckpoint
 from weakaudio.batch.recordings import FAILURES, Recording, check_failures, write_failures
 from weakaudio.errors import AudioError, StoreError, WeakAudioError
 from weakaudio.files import printable
-from weakaudio.inference.windows import WINDOW_SECONDS, Window, cut_clip, cut_file
+from weakaudio.inference.windows import Window, core_seconds, cut_clip, cut_file
 from weakaudio.networks.model import Model
 from weakaudio.progress import hours_done
 
@@ -102,7 +102,7 @@ def checkpoint_path(out: Path) -> Path:
 
 @contextmanager
 def open_checkpoint(
-    settings: dict[str, Any], source: str | Path | Sequence[Recording], out: Path, overwrite: bool
+    analysis: Analysis, source: str | Path | Sequence[Recording], out: Path, overwrite: bool
 ) -> Iterator[RunCheckpoint]:
     """Open the checkpoint of an output for the length of a run.
 
@@ -121,7 +121,8 @@ def open_checkpoint(
     check_writable(out)
     check_failures(out)
     where = printable(str(Path(source).resolve())) if isinstance(source, str | Path) else "a list"
-    checkpoint = RunCheckpoint(path, {**settings, "window_seconds": WINDOW_SECONDS}, where, overwrite)
+    settings = {**analysis.settings, "window_seconds": core_seconds(analysis.model)}
+    checkpoint = RunCheckpoint(path, settings, where, overwrite)
     try:
         yield checkpoint
     finally:

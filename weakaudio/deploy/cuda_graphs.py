@@ -81,12 +81,16 @@ class GraphedModel:
         bucket.logmel.copy_(pad(logmel, (0, 0, 0, frames - logmel.shape[1], 0, others)))
         bucket.lengths.copy_(pad(n_frames, (0, others), value=1))
         bucket.replay()
-        segments, out = self.model.network.geometry.n_segments(logmel.shape[1]), bucket.output
+        network, out = self.model.network, bucket.output
+        segments, steps = (
+            geometry.n_segments(logmel.shape[1]) for geometry in (network.geometry, network.score_geometry)
+        )
         return Output(  # copies, as the next replay overwrites these
-            out.segment_logits[:clips, :segments].clone(),
+            out.segment_logits[:clips, :steps].clone(),
             out.clip_probs[:clips].clone(),
             out.embeddings[:clips, :segments].clone(),
             out.mask[:clips, :segments].clone(),
+            out.score_mask[:clips, :steps].clone(),
         )
 
     def _capture(self, seconds: float) -> _Bucket:

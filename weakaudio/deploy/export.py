@@ -19,6 +19,7 @@ from weakaudio.deploy.onnx_tagger import FORMAT_VERSION, INPUTS, OUTPUTS, OnnxOu
 from weakaudio.deploy.product_logmel import ProductLogMel
 from weakaudio.errors import WeakAudioError
 from weakaudio.files import atomic_write
+from weakaudio.networks.contract import Features, StagedNetwork
 from weakaudio.networks.model import Model
 from weakaudio.pretrained.checkpoint import model_checksum
 
@@ -95,14 +96,18 @@ class _Graph(nn.Module):
         self.extra_rows = geometry.span // geometry.hop - 1  # that a segment spans beyond its own
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Waveforms (B, N) or log-mels (B, T, F) to probabilities (B, S, C) and (B, C) and embeddings (B, S, D)."""
+        """Waveforms (B, N) or log-mels (B, T, F) to probabilities (B, R, C) and (B, C) and embeddings (B, S, D)."""
         logmel = _at_least(self.front_end(batch), 1, self.least_frames)
-        x, _ = self.network.forward_trunk(logmel)
-        x = _at_least(x, 2, 1 + self.extra_rows)
-        mask = torch.ones((x.shape[0], x.shape[2] - self.extra_rows), dtype=torch.bool)
-        embeddings = self.network.forward_last(x, mask)
-        logits = self.network.score_segments(embeddings, mask)
-        return logits.sigmoid(), self.network.score_clips(embeddings, logits, mask), embeddings
+        if isinstance(self.network, StagedNetwork):
+            features = self.network.extract(logmel)
+        else:
+            x, _ = self.network.forward_trunk(logmel)
+            x = _at_least(x, 2, 1 + self.extra_rows)
+            mask = torch.ones((x.shape[0], x.shape[2] - self.extra_rows), dtype=torch.bool)
+            features = Features([], self.network.forward_last(x, mask), mask, mask.sum(1))
+        logits, _ = self.network.score_steps(features)
+        clip_probs = self.network.score_clips(features.embeddings, logits, features.mask)
+        return logits.sigmoid(), clip_probs, features.embeddings
 
 
 def _at_least(x: Tensor, dim: int, size: int) -> Tensor:
@@ -140,7 +145,7 @@ def _trace(model: Model, front_end: FrontEndPlace) -> bytes:
                 output_names=list(OUTPUTS),
                 dynamic_axes={
                     name: {0: "clips", 1: "samples" if front_end == "inside" else "frames"},
-                    "segment_probs": {0: "clips", 1: "segments"},
+                    "segment_probs": {0: "clips", 1: "steps"},
                     "clip_probs": {0: "clips"},
                     "embeddings": {0: "clips", 1: "segments"},
                 },
@@ -160,6 +165,7 @@ def _header(model: Model, front_end: FrontEndPlace) -> dict[str, Any]:
         "front_end": model.front_end.to_dict(),
         "sample_rate": model.sample_rate,
         "geometry": asdict(model.network.geometry),
+        "score_geometry": asdict(model.network.score_geometry),
         "labels": model.labels,
         "metadata": model.metadata,
     }

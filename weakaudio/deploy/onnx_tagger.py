@@ -24,7 +24,7 @@ class OnnxOutput(NamedTuple):
     """Outputs of an ONNX file for a batch."""
 
     segment_probs: NDArray[np.float32]
-    """(B, S, C)"""
+    """(B, R, C)"""
     clip_probs: NDArray[np.float32]
     """(B, C)"""
     embeddings: NDArray[np.float32]
@@ -105,14 +105,14 @@ class OnnxTagger:
     def segments(
         self, audio: NDArray[np.floating], sample_rate: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """(S, C) probabilities and (S, 2) start and end of each segment in seconds; arguments as for `tag`."""
-        scores, times = self._run(audio, sample_rate)
-        return scores.segment_probs[0], times
+        """(R, C) probabilities and (R, 2) start and end in seconds of each step; arguments as for `tag`."""
+        scores, n_samples = self._run(audio, sample_rate)
+        return scores.segment_probs[0], self.score_times(n_samples)
 
     def embed(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """(S, D) embeddings and (S, 2) start and end of each segment in seconds; arguments as for `tag`."""
-        scores, times = self._run(audio, sample_rate)
-        return scores.embeddings[0], times
+        scores, n_samples = self._run(audio, sample_rate)
+        return scores.embeddings[0], self.segment_times(n_samples)
 
     def scores(self, batch: NDArray[np.float32]) -> OnnxOutput:
         """Run the file on waveforms (B, N) at `sample_rate`, or on log-mels (B, T, F): clips of one length.
@@ -132,13 +132,20 @@ class OnnxTagger:
             return OnnxOutput(*self._session.run(list(OUTPUTS), {self.input: batch}))
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
-        """(S, 2) start and end in seconds of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        """(S, 2) start and end in seconds of the embeddings of a clip of `n_samples` samples at `sample_rate`."""
+        return self._times(self._geometry, n_samples)
+
+    def score_times(self, n_samples: int) -> NDArray[np.float64]:
+        """(R, 2) start and end in seconds of the steps of `segments`, likewise."""
+        return self._times(self._score_geometry, n_samples)
+
+    def _times(self, geometry: SegmentGeometry, n_samples: int) -> NDArray[np.float64]:
         # As `FrontEnd.n_frames`, whose module imports torch.
         hop_length, n_dropped = self.front_end["hop_length"], self.front_end["pre_emphasis"] != 0
         n_frames = frame_count(max(n_samples - n_dropped, 0), hop_length)
-        return self._geometry.times(n_frames, hop_length / self.sample_rate, n_samples / self.sample_rate)
+        return geometry.times(n_frames, hop_length / self.sample_rate, n_samples / self.sample_rate)
 
-    def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[OnnxOutput, NDArray[np.float64]]:
+    def _run(self, audio: NDArray[np.floating], sample_rate: int) -> tuple[OnnxOutput, int]:
         if self.front_end_place != "inside":
             raise WeakAudioError(
                 f"{self.path}: takes log-mels, not audio: export the model with its front end inside, or give "
@@ -146,7 +153,7 @@ class OnnxTagger:
             )
         check_sample_rate(sample_rate, "audio")
         samples = resample(mono_floats(audio), sample_rate, self.sample_rate)
-        return self.scores(samples[None]), self.segment_times(len(samples))
+        return self.scores(samples[None]), len(samples)
 
     def _read_header(self, header: str) -> None:
         try:
@@ -162,6 +169,8 @@ class OnnxTagger:
             self.front_end, self.front_end_place = facts["front_end"], facts["front_end_place"]
             self.input = INPUTS[self.front_end_place]
             self._geometry, self.metadata = SegmentGeometry(**facts["geometry"]), facts[_METADATA[version]]
+            # Files from before December 2026 have one geometry.
+            self._score_geometry = SegmentGeometry(**facts.get("score_geometry", facts["geometry"]))
             names = [
                 [tensor.name for tensor in side] for side in (self._session.get_inputs(), self._session.get_outputs())
             ]
@@ -174,7 +183,7 @@ class OnnxTagger:
             n_classes = self._session.get_outputs()[1].shape[1]
             if n_classes != len(self.labels):
                 raise ValueError(f"{len(self.labels)} labels for {n_classes} classes")
-            self.segment_times(1)
+            self.segment_times(1), self.score_times(1)
         except (ValueError, LookupError, TypeError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{self.path}: its metadata are damaged ({error!r}); export the model again"

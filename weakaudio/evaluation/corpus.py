@@ -189,9 +189,9 @@ def _score(
         scores[batch.clips] = output.clip_probs.cpu()
         if not strong:
             continue
-        probs, mask = output.segment_logits.float().sigmoid().cpu().numpy(), output.mask.cpu().numpy()
+        probs, mask = output.segment_logits.float().sigmoid().cpu().numpy(), output.score_mask.cpu().numpy()
         for n, clip, inside in zip(batch.clips.tolist(), probs, mask, strict=True):
-            frames[keys[n]] = score_frames(clip[inside], model.segment_times(int(dataset.n_samples[n])))
+            frames[keys[n]] = score_frames(clip[inside], model.score_times(int(dataset.n_samples[n])))
     references = reference_events(corpus, keys) if strong else {}
     clips = ScoredClips(frames, references, dict(zip(keys, seconds, strict=True)))
     return _Scored(dataset.targets.astype(np.float32), scores, sum(seconds), clips)

@@ -103,9 +103,9 @@ class Detector:
         )
         self._embedder = Embedder(model, layer="f2", device=device, dtype=dtype)
         self.model, self.device = self._embedder.model, self._embedder.device
-        geometry, front_end = self.model.network.geometry, self.model.front_end
+        geometry, front_end = self.model.network.score_geometry, self.model.front_end
         self.hop = geometry.hop * front_end.hop_length / front_end.sample_rate
-        """seconds from one segment to the next"""
+        """seconds from one score to the next"""
         self.context = -(-geometry.span // geometry.hop) - 1
         """segments on either side of a window's core that overlap it"""
 
@@ -168,7 +168,7 @@ class Detector:
         Files, folders and streams are scored by this method alone. Where segments overlap, the score is their mean
         (`weakaudio.audio.geometry.timeline`).
         """
-        return [self._scores(part) for part in self._embedder.embed_windows(windows)]
+        return [self._scores(part) for part in self._embedder.score_windows(windows)]
 
     def events(self, parts: Iterable[Scores], seconds: float) -> pd.DataFrame:
         """Events of a recording of that length, from its scores: see `find_events`."""

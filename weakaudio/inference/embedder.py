@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -19,6 +19,7 @@ from weakaudio.errors import WeakAudioError
 from weakaudio.inference import DEFAULT_MODEL
 from weakaudio.inference.parts import TIME_POOLINGS, Part, Pooled, join
 from weakaudio.inference.windows import Window, cut_clip, cut_file
+from weakaudio.networks.contract import Features
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_dtype, fused_copy, share, stack
 from weakaudio.pretrained.checkpoint import model_checksum
@@ -165,6 +166,13 @@ class Embedder:
 
     def embed_windows(self, windows: Sequence[Window]) -> list[Part]:
         """Embed windows of recordings (`weakaudio.inference.windows`), in their order."""
+        return self._batched(self._embed, windows)
+
+    def score_windows(self, windows: Sequence[Window]) -> list[Part]:
+        """Class probabilities of windows in the steps of the network's scores, which may be finer than segments."""
+        return self._batched(self._score, windows)
+
+    def _batched(self, job: Callable[[list[Window]], list[Part]], windows: Sequence[Window]) -> list[Part]:
         batches: list[list[int]] = []
         for known in (False, True):  # windows with a known maximum, and clips that bring their own
             places = [n for n, window in enumerate(windows) if (window.loudest is not None) == known]
@@ -173,7 +181,7 @@ class Embedder:
                 [places[k] for k in batch] for batch in bucket(lengths, int(_BATCH_SECONDS * self.sample_rate))
             ]
         chosen = [[windows[n] for n in batch] for batch in batches]
-        parts = share(self._forward, chosen) if self.device.type == "cpu" else [self._forward(one) for one in chosen]
+        parts = share(job, chosen) if self.device.type == "cpu" else [job(one) for one in chosen]
         found = dict(zip(chain.from_iterable(batches), chain.from_iterable(parts), strict=True))
         return [found[n] for n in range(len(windows))]
 
@@ -192,34 +200,51 @@ class Embedder:
         return Embedding(segments, times, self.pool([Pooled.of(part) for part in parts]))
 
     @torch.inference_mode()
-    def _forward(self, windows: list[Window]) -> list[Part]:
-        network = self.model.network
-        waveform, lengths = stack([window.audio for window in windows], self.device)
-        maxima = [window.loudest for window in windows if window.loudest is not None]
-        loudest = torch.tensor(maxima, device=self.device) if maxima else None
-        frames, n_frames = self.model.logmel(waveform, lengths, loudest)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            embeddings, mask = network.forward_features(frames, n_frames)
-        embeddings = embeddings.float()
+    def _embed(self, windows: list[Window]) -> list[Part]:
+        network, features = self.model.network, self._extract(windows)
+        embeddings, mask = features.embeddings, features.mask
         values, probs = {"f1": embeddings}, embeddings.new_empty((len(windows), 0))
         if "f2" in self._layers:
             logits = network.score_segments(embeddings, mask)
-            core = mask.clone()
-            for row, window in zip(core, windows, strict=True):
-                row[: window.first + window.context_before] = False
-                if window.last is not None:
-                    row[window.last - window.context_after :] = False
-            values["f2"], probs = logits.sigmoid(), network.score_clips(embeddings, logits, core)
+            values["f2"], probs = logits.sigmoid(), network.score_clips(embeddings, logits, _core(windows, mask))
         wide = torch.cat([values[layer] for layer in self._layers], 2)
         return [
             self._part(window, segments[inside].cpu().numpy(), of_part.cpu().numpy())
             for window, segments, inside, of_part in zip(windows, wide, mask, probs, strict=True)
         ]
 
-    def _part(self, window: Window, segments: Waveform, probs: Waveform) -> Part:
-        valid = slice(window.first, window.last)
-        times = self.model.segment_times(len(window.audio))[valid] + window.start / self.sample_rate
-        return Part(segments[valid], times, probs, window.context_before, window.context_after)
+    @torch.inference_mode()
+    def _score(self, windows: list[Window]) -> list[Part]:
+        network, features = self.model.network, self._extract(windows)
+        logits, mask = network.score_steps(features)
+        clips = network.score_clips(features.embeddings, logits, _core(windows, features.mask))
+        return [
+            self._part(window, steps[inside].cpu().numpy(), of_part.cpu().numpy(), scores=True)
+            for window, steps, inside, of_part in zip(windows, logits.sigmoid(), mask, clips, strict=True)
+        ]
+
+    def _extract(self, windows: list[Window]) -> Features:
+        """Features in float32."""
+        waveform, lengths = stack([window.audio for window in windows], self.device)
+        maxima = [window.loudest for window in windows if window.loudest is not None]
+        loudest = torch.tensor(maxima, device=self.device) if maxima else None
+        frames, n_frames = self.model.logmel(waveform, lengths, loudest)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            features = self.model.network.extract(frames, n_frames)
+        return features._replace(maps=[x.float() for x in features.maps], embeddings=features.embeddings.float())
+
+    def _part(self, window: Window, values: Waveform, probs: Waveform, scores: bool = False) -> Part:
+        network, n_samples = self.model.network, len(window.audio)
+        times = self.model.score_times(n_samples) if scores else self.model.segment_times(n_samples)
+        ratio = network.geometry.hop // network.score_geometry.hop if scores else 1
+
+        def at(segment: int) -> int:
+            """The first step of a segment."""
+            return max(segment * ratio - ratio // 2, 0)
+
+        valid = slice(at(window.first), None if window.last is None else at(window.last))
+        before, after = window.context_before * ratio, window.context_after * ratio
+        return Part(values[valid], times[valid] + window.start / self.sample_rate, probs, before, after)
 
     def _stream(self, paths: Sequence[str | Path]) -> Iterator[Embedding]:
         """Embed files while threads decode the next ones (libsndfile and soxr release the GIL)."""
@@ -234,6 +259,16 @@ class Embedder:
                 clips = [job.result() for job in ahead]
                 ahead = [pool.submit(read, path) for path in following]
                 yield from self.embed_clips(clips)
+
+
+def _core(windows: Sequence[Window], mask: torch.Tensor) -> torch.Tensor:
+    """(B, S) bool: True where a segment belongs to the core of its window."""
+    core = mask.clone()
+    for row, window in zip(core, windows, strict=True):
+        row[: window.first + window.context_before] = False
+        if window.last is not None:
+            row[window.last - window.context_after :] = False
+    return core
 
 
 def split_names(value: str, known: Collection[str], what: str) -> tuple[str, ...]:

@@ -20,8 +20,14 @@ from weakaudio.networks.model import Model
 WINDOW_SECONDS = 40.0  # length of a window's core
 BLOCK_SECONDS = 10.0  # of a recording that are decoded together: little beside a window
 # Networks whose segments depend on the whole clip get this much audio on either side of the core, and treat the
-# window as a clip.
+# window as a clip; those that were trained on short clips, windows of that length (`Network.clip_seconds`).
 _MARGIN_SECONDS = 5.0
+
+
+def core_seconds(model: Model) -> float:
+    """Length of the core of a window, in seconds."""
+    clip = model.network.clip_seconds
+    return WINDOW_SECONDS if clip is None else clip / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +63,7 @@ class Windower:
     model
         Its network gives the receptive field of a segment.
     seconds
-        Length of a window's core; each segment is in the core of one window.
+        Length of a window's core; each segment is in the core of one window. None: `core_seconds`.
     context
         Valid segments on either side of the core.
     loudest
@@ -70,9 +76,10 @@ class Windower:
     """
 
     def __init__(
-        self, model: Model, seconds: float = WINDOW_SECONDS, context: int = 0, loudest: float | None = None
+        self, model: Model, seconds: float | None = None, context: int = 0, loudest: float | None = None
     ) -> None:
-        front_end, geometry = model.front_end, model.network.geometry
+        front_end, geometry, clip = model.front_end, model.network.geometry, model.network.clip_seconds
+        seconds = core_seconds(model) if seconds is None else seconds
         if front_end.top_db is not None and loudest is None:
             raise WeakAudioError(
                 f"front end {front_end.name!r}: its floor is {front_end.top_db:g} dB below the maximum of the whole "
@@ -81,7 +88,7 @@ class Windower:
         frame = front_end.hop_length
         margin = model.network.context  # frames
         if margin is None:
-            margin = round(_MARGIN_SECONDS * front_end.sample_rate / frame)
+            margin = round((_MARGIN_SECONDS if clip is None else clip / 4) * front_end.sample_rate / frame)
         margin += front_end.context
         self._before = -(-(geometry.lead + margin) // geometry.hop) + context  # segments
         self._hop, self._rate = geometry.hop * frame, front_end.sample_rate  # samples in a segment's hop, in a second

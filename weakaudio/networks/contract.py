@@ -17,24 +17,28 @@ class Output(NamedTuple):
     """Scores and embeddings of a batch."""
 
     segment_logits: Tensor
-    """(B, S, C)"""
+    """(B, R, C) at the steps of `Network.score_geometry`; R = S unless scores are finer than embeddings"""
     clip_probs: Tensor
     """(B, C) float32 in [0, 1]"""
     embeddings: Tensor
     """(B, S, D)"""
     mask: Tensor
     """(B, S) bool: True where a segment belongs to its clip"""
+    score_mask: Tensor
+    """(B, R) bool: True where a row of `segment_logits` belongs to its clip"""
 
 
 class Features(NamedTuple):
     """Intermediate maps and embeddings of a batch."""
 
     maps: list[Tensor]
-    """(B, channels, T / stride, F / stride) of each stage; undefined past the end of a clip"""
+    """(B, channels, T / stride, F / stride) of each stage, undefined past the end of a clip; none without stages"""
     embeddings: Tensor
     """(B, S, D)"""
     mask: Tensor
     """(B, S) bool"""
+    lengths: Tensor
+    """(B,) frames of each clip"""
 
 
 class Network(nn.Module):
@@ -48,8 +52,16 @@ class Network(nn.Module):
 
     n_features: int
     geometry: SegmentGeometry
+    """of embeddings"""
     config: dict[str, Any]
     classifier: nn.Linear
+    clip_seconds: float | None = None
+    """length of the clips that it was made for, where a segment depends on the whole clip; None: any"""
+
+    @property
+    def score_geometry(self) -> SegmentGeometry:
+        """Geometry of scores: that of embeddings, or finer by a whole number of steps."""
+        return self.geometry
 
     @property
     def context(self) -> int | None:
@@ -98,8 +110,15 @@ class Network(nn.Module):
         return logits
 
     def score_segments(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Segment logits (B, S, C) of `forward`: `forward_head` of each segment, unless a network uses context."""
+        """Segment logits (B, S, C): `forward_head` of each segment, unless a network uses context."""
         return self.forward_head(embeddings)
+
+    def score_steps(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Logits (B, R, C) at the steps of `score_geometry`, and their mask (B, R).
+
+        Those of `score_segments`, unless a network has a finer head.
+        """
+        return self.score_segments(features.embeddings, features.mask), features.mask
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         """Clip probabilities (B, C): pooled segment probabilities, unless a network overrides it.
@@ -111,14 +130,15 @@ class Network(nn.Module):
 
     def forward(self, logmel: Tensor, lengths: Tensor | None = None) -> Output:
         """Features and scores of a log-mel (B, T, F); clips are scored in float32, also under autocast."""
-        return self.forward_scores(*self.forward_features(logmel, lengths))
+        return self.forward_scores(self.extract(logmel, lengths))
 
-    def forward_scores(self, embeddings: Tensor, mask: Tensor) -> Output:
-        """Scores from the output of `forward_features`."""
-        logits = self.score_segments(embeddings, mask)
+    def forward_scores(self, features: Features) -> Output:
+        """Scores from the output of `extract`."""
+        logits, score_mask = self.score_steps(features)
+        embeddings, mask = features.embeddings, features.mask
         with torch.autocast(logits.device.type, enabled=False):
             clip_probs = self.score_clips(embeddings.float(), logits.float(), mask)
-        return Output(logits, clip_probs, embeddings, mask)
+        return Output(logits, clip_probs, embeddings, mask, score_mask)
 
     def reset_classifier(self, n_classes: int) -> None:
         """Initialise a new classifier, and pooling if the network has one, for `n_classes` classes."""
@@ -135,6 +155,11 @@ class Network(nn.Module):
     def layers(self) -> list[nn.Module]:
         """Layers from the log-mel to the embedding, without the head, for layer-wise learning rates and freezing."""
         raise NotImplementedError
+
+    def extract(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        """All that scores are computed from: embeddings, and the maps of the stages of a `StagedNetwork`."""
+        lengths = clip_lengths(logmel, lengths)
+        return Features([], *self.forward_features(logmel, lengths), lengths)
 
     def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
         """Compute embeddings and the maps of the stages, for distillation between networks.
@@ -181,9 +206,13 @@ class StagedNetwork(Network):
         maps, mask = self.forward_stages(logmel, lengths)
         return maps[-1], mask
 
+    def extract(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        return self.forward_maps(logmel, lengths)
+
     def forward_maps(self, logmel: Tensor, lengths: Tensor | None = None) -> Features:
+        lengths = clip_lengths(logmel, lengths)
         maps, mask = self.forward_stages(logmel, lengths)
-        return Features(maps, self.forward_last(maps[-1], mask), mask)
+        return Features(maps, self.forward_last(maps[-1], mask), mask, lengths)
 
     def score_clips(self, embeddings: Tensor, segment_logits: Tensor, mask: Tensor) -> Tensor:
         return self.forward_head(masked_mean(embeddings, mask)).sigmoid()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from weakaudio.audio.geometry import SegmentGeometry, halve
 from weakaudio.errors import WeakAudioError
-from weakaudio.networks.contract import StagedNetwork
+from weakaudio.networks.contract import Features, StagedNetwork
+from weakaudio.networks.fine_head import FineHead
 from weakaudio.networks.layers import ConvNorm, clear
 from weakaudio.networks.operators import OPERATORS
 
@@ -37,11 +38,16 @@ class FlashCNN(StagedNetwork):
         attention.
     n_features
         D, width of the embedding.
+    score_stride
+        Frames from one score to the next, the stride of a stage (4, 8 or 16): a `FineHead` on the stages from that
+        one on. None: scores are in the steps of the embeddings.
+    score_width
+        Channels of the `FineHead`.
 
     Raises
     ------
     WeakAudioError
-        An unknown operator, another number of stages than four, or an invalid size.
+        An unknown operator, another number of stages than four, or an invalid size or stride.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class FlashCNN(StagedNetwork):
             ("dense", 2, 256),
         ),
         n_features: int = 768,
+        score_stride: int | None = None,
+        score_width: int = 128,
     ) -> None:
         super().__init__()
         if n_mels < _SHRINK or n_mels % _SHRINK:
@@ -67,14 +75,20 @@ class FlashCNN(StagedNetwork):
                     raise WeakAudioError(f"FlashCNN: operator {name!r}: unknown; there are {', '.join(OPERATORS)}")
             if count < 0 or channels < 1:
                 raise WeakAudioError(f"FlashCNN: a stage of {count} blocks and {channels} channels")
-        if n_classes < 1 or n_features < 1:
-            raise WeakAudioError(f"FlashCNN: {n_classes} classes and {n_features} features: at least 1 of each")
+        if min(n_classes, n_features, score_width) < 1:
+            raise WeakAudioError(
+                f"FlashCNN: {n_classes} classes, {n_features} features, score_width {score_width}: at least 1 of each"
+            )
+        if score_stride not in (None, *_STRIDES[:-1]):
+            raise WeakAudioError(f"FlashCNN: score_stride {score_stride!r}: expected {_STRIDES[:-1]} or None")
         self.config = {
             "n_classes": n_classes,
             "n_mels": n_mels,
             "stages": [list(stage) for stage in stages],
             "n_features": n_features,
         }
+        if score_stride is not None:
+            self.config |= {"score_stride": score_stride, "score_width": score_width}
         self.geometry = SegmentGeometry(span=_SHRINK, hop=_SHRINK, lead=_SHRINK // 2)
         self.n_features = n_features
         widths = [channels for _, _, channels in stages]
@@ -87,7 +101,32 @@ class FlashCNN(StagedNetwork):
             for stride, (operator, count, channels) in zip(_STRIDES, stages, strict=True)
         )
         self.last = ConvNorm(widths[-1], n_features, kernel=(1, n_mels // _SHRINK), padding=0, bias=False)
-        self.reset_classifier(n_classes)
+        super().reset_classifier(n_classes)
+        self.fine: FineHead | None = None
+        if score_stride is not None:
+            self._first = _STRIDES.index(score_stride)
+            finer = zip(widths[self._first : -1], _STRIDES[self._first : -1], strict=True)
+            inputs = [(channels, n_mels // stride, stride) for channels, stride in finer]
+            self.fine = FineHead(inputs, n_features, _SHRINK, n_classes, score_width)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        """As `Network`; a finer head, which knows no other classes, is removed."""
+        super().reset_classifier(n_classes)
+        self.fine = None
+        for name in ("score_stride", "score_width"):
+            self.config.pop(name, None)
+
+    @property
+    def score_geometry(self) -> SegmentGeometry:
+        return self.geometry if self.fine is None else self.fine.geometry
+
+    def score_steps(self, features: Features) -> tuple[Tensor, Tensor]:
+        wide = self.score_segments(features.embeddings, features.mask)
+        if self.fine is None:
+            return wide, features.mask
+        maps = features.maps[self._first : -1]
+        logits = self.fine(maps, features.embeddings, wide, features.mask, features.lengths)
+        return logits, self.fine.mask(features.lengths, logits.shape[1])
 
     def stage_maps(self, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
         maps = []
@@ -115,7 +154,8 @@ class FlashCNN(StagedNetwork):
                 if reach is None:
                     return None
                 blocks += stride * reach
-        return entries + blocks - self.geometry.lead + 1  # counted from the middle of a segment
+        finer = 0 if self.fine is None else self.fine.context
+        return entries + blocks - self.geometry.lead + 1 + finer  # counted from the middle of a segment
 
     def layers(self) -> list[nn.Module]:
         pairs = zip(self.entries, self.stages, strict=True)

@@ -17,7 +17,7 @@ class ConvNorm(nn.Module):
         inputs: int,
         outputs: int,
         kernel: int | tuple[int, int],
-        padding: int,
+        padding: int | tuple[int, int],
         stride: int = 1,
         groups: int = 1,
         bias: bool = True,
@@ -44,7 +44,7 @@ def fold_norms(network: nn.Module) -> None:
 
 def clip_lengths(logmel: Tensor, lengths: Tensor | None) -> Tensor:
     """(B,) frames of each clip of a log-mel (B, T, F): `lengths`, or all T if that is None."""
-    return torch.full((len(logmel),), logmel.shape[1], device=logmel.device) if lengths is None else lengths
+    return torch.full((logmel.shape[0],), logmel.shape[1], device=logmel.device) if lengths is None else lengths
 
 
 def ragged(lengths: Tensor, size: int) -> Tensor | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakaudio.audio.frontend import FrontEnd, LogMel
+from weakaudio.audio.geometry import SegmentGeometry
 from weakaudio.errors import LabelError, WeakAudioError
 from weakaudio.networks.contract import Network, Output
 
@@ -72,7 +73,12 @@ class Model(nn.Module):
 
     def segment_times(self, n_samples: int) -> NDArray[np.float64]:
         """Start and end (S, 2) in seconds of the segments of a clip of `n_samples` samples at `sample_rate`."""
+        return self._times(self.network.geometry, n_samples)
+
+    def score_times(self, n_samples: int) -> NDArray[np.float64]:
+        """Start and end (R, 2) in seconds of the steps of `Output.segment_logits`, likewise."""
+        return self._times(self.network.score_geometry, n_samples)
+
+    def _times(self, geometry: SegmentGeometry, n_samples: int) -> NDArray[np.float64]:
         fe = self.front_end
-        return self.network.geometry.times(
-            fe.n_frames(n_samples), fe.hop_length / fe.sample_rate, n_samples / fe.sample_rate
-        )
+        return geometry.times(fe.n_frames(n_samples), fe.hop_length / fe.sample_rate, n_samples / fe.sample_rate)

@@ -33,6 +33,7 @@ class StackedNetwork(Network):
         self.base = build_network(base, **base_config)
         self.config = {"n_classes": n_classes, "base": base, "base_config": self.base.config}
         self.geometry, self.n_features = self.base.geometry, self.base.n_features
+        self.clip_seconds = self.base.clip_seconds
         self.reset_classifier(n_classes)
 
     def forward_trunk(self, logmel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,9 @@ from weakaudio.training.schedules import warmup_stable_decay
 # most: after 300 steps, ESC-50 (fold 5) without fine-tuning was at 61 % with weights of 1, 2 and 1, 77 % with 0.3, 2
 # and 4, 78 % with 0.3, 2 and 16.
 _SCORES, _EMBEDDING, _MAPS = 0.3, 2.0, 8.0
+# Of the teacher's segments beside its clips; less where targets over time are known, as it hears nothing finer than a
+# second.
+_SEGMENTS, _SEGMENTS_BESIDE_TARGETS = 0.5, 0.15
 _RARE = -5.0  # initial bias of the logits: most classes are absent most of the time
 
 
@@ -35,7 +38,8 @@ class Distiller(lightning.LightningModule):
     clips and for segments, summed over classes. Embedding: mean squared error between a linear map of the student's
     embedding and the teacher's, for clips and for segments. Maps: mean squared error between 1x1 convolutions of the
     student's stages and the teacher's stages of the same resolution. The teacher's embeddings and maps are
-    standardised by channel.
+    standardised by channel. Where the mixtures have targets over time (`Mixtures`) and the student has scores finer
+    than its embeddings, a fourth: binary cross-entropy of these scores with the targets.
 
     Parameters
     ----------
@@ -56,8 +60,8 @@ class Distiller(lightning.LightningModule):
         The student's front end is decimated: it computes every k-th frame of the teacher's, so its segments are k
         times as long, and its targets are local means of the teacher's outputs (`decimate`).
     init_from
-        Name or path of a model to initialise the student from, with the same network, classes and front end (the hop
-        may differ); None: random weights.
+        Name or path of a model to initialise the student from, with the same classes, front end (the hop may differ)
+        and network (a head for finer scores may be new); None: random weights.
 
     Raises
     ------
@@ -95,7 +99,9 @@ class Distiller(lightning.LightningModule):
         net = build_network(
             network, n_classes=len(loaded.labels), n_mels=loaded.front_end.n_mels, **network_config
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        nn.init.constant_(net.classifier.bias, _RARE)
+        for name, parameter in net.named_parameters():
+            if name in ("classifier.bias", "fine.classifier.bias"):
+                nn.init.constant_(parameter, _RARE)
         self.model = Model(net, decimated(loaded.front_end, frame_stride), loaded.labels)
         if init_from is not None:
             _initialise(self.model, init_from)
@@ -117,22 +123,25 @@ class Distiller(lightning.LightningModule):
     def teacher(self) -> Model:
         return self._teacher[0].to(self.device)
 
-    def training_step(self, waveform: Tensor, step: int) -> Tensor:
-        return self._step(waveform, "train")
+    def training_step(self, batch: Tensor | list[Tensor], step: int) -> Tensor:
+        return self._step(batch, "train")
 
-    def validation_step(self, waveform: Tensor, step: int) -> Tensor:
-        return self._step(waveform, "val")
+    def validation_step(self, batch: Tensor | list[Tensor], step: int) -> Tensor:
+        return self._step(batch, "val")
 
-    def _step(self, waveform: Tensor, stage: str) -> Tensor:
-        parts = self.losses(waveform)
-        loss = _SCORES * parts["scores"] + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
+    def _step(self, batch: Tensor | list[Tensor], stage: str) -> Tensor:
+        waveform, targets = (batch, None) if isinstance(batch, Tensor) else batch
+        parts = self.losses(waveform, targets)
+        scores = parts["scores"] + parts.get("targets", 0.0)
+        loss = _SCORES * scores + _EMBEDDING * parts["embedding"] + _MAPS * parts["maps"]
         for name, value in {**parts, "loss": loss}.items():
             bar, title = name == "loss", f"{stage}_{name}"
             self.log(title, value.detach(), bar, False, on_step=False, on_epoch=True, batch_size=len(waveform))
         return loss
 
-    def losses(self, waveform: Tensor) -> dict[str, Tensor]:
-        """Terms of the loss, "scores", "embedding" and "maps", for waveforms (B, N) at the teacher's sample rate."""
+    def losses(self, waveform: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of the loss, "scores", "embedding", "maps" and with targets (B, R, C) "targets", for waveforms (B, N)
+        at the teacher's sample rate."""
         teacher, net = self.teacher.network, self.model.network
         logmel, _ = self.teacher.logmel(waveform)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -144,7 +153,8 @@ class Distiller(lightning.LightningModule):
             theirs = decimate_features(theirs, self.frame_stride)
         ours = net.forward_maps(logmel[:, :: self.frame_stride])
         clip = masked_mean(ours.embeddings, ours.mask)
-        scores = _cross_entropy(net.forward_head(clip), clip_targets) + 0.5 * _cross_entropy(
+        of_segments = _SEGMENTS if targets is None else _SEGMENTS_BESIDE_TARGETS
+        scores = _cross_entropy(net.forward_head(clip), clip_targets) + of_segments * _cross_entropy(
             net.score_segments(ours.embeddings, ours.mask), segment_targets
         )
         embedding = F.mse_loss(self.adapter(clip).float(), _standardise(their_clip)) + 0.5 * F.mse_loss(
@@ -155,7 +165,8 @@ class Distiller(lightning.LightningModule):
             F.mse_loss(adapter(ours.maps[a]).float(), _standardise(theirs.maps[b]))
             for (a, b), adapter in zip(self.pairs, self.map_adapters, strict=True)
         ]
-        return {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
+        found = {"scores": scores, "embedding": embedding, "maps": torch.stack(maps).mean()}
+        return found if targets is None else {**found, "targets": _cross_entropy(net.score_steps(ours)[0], targets)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -192,7 +203,9 @@ def decimate(maps: Tensor, frame_stride: int) -> Tensor:
 def decimate_features(features: Features, frame_stride: int) -> Features:
     """A teacher's features at the resolution of a decimated student, for clips without padding."""
     embeddings = decimate(features.embeddings.transpose(1, 2)[..., None], frame_stride)[..., 0].transpose(1, 2)
-    return Features([decimate(x, frame_stride) for x in features.maps], embeddings, features.mask[:, ::frame_stride])
+    maps, lengths = [decimate(x, frame_stride) for x in features.maps], features.lengths
+    lengths = (lengths + (frame_stride - 1)) // frame_stride
+    return Features(maps, embeddings, features.mask[:, ::frame_stride], lengths)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -208,7 +221,8 @@ def _initialise(model: Model, init_from: str) -> None:
     other = load_model(init_from)
 
     def identity(model: Model) -> dict[str, Any]:
-        network = type(model.network).__name__, model.network.config
+        config = {name: value for name, value in model.network.config.items() if not name.startswith("score_")}
+        network = type(model.network).__name__, config
         front_end = replace(model.front_end, name="", hop_length=1)
         return {"network": network, "classes": model.labels, "log-mel": front_end}
 
@@ -218,7 +232,8 @@ def _initialise(model: Model, init_from: str) -> None:
             raise ProtocolError(
                 f"{init_from}: cannot initialise the student: {what} {theirs[what]}, expected {expected}"
             )
-    model.network.load_state_dict(other.network.state_dict())
+    fine = {name: x for name, x in model.network.state_dict().items() if name.startswith("fine.")}
+    model.network.load_state_dict({**fine, **other.network.state_dict()})
 
 
 def _standardise(x: Tensor) -> Tensor:

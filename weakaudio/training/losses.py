@@ -31,8 +31,8 @@ def slat_loss(output: Output, targets: Tensor, focal_gamma: float = 0.0) -> Tens
     """
     with torch.autocast(targets.device.type, enabled=False):
         logits = output.segment_logits.float()
-        copied = targets.float()[:, None].expand_as(logits)[output.mask]
-        logits = logits[output.mask]
+        copied = targets.float()[:, None].expand_as(logits)[output.score_mask]
+        logits = logits[output.score_mask]
         terms = F.binary_cross_entropy_with_logits(logits, copied, reduction="none")
         return _mean(terms, logits.sigmoid(), copied, focal_gamma)
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation in `weakaudio train`: a teacher's class probabilities as soft targets of training clips."""
+"""Knowledge distillation: a teacher's class probabilities as soft targets of training clips, and of single sounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from weakaudio.data.corpus import Corpus
 from weakaudio.data.datamodule import Batch, ClipDataset, clip_loader
+from weakaudio.data.mixtures import CHUNK_SECONDS
 from weakaudio.errors import CheckpointError, LabelError, ProtocolError
 from weakaudio.files import atomic_write
 from weakaudio.networks.model import Model
+from weakaudio.networks.runtime import stack
 from weakaudio.pretrained.checkpoint import model_checksum
 from weakaudio.pretrained.registry import load_model
 from weakaudio.progress import progress
@@ -25,6 +27,7 @@ SoftTargets = Callable[[Batch], Tensor]
 
 SUFFIX = ".h5"  # of files of soft targets
 _FORMAT = 1
+_ALONE_SECONDS, _PAUSE_SECONDS = 2, 0.5
 
 
 def open_teacher(name: str | Path, dataset: ClipDataset, labels: list[str]) -> SoftTargets:
@@ -117,6 +120,44 @@ def _computed(model: Model, name: str, sample_rate: int, labels: list[str]) -> S
         return probs
 
     return score
+
+
+def write_sound_targets(
+    model: Model, corpus: Corpus, path: str | Path, device: str | torch.device = "cpu", batch: int = 16
+) -> None:
+    """Score each sound of a corpus by itself, for the targets over time of `Mixtures`.
+
+    A sound longer than 5 s is cut into excerpts. The probability of a class is the greater one of two views of an
+    excerpt: alone, in at least 2 s, and repeated with pauses over 5 s. Written atomically (`SoundTargets`).
+
+    Raises
+    ------
+    ProtocolError
+        The model takes another sample rate than the corpus has.
+    WriteError
+        The file cannot be written.
+    """
+    rate, store = model.sample_rate, corpus.store
+    if store.sample_rate != rate:
+        raise ProtocolError(f"{corpus.root}: clips at {store.sample_rate} Hz, the model takes {rate} Hz")
+    size, least, pause = round(CHUNK_SECONDS * rate), _ALONE_SECONDS * rate, round(_PAUSE_SECONDS * rate)
+    counts = [-(-n // size) for n in store.n_samples]
+    first = np.concatenate([[0], np.cumsum(counts)])
+    probs = np.zeros((first[-1], len(model.labels)), np.float16)
+    places = [(n, k) for n, count in enumerate(counts) for k in range(count)]
+    model.to(device).eval()
+    with torch.inference_mode():
+        for start in progress(range(0, len(places), batch), -(-len(places) // batch), "targets of sounds"):
+            alone, repeated = [], []
+            for n, k in places[start : start + batch]:
+                sound = store.audio(n)[k * size : (k + 1) * size]
+                alone.append(np.pad(sound, (0, max(least - len(sound), 0))))
+                repeated.append(np.resize(np.pad(sound, (0, pause)), size))
+            views = [model(*stack(clips, torch.device(device))).clip_probs for clips in (alone, repeated)]
+            probs[start : start + batch] = torch.maximum(*views).cpu()
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        file["paths"], file["first"], file["probs"] = store.keys, first, probs
+        file.attrs.update({"labels": json.dumps(model.labels), "model": model_checksum(model)})
 
 
 def _stored(path: Path, dataset: ClipDataset, labels: list[str]) -> SoftTargets:

@@ -25,7 +25,7 @@ from weakaudio.audio.geometry import length_mask
 from weakaudio.data.sampling import bucket
 from weakaudio.errors import ProtocolError, WeakAudioError
 from weakaudio.networks import StackedNetwork, network_name
-from weakaudio.networks.contract import Network
+from weakaudio.networks.contract import Features, Network
 from weakaudio.networks.model import Model
 from weakaudio.networks.runtime import find_device, find_dtype, stack
 from weakaudio.progress import progress
@@ -237,7 +237,8 @@ class _FineTuning:
             else:
                 n_segments = [len(model.segment_times(len(clip))) for clip in clips]
                 x, mask = _pad([self.trunks[n] for n in batch], n_segments)
-                output = model.network.forward_scores(model.network.forward_last(x, mask), mask)
+                embeddings = model.network.forward_last(x, mask)
+                output = model.network.forward_scores(Features([], embeddings, mask, mask.sum(1)))
         return weak_loss(output, self.truth[batch])
 
     @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Events of everyday sounds at known times over real ambiences, as a user meets them."""
