@@ -20,7 +20,7 @@ class StreamingDetector:
     """Detects events in audio that arrives in blocks.
 
     They are those of `Detector.detect_array` for all of the audio, up to a length of `longest`, if the network's
-    receptive field is limited (its `context` is a number); other networks see 5 s around each step.
+    receptive field is limited (its `context` is a number); other networks see some seconds around each step.
     `PostProcessing.max_events` is a property of whole recordings and has no effect here.
 
     Parameters
