@@ -201,10 +201,15 @@ def test_damaged_metadata_are_refused(file: Path, tmp_path: Path, damage: dict[s
 
 def test_metadata_that_lack_a_fact_are_refused(file: Path, tmp_path: Path) -> None:
     header = json.loads(onnx.load(str(file)).metadata_props[0].value)
-    for key in header.keys() - {"weakaudio"}:
+    for key in header.keys() - {"weakaudio", "score_geometry"}:
         path = changed(file, tmp_path / "m.onnx", lambda header, key=key: header.pop(key))
         with pytest.raises(CheckpointError, match=f"its metadata are damaged.*{key}"):
             OnnxTagger(path)
+
+
+def test_a_file_from_before_finer_scores_is_read(file: Path, tmp_path: Path) -> None:
+    old = OnnxTagger(changed(file, tmp_path / "m.onnx", lambda header: header.pop("score_geometry")))
+    np.testing.assert_array_equal(old.score_times(77_777), old.segment_times(77_777))
 
 
 def test_a_file_of_format_1_is_read(file: Path, tmp_path: Path) -> None:
