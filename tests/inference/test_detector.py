@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ from weakaudio.audio.geometry import SegmentGeometry, timeline
 from weakaudio.errors import AudioError, CheckpointError, WeakAudioError
 from weakaudio.inference.detector import Detector
 from weakaudio.inference.postprocess import Scores, find_events
-from weakaudio.networks import Network
+from weakaudio.inference.windows import cut
+from weakaudio.networks import Network, build_network
 from weakaudio.networks.model import Model
 
 RATE = 16000
@@ -99,7 +101,22 @@ def test_events_and_tags_are_what_the_network_says(model: Model) -> None:
     pd.testing.assert_frame_equal(found.events, expected, atol=1e-5)
     assert found.tags["score"].is_monotonic_decreasing
     tags = dict(found.tags.itertuples(index=False, name=None))
-    np.testing.assert_allclose([tags[label] for label in LABELS], output.clip_probs[0].detach(), atol=1e-5)
+    np.testing.assert_allclose([tags[label] for label in LABELS], values.max(0), atol=1e-5)
+    for label, score in zip(found.events["label"], found.events["score"], strict=True):
+        assert tags[label] >= score
+
+
+@pytest.mark.parametrize("name", ["weakcnn", "flash"])
+def test_tags_do_not_depend_on_where_a_recording_is_cut(
+    name: str, randomise: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, Any] = {"weakcnn": {"width": 1 / 8}, "flash": {"stages": [("dense", 1, 8)] * 4}}
+    network = randomise(build_network(name, n_classes=3, n_mels=64, **sizes[name]))
+    detector, audio = Detector(Model(network, "16k", LABELS)), noise(20 * RATE)
+    whole = detector.detect_array(audio, RATE).tags
+    monkeypatch.setattr("weakaudio.inference.windows.WINDOW_SECONDS", 2.0)
+    assert len(list(cut(detector.model, [audio], detector.context))) > 3
+    pd.testing.assert_frame_equal(detector.detect_array(audio, RATE).tags, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [8000, RATE, 44100, 96000, 192000])

@@ -37,8 +37,8 @@ class Detection:
     events: pd.DataFrame
     """start, end (seconds from the start of the recording), label, score: see `find_events`"""
     tags: pd.DataFrame
-    """label, score: each class with the probability that it occurs anywhere in the recording, highest first; for
-    recordings longer than a window (`weakaudio.inference.windows`), the highest over its windows"""
+    """label, score: each class with its highest score anywhere in the recording, which is that of its events, highest
+    first"""
     seconds: float
     """length of the recording"""
 
@@ -180,8 +180,7 @@ class Detector:
         def scored() -> Iterator[Scores]:
             for window in windows:
                 (scores,) = self.score([window])
-                if scores.tags is not None:
-                    np.maximum(tags, scores.tags, out=tags)
+                np.maximum(tags, scores.probs.max(0, initial=0.0), out=tags)
                 yield scores
 
         events = self.events(scored(), seconds)
@@ -197,7 +196,7 @@ class Detector:
         stop = part.times[part.core.stop, 0] if part.context_after else np.inf
         first, last = np.searchsorted(edges[:-1], [begin - _TOLERANCE, stop - _TOLERANCE])
         rounded = np.rint(values[first:last] * SCORE_LEVELS) / SCORE_LEVELS
-        return Scores(rounded.astype(np.float32), edges[first : last + 1], part.probs)
+        return Scores(rounded.astype(np.float32), edges[first : last + 1])
 
 
 def _seconds(value: float, what: str) -> float:

@@ -215,12 +215,10 @@ class Embedder:
 
     @torch.inference_mode()
     def _score(self, windows: list[Window]) -> list[Part]:
-        network, features = self.model.network, self._extract(windows)
-        logits, mask = network.score_steps(features)
-        clips = network.score_clips(features.embeddings, logits, _core(windows, features.mask))
+        logits, mask = self.model.network.score_steps(self._extract(windows))
         return [
-            self._part(window, steps[inside].cpu().numpy(), of_part.cpu().numpy(), scores=True)
-            for window, steps, inside, of_part in zip(windows, logits.sigmoid(), mask, clips, strict=True)
+            self._part(window, steps[inside].cpu().numpy(), np.zeros(0, np.float32), scores=True)
+            for window, steps, inside in zip(windows, logits.sigmoid(), mask, strict=True)
         ]
 
     def _extract(self, windows: list[Window]) -> Features:

@@ -26,8 +26,6 @@ class Scores:
     """(P, C) in [0, 1]"""
     edges: NDArray[np.float64]
     """(P + 1,) interval p lasts from edges[p] to edges[p + 1]: seconds from the start of the recording"""
-    tags: NDArray[np.float32] | None = None
-    """(C,) clip-level probabilities of this part; None where only the scores were kept"""
 
 
 @dataclass(frozen=True, eq=False)
