@@ -65,6 +65,18 @@ def test_the_shipped_model_loses_little_in_8_bits(tmp_path: Path) -> None:
     assert OnnxTagger(tmp_path / "int8.onnx").precision == "int8"
 
 
+def test_finer_scores_are_computed_in_8_bits_too(randomise: Randomise, tmp_path: Path) -> None:
+    network = randomise(FlashCNN(5, 64, STAGES, 64, score_stride=4, score_width=16))
+    export_onnx(Model(network, "16k", list("abcde")), tmp_path / "whole.onnx")
+    quantize(tmp_path / "whole.onnx", tmp_path / "int8.onnx", sounds(16000)[::2])
+    taggers = [OnnxTagger(tmp_path / f"{name}.onnx") for name in ("whole", "int8")]
+    for clip in sounds(16000)[1::2]:
+        (exact, times), (rounded, same) = (tagger.segments(clip, 16000) for tagger in taggers)
+        np.testing.assert_array_equal(times, same)
+        assert exact.shape == rounded.shape == (len(times), 5)
+        assert np.abs(exact - rounded).mean() < 0.02 < np.ptp(exact)
+
+
 def test_what_is_said_of_two_files_is_so(whole: Path, small: Path) -> None:
     clips = sounds(16000)[1::2]
     found = compare(whole, small, clips)

@@ -89,6 +89,14 @@ def test_a_recording_in_windows_is_the_recording_as_a_whole(
     assert max(len(window.audio) for window in windows) <= (seconds + 15) * rate
 
 
+def test_finer_scores_in_bfloat16_are_near_those_in_float32(randomise: Randomise) -> None:
+    model, clip = model_of("flash, finer scores", randomise), noise(5 * 16000)
+    parts = [Embedder(model, dtype=dtype).score_windows([Window(clip)]) for dtype in ("float32", "bfloat16")]
+    exact, rounded = (part for (part,) in parts)
+    np.testing.assert_allclose(rounded.segments, exact.segments, atol=0.05)
+    assert (rounded.segments != exact.segments).any()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_network_sees_as_far_as_it_says(case: str, randomise: Randomise) -> None:
     network = model_of(case, randomise).network

@@ -183,7 +183,8 @@ class OnnxTagger:
             n_classes = self._session.get_outputs()[1].shape[1]
             if n_classes != len(self.labels):
                 raise ValueError(f"{len(self.labels)} labels for {n_classes} classes")
-            self.segment_times(1), self.score_times(1)
+            self.segment_times(1)
+            self.score_times(1)
         except (ValueError, LookupError, TypeError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{self.path}: its metadata are damaged ({error!r}); export the model again"

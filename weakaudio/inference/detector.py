@@ -37,7 +37,7 @@ class Detection:
     events: pd.DataFrame
     """start, end (seconds from the start of the recording), label, score: see `find_events`"""
     tags: pd.DataFrame
-    """label, score: each class with its highest score anywhere in the recording, which is that of its events, highest
+    """label, score: each class with its highest score anywhere in the recording, before any median filter, highest
     first"""
     seconds: float
     """length of the recording"""

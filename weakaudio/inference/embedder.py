@@ -222,14 +222,17 @@ class Embedder:
         ]
 
     def _extract(self, windows: list[Window]) -> Features:
-        """Features in float32."""
+        """Features in float32; without the maps, unless the network scores in finer steps."""
+        network = self.model.network
         waveform, lengths = stack([window.audio for window in windows], self.device)
         maxima = [window.loudest for window in windows if window.loudest is not None]
         loudest = torch.tensor(maxima, device=self.device) if maxima else None
         frames, n_frames = self.model.logmel(waveform, lengths, loudest)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            features = self.model.network.extract(frames, n_frames)
-        return features._replace(maps=[x.float() for x in features.maps], embeddings=features.embeddings.float())
+            features = network.extract(frames, n_frames)
+        finer = network.score_geometry != network.geometry
+        maps = [x.float() for x in features.maps] if finer else []
+        return features._replace(maps=maps, embeddings=features.embeddings.float())
 
     def _part(self, window: Window, values: Waveform, probs: Waveform, scores: bool = False) -> Part:
         network, n_samples = self.model.network, len(window.audio)

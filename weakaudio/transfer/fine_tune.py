@@ -238,6 +238,7 @@ class _FineTuning:
                 n_segments = [len(model.segment_times(len(clip))) for clip in clips]
                 x, mask = _pad([self.trunks[n] for n in batch], n_segments)
                 embeddings = model.network.forward_last(x, mask)
+                # Neither maps nor lengths are used: a new classifier has no finer head.
                 output = model.network.forward_scores(Features([], embeddings, mask, mask.sum(1)))
         return weak_loss(output, self.truth[batch])
 
